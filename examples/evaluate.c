@@ -1,0 +1,105 @@
+/* evaluate.c - how good is a classifier on a folder of images?
+ *
+ * cc -O2 -fopenmp examples/evaluate.c -o evaluate -lm
+ * ./evaluate weights/lensnet-atto.safetensors DATA --split test --out results
+ *
+ * reads DATA/test/CLASS/NAME.npy (without a folder `test`: the second half of each class in DATA/val,
+ * as train.c does it) and prints the report of scikit-learn, the AUCs, accuracy, log loss, Brier
+ * score, calibration error and the confusion matrix; with --out it writes them there, with figures
+ * (roc.svg, confusion.svg, reliability.svg) and every probability (predictions.csv). */
+#include "system.h"
+
+#define LENSNET_IMPLEMENTATION
+#include "../lensnet.h"
+
+#include "arguments.h"
+#include "evaluation.h"
+
+static argument options[] = {
+    {"--split", "NAME", "test", "test, val or train", 0},
+    {"--out", "FOLDER", NULL, "write report, figures and predictions there", 0},
+    {"--views", "N", "1", "8: mean over flips and quarter turns, slower and a little better", 0},
+    {"--batch", "N", "16", "images at a time; changes memory and speed, no result", 0},
+    {"--threads", "N", "0", "0: all", 0}};
+enum { SPLIT, OUT, VIEWS, BATCH, THREADS, OPTIONS };
+
+static const char usage[] = "usage: evaluate [options] WEIGHTS.safetensors DATA\n"
+                            "Measures a classifier on DATA/SPLIT/CLASS/NAME.npy.\n";
+
+/* The split of DATA, with the classifier's labels. A class may be absent. */
+static int open_split(dataset *d, dataset_split **split, const lensnet_classifier *classifier,
+                      const char *data, lensnet_error *error)
+{
+    const int kind = arguments_choice(&options[SPLIT], dataset_kind_names, DATASET_SPLITS);
+    size_t k, classes = lensnet_classifier_classes(classifier);
+    char *folder;
+    int good = 1;
+    for (k = 0; good && k < classes; k++)
+        good =
+            system_names_add(&d->classes, system_copy(lensnet_classifier_label(classifier, k))) ||
+            dataset_no_memory(error);
+    *split = &d->split[kind];
+    folder = system_path(data, dataset_kind_names[kind]);
+    if (good && !folder) good = dataset_no_memory(error);
+    if (good && kind != DATASET_VAL && (kind == DATASET_TRAIN || system_is_folder(folder))) {
+        good = dataset_list_split(*split, folder, &d->classes, 0, error);
+        free(folder);
+        return good;
+    }
+    free(folder);
+    good = good && dataset_list_held_out(d, data, 0, error);
+    if (good && !(*split)->count)
+        good = dataset_fail(error, "%s: no images are left for the split '%s'", data,
+                            dataset_kind_names[kind]);
+    return good;
+}
+
+static int print_text(const evaluation *e, lensnet_error *error)
+{
+    svg_sheet s;
+    int good;
+    memset(&s, 0, sizeof s);
+    good = evaluation_text(&s, e, error) && (!s.failed || dataset_no_memory(error));
+    if (good) printf("%s", s.bytes);
+    free(s.bytes);
+    return good;
+}
+
+int main(int argc, char **argv)
+{
+    lensnet_classifier_options choice = lensnet_classifier_defaults();
+    lensnet_host host = lensnet_host_defaults();
+    lensnet_classifier *classifier = NULL;
+    dataset data;
+    dataset_split *split;
+    evaluation e;
+    lensnet_error error;
+    const char *out;
+    int good, words = arguments_parse(options, OPTIONS, usage, argc, argv);
+    if (words != 2) arguments_fail("weights and a data folder are needed\n%s", usage);
+    out = options[OUT].value;
+    memset(&data, 0, sizeof data);
+    memset(&e, 0, sizeof e);
+    host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
+    choice.host = &host;
+    choice.views = (int)arguments_whole(&options[VIEWS], 1, 8);
+    system_catch_interrupts();
+    good = !lensnet_classifier_load(&classifier, argv[1], &choice, &error) &&
+           open_split(&data, &split, classifier, argv[2], &error);
+    if (good && out && !system_make_folder(out))
+        good = dataset_fail(&error, "%s: the folder cannot be made: %s; choose another --out", out,
+                            strerror(errno));
+    good = good &&
+           evaluation_run(&e, classifier, split, (size_t)arguments_whole(&options[BATCH], 1, 4096),
+                          host.threads, &error) &&
+           print_text(&e, &error) && (!out || evaluation_write(&e, out, &error));
+    if (good && out)
+        printf(
+            "\nwritten to %s: report.txt roc.svg confusion.svg reliability.svg predictions.csv\n",
+            out);
+    evaluation_free(&e);
+    dataset_close(&data);
+    lensnet_classifier_destroy(classifier);
+    if (!good) fprintf(stderr, "error: %s\n", error.text);
+    return good ? 0 : 1;
+}

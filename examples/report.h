@@ -1,0 +1,307 @@
+/* report.h - the figures of a training run and of an evaluation, as SVG: history, ROC curves,
+ * confusion matrix, reliability diagram. Each function draws one figure from plain numbers and writes
+ * one file, which appears entirely or not at all. Include lensnet.h first. */
+#ifndef REPORT_H
+#define REPORT_H
+
+#include "svg.h"
+
+/* ---- training history ---- */
+
+typedef struct report_epoch {
+    int epoch; /* from 1 */
+    double train_loss, val_loss;
+    double val_auc; /* macro one-versus-rest */
+    double val_accuracy;
+    double rate; /* learning rate at the epoch's end */
+    int best;    /* 1: the best validation AUC so far */
+} report_epoch;
+
+/* The least and greatest finite value of y, with some air. */
+static void report_range(svg_plot *p, const double *y, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        if (!(y[i] - y[i] == 0)) continue;
+        if (p->y_low > p->y_high) p->y_low = p->y_high = y[i];
+        if (y[i] < p->y_low) p->y_low = y[i];
+        if (y[i] > p->y_high) p->y_high = y[i];
+    }
+}
+
+static void report_air(svg_plot *p, double floor_at, double ceiling_at)
+{
+    double air;
+    if (p->y_low > p->y_high) { /* no value at all */
+        p->y_low = 0;
+        p->y_high = 1;
+    }
+    air = 0.08 * (p->y_high - p->y_low);
+    if (air < 1e-4) air = 0.05 * fabs(p->y_high) + 1e-3;
+    p->y_low = p->y_low - air < floor_at ? floor_at : p->y_low - air;
+    p->y_high = p->y_high + air > ceiling_at ? ceiling_at : p->y_high + air;
+}
+
+static void report_series(svg_sheet *s, const svg_plot *p, const double *x, const double *y,
+                          size_t count, size_t colour)
+{
+    size_t i;
+    svg_curve(s, p, x, y, count, svg_colour(colour), 2, "none");
+    for (i = 0; i < count && count <= 40; i++)
+        if (y[i] - y[i] == 0)
+            svg_dot(s, svg_x(p, x[i]), svg_y(p, y[i]), 2.5, svg_colour(colour), svg_colour(colour));
+}
+
+/* A legend whose lower or upper right corner is (x, y), widths from the longest label. */
+static void report_legend(svg_sheet *s, double x, double y, int upwards, const char *const *labels,
+                          const char *const *colours, const char *const *dashes, size_t count)
+{
+    double size = count > 14 ? 10 : 13, line = size + 7, width = 0,
+           height = line * (double)count + 12;
+    svg_style style = svg_plain("start", size);
+    size_t i;
+    style.most = 48;
+    for (i = 0; i < count; i++) {
+        size_t characters = 0;
+        const char *at;
+        for (at = labels[i]; *at; at++) characters += ((unsigned char)*at & 0xC0) != 0x80;
+        if (characters > 49) characters = 49;
+        if ((double)characters * size * 0.64 > width) width = (double)characters * size * 0.64;
+    }
+    width += 56;
+    if (upwards) y -= height;
+    svg_add(s,
+            "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" rx=\"4\" fill=\"white\" "
+            "fill-opacity=\"0.85\" stroke=\"#cccccc\"/>\n",
+            x - width, y, width, height);
+    for (i = 0; i < count; i++) {
+        double at = y + 6 + line * ((double)i + 0.5);
+        if (colours[i][0])
+            svg_line(s, x - width + 10, at, x - width + 38, at, colours[i], 2.5, dashes[i]);
+        svg_text(s, x - width + 46, at + size * 0.35, style, labels[i]);
+    }
+}
+
+static void report_history_losses(svg_sheet *s, const double *x, const double *train,
+                                  const double *val, size_t count)
+{
+    static const char *const labels[2] = {"Training", "Validation"};
+    static const char *const dashes[2] = {"none", "none"};
+    const char *colours[2];
+    svg_plot p = {80, 56, 480, 370, 0.5, 1.5, 1, 0};
+    p.x_high = (count ? x[count - 1] : 1) + 0.5;
+    report_range(&p, train, count);
+    report_range(&p, val, count);
+    report_air(&p, 0, INFINITY);
+    svg_axes(s, &p, 1, "Loss", "Epoch", "Cross-entropy");
+    report_series(s, &p, x, train, count, 0);
+    report_series(s, &p, x, val, count, 4);
+    colours[0] = svg_colour(0);
+    colours[1] = svg_colour(4);
+    report_legend(s, p.left + p.width - 10, p.top + 10, 0, labels, colours, dashes, 2);
+}
+
+static void report_history_auc(svg_sheet *s, const report_epoch *rows, const double *x,
+                               const double *auc, size_t count)
+{
+    svg_plot p = {680, 56, 480, 370, 0.5, 1.5, 1, 0};
+    size_t i, best = count;
+    p.x_high = (count ? x[count - 1] : 1) + 0.5;
+    report_range(&p, auc, count);
+    report_air(&p, 0, 1.0 + 1e-9);
+    svg_axes(s, &p, 1, "Validation AUC (Macro OVR)", "Epoch", "AUC");
+    report_series(s, &p, x, auc, count, 2);
+    for (i = 0; i < count; i++)
+        if (rows[i].best) best = i;
+    if (best < count) {
+        char text[64];
+        snprintf(text, sizeof text, "best: %.4f, epoch %d", auc[best], rows[best].epoch);
+        svg_dot(s, svg_x(&p, x[best]), svg_y(&p, auc[best]), 6, "none", svg_colour(1));
+        svg_text(s, p.left + p.width - 14, p.top + p.height - 16, svg_plain("end", 14), text);
+    }
+}
+
+/* Two panels: the losses, and the validation AUC with its best epoch. */
+SVG_API lensnet_result report_history(const char *path, const report_epoch *rows, size_t count,
+                                      lensnet_error *error)
+{
+    double *columns = (double *)calloc(4 * count + 1, sizeof *columns);
+    double *x = columns;
+    svg_sheet s;
+    size_t i;
+    svg_begin(&s, 1200, 500);
+    s.failed = !columns;
+    for (i = 0; i < count && columns; i++) {
+        x[i] = rows[i].epoch;
+        x[count + i] = rows[i].train_loss;
+        x[2 * count + i] = rows[i].val_loss;
+        x[3 * count + i] = rows[i].val_auc;
+    }
+    if (columns) {
+        report_history_losses(&s, x, x + count, x + 2 * count, count);
+        report_history_auc(&s, rows, x, x + 3 * count, count);
+    }
+    free(columns);
+    return svg_end(&s, path, error);
+}
+
+/* ---- ROC curves ---- */
+
+typedef struct report_curve {
+    const char *name;          /* of the class */
+    const double *rates_false; /* false positive rates, ascending */
+    const double *rates_true;  /* true positive rates */
+    size_t count;              /* 0 where the class is absent */
+    double auc;                /* NaN where it is undefined */
+} report_curve;
+
+enum { REPORT_LEGEND = 20 }; /* most lines of a legend */
+
+SVG_API lensnet_result report_roc(const char *path, const report_curve *curves, size_t count,
+                                  lensnet_error *error)
+{
+    static const double ends[2] = {0, 1};
+    char texts[REPORT_LEGEND][96];
+    const char *labels[REPORT_LEGEND], *colours[REPORT_LEGEND], *dashes[REPORT_LEGEND];
+    svg_plot p = {86, 60, 670, 550, 0, 1, 0, 1.05};
+    size_t i, shown = count > REPORT_LEGEND ? REPORT_LEGEND - 1 : count;
+    svg_sheet s;
+    svg_begin(&s, 800, 700);
+    svg_axes(&s, &p, 0, "ROC curves, one class versus the rest", "False Positive Rate",
+             "True Positive Rate");
+    svg_curve(&s, &p, ends, ends, 2, SVG_GREY, 1.5, "7 5");
+    for (i = 0; i < count; i++)
+        svg_curve(&s, &p, curves[i].rates_false, curves[i].rates_true, curves[i].count,
+                  svg_colour(i), 2, svg_dashes(i));
+    for (i = 0; i < shown; i++) {
+        snprintf(texts[i], sizeof texts[i], "Class %.28s%s (AUC = %.4f)", curves[i].name,
+                 strlen(curves[i].name) > 28 ? ".." : "", curves[i].auc);
+        if (curves[i].auc != curves[i].auc)
+            snprintf(texts[i], sizeof texts[i], "Class %.28s (absent)", curves[i].name);
+        labels[i] = texts[i];
+        colours[i] = svg_colour(i);
+        dashes[i] = svg_dashes(i);
+    }
+    if (shown < count) {
+        snprintf(texts[shown], sizeof texts[shown], "and %zu more classes", count - shown);
+        labels[shown] = texts[shown];
+        colours[shown] = dashes[shown] = "";
+        shown++;
+    }
+    report_legend(&s, p.left + p.width - 12, p.top + p.height - 12, 1, labels, colours, dashes,
+                  shown);
+    return svg_end(&s, path, error);
+}
+
+/* ---- confusion matrix ---- */
+
+/* counts: (K, K), rows true, columns predicted. */
+SVG_API lensnet_result report_confusion(const char *path, const char *const *names,
+                                        const size_t *counts, size_t classes, lensnet_error *error)
+{
+    const double side = 440, cell = side / (double)classes, left = 220, top = 60;
+    const double size = cell > 100 ? 20 : cell > 60 ? 15 : cell * 0.26;
+    const double name_size = cell > 40 ? 14 : cell > 15 ? 11 : cell * 0.75;
+    const int turned = cell < 110 && classes > 1;
+    svg_style text = svg_plain("middle", 16), name;
+    size_t most = 1;
+    size_t i, j;
+    char colour[8], number[32];
+    svg_sheet s;
+    svg_begin(&s, 770, 640);
+    for (i = 0; i < classes * classes; i++)
+        if (counts[i] > most) most = counts[i];
+    text.bold = 1;
+    svg_text(&s, left + side / 2, top - 18, text, "Confusion matrix");
+    text = svg_plain("middle", size);
+    for (i = 0; i < classes; i++)
+        for (j = 0; j < classes; j++) {
+            double share = (double)counts[i * classes + j] / (double)most;
+            svg_box(&s, left + cell * (double)j, top + cell * (double)i, cell, cell,
+                    svg_blues(colour, share), "none");
+            if (size < 5) continue; /* too small to read */
+            text.colour = share > 0.5 ? "white" : SVG_INK;
+            snprintf(number, sizeof number, "%zu", counts[i * classes + j]);
+            svg_text(&s, left + cell * ((double)j + 0.5),
+                     top + cell * ((double)i + 0.5) + size * 0.36, text, number);
+        }
+    svg_box(&s, left, top, side, side, "none", SVG_GREY);
+    for (i = 0; i < classes; i++) {
+        double middle = cell * ((double)i + 0.5);
+        name = svg_plain("end", name_size);
+        name.most = (int)(150 / (name_size * 0.62));
+        svg_text(&s, left - 8, top + middle + name_size * 0.36, name, names[i]);
+        name.turn = turned ? -35 : 0;
+        name.anchor = turned ? "end" : "middle";
+        name.most = turned ? (int)(118 / (name_size * 0.62)) : (int)(cell / (name_size * 0.62));
+        svg_text(&s, left + middle + (turned ? name_size * 0.4 : 0), top + side + name_size + 6,
+                 name, names[i]);
+    }
+    text = svg_plain("middle", 15);
+    svg_text(&s, left + side / 2, turned ? 618 : top + side + 58, text, "Predicted Label");
+    text.turn = -90;
+    svg_text(&s, 30, top + side / 2, text, "True Label");
+    for (i = 0; i < 100; i++) /* the colours' scale */
+        svg_add(&s, "<rect x=\"%g\" y=\"%.2f\" width=\"18\" height=\"%.2f\" fill=\"%s\"/>\n",
+                left + side + 24, top + side * (double)(99 - i) / 100, side / 100 + 0.5,
+                svg_blues(colour, (double)i / 99));
+    svg_box(&s, left + side + 24, top, 18, side, "none", SVG_GREY);
+    snprintf(number, sizeof number, "%zu", most);
+    svg_text(&s, left + side + 48, top + 10, svg_plain("start", 12), number);
+    svg_text(&s, left + side + 48, top + side, svg_plain("start", 12), "0");
+    return svg_end(&s, path, error);
+}
+
+/* ---- reliability ---- */
+
+typedef struct report_bin {
+    double confidence; /* mean of the greatest probability; NaN in an empty bin */
+    double accuracy;   /* share of right answers; NaN in an empty bin */
+    size_t count;
+} report_bin;
+
+/* How often an answer of a given confidence is right: `count` equal bins of the greatest probability,
+ * and below how many answers fall into each. */
+SVG_API lensnet_result report_reliability(const char *path, const report_bin *bins, size_t count,
+                                          double ece, lensnet_error *error)
+{
+    static const double ends[2] = {0, 1};
+    svg_plot p = {86, 60, 570, 380, 0, 1, 0, 1}, q = {86, 500, 570, 90, 0, 1, 0, 1};
+    svg_style note = svg_plain("start", 14);
+    size_t b, most = 1;
+    char text[64];
+    svg_sheet s;
+    svg_begin(&s, 700, 660);
+    svg_axes(&s, &p, 0, "Reliability", "", "Share of right answers");
+    for (b = 0; b < count; b++) {
+        double x = svg_x(&p, (double)b / (double)count) + 1, width = p.width / (double)count - 2;
+        double right = svg_y(&p, bins[b].accuracy), said = svg_y(&p, bins[b].confidence);
+        if (bins[b].count > most) most = bins[b].count;
+        if (!bins[b].count) continue;
+        svg_box(&s, x, right, width, p.top + p.height - right, "#6baed6", "#2171b5");
+        svg_add(&s,
+                "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" fill=\"%s\" "
+                "fill-opacity=\"0.22\" stroke=\"%s\" stroke-dasharray=\"3 2\"/>\n",
+                x, right < said ? right : said, width, fabs(right - said), svg_colour(1),
+                svg_colour(1));
+    }
+    svg_curve(&s, &p, ends, ends, 2, SVG_GREY, 1.5, "7 5");
+    snprintf(text, sizeof text, "ECE = %.4f (%zu bins)", ece, count);
+    note.bold = 1;
+    svg_text(&s, p.left + 14, p.top + 28, note, text);
+    note.bold = 0;
+    note.colour = svg_colour(1);
+    note.size = 12;
+    svg_text(&s, p.left + 14, p.top + 48, note, "red: from accuracy to mean confidence");
+    q.y_high = (double)most * 1.08;
+    svg_axes(&s, &q, 0, "", "Confidence (greatest probability)", "Answers");
+    for (b = 0; b < count; b++) {
+        double x = svg_x(&q, (double)b / (double)count) + 1, y = svg_y(&q, (double)bins[b].count);
+        if (bins[b].count)
+            svg_box(&s, x, y, q.width / (double)count - 2, q.top + q.height - y, "#9ecae1",
+                    "#2171b5");
+    }
+    return svg_end(&s, path, error);
+}
+
+#endif

@@ -1,0 +1,255 @@
+/* train_settings.h - what train.c can be told: its options, the recipes that fill in what was not
+ * said, and how both go into a training state and come back. Include lensnet.h first. */
+#ifndef TRAIN_SETTINGS_H
+#define TRAIN_SETTINGS_H
+
+#include "arguments.h"
+#include "dataset.h"
+
+/* ---- options ---- */
+
+typedef enum {
+    OPTION_RECIPE,
+    OPTION_WEIGHTS,
+    OPTION_VARIANT,
+    OPTION_SIZE,
+    OPTION_NORMALISE,
+    OPTION_EPOCHS,
+    OPTION_BATCH,
+    OPTION_RATE,
+    OPTION_SCHEDULE,
+    OPTION_WARMUP,
+    OPTION_PATIENCE,
+    OPTION_WEIGHT_DECAY,
+    OPTION_DECAY,
+    OPTION_CLIP,
+    OPTION_DROP_PATH,
+    OPTION_SMOOTHING,
+    OPTION_AUGMENT,
+    OPTION_SEED,
+    OPTION_SIMULATE,
+    OPTION_HELD_OUT,
+    OPTION_LIMIT,
+    OPTION_TYPE,
+    OPTION_STORED, /* the options up to here make the result; the state keeps them */
+    OPTION_OUT = OPTION_STORED,
+    OPTION_RESUME,
+    OPTION_FOLDER,
+    OPTION_THREADS,
+    OPTION_CACHE,
+    OPTION_STOP_AFTER,
+    OPTION_COUNT
+} train_option;
+
+/* No default here: the recipe has one. */
+static argument train_options[OPTION_COUNT] = {
+    {"--recipe", "NAME", "auto",
+     "finetune, scratch or reference; auto: fine-tunes the weights that\n"
+     "are shipped, or starts from scratch where there are none",
+     0},
+    {"--weights", "FILE", NULL, "weights to start from; none: random ones", 0},
+    {"--variant", "NAME", NULL, "atto femto pico nano tiny base large huge", 0},
+    {"--size", "N", NULL, "side of the network's input, pixels", 0},
+    {"--normalise", "NAME", NULL, "none minmax znorm imagenet minmax+imagenet", 0},
+    {"--epochs", "N", NULL, "passes over the training images", 0},
+    {"--batch", "N", NULL, "images per step", 0},
+    {"--rate", "X", NULL, "learning rate of AdamW", 0},
+    {"--schedule", "NAME", NULL,
+     "constant, cosine, or plateau: a tenth when the validation loss rests", 0},
+    {"--warmup", "EPOCHS", NULL, "epochs in which the rate grows from 0", 0},
+    {"--patience", "EPOCHS", NULL, "of the plateau schedule", 0},
+    {"--weight-decay", "X", NULL, "AdamW's", 0},
+    {"--decay", "WHAT", NULL, "all, or matrices: not biases, norms and GRN", 0},
+    {"--clip", "X", NULL, "largest norm of the gradient; 0: off", 0},
+    {"--drop-path", "X", NULL, "stochastic depth of the last block", 0},
+    {"--smoothing", "X", NULL, "label smoothing", 0},
+    {"--augment", "NAME", NULL, "none, d4: flips and quarter turns, reference: flips and affine",
+     0},
+    {"--seed", "N", "0", "of the weights, the order, the changes to images, the simulator", 0},
+    {"--simulate", "N", "0", "train on N new simulated images in every epoch", 0},
+    {"--held-out", "N", "600", "simulated images to validate on, and as many to test on", 0},
+    {"--limit", "N", "0", "use at most N images of each class of each split; 0: all", 0},
+    {"--type", "NAME", "f32", "numbers in best.safetensors: f32, f16 or bf16", 0},
+    {"--out", "FOLDER", "run", "where everything is written", 0},
+    {"--resume", NULL, NULL, "go on where the run in --out stopped", 0},
+    {"--folder", NULL, NULL, "also write OUT/huggingface for transformers", 0},
+    {"--threads", "N", "0", "0: all; changes no bit of the result", 0},
+    {"--cache", "MB", "128", "memory for images that stay after they were read", 0},
+    {"--stop-after", "STEPS", "0", "stop and save after so many steps, as Ctrl-C does; 0: never",
+     0}};
+
+static const char train_usage[] =
+    "usage: train [options] DATA          images in DATA/train|val|test/CLASS/NAME.npy\n"
+    "       train [options] --simulate N  images from the simulator\n"
+    "       train --resume --out FOLDER   go on with a run that was stopped\n"
+    "Trains ConvNeXt V2. Values in brackets are defaults; the others depend on the recipe:\n";
+
+/* ---- recipes ---- */
+
+typedef enum { RECIPE_SCRATCH, RECIPE_FINETUNE, RECIPE_REFERENCE, RECIPES } train_recipe;
+
+static const char *const train_recipe_names[RECIPES] = {"scratch", "finetune", "reference"};
+
+/* NULL: as in the weights. `reference` is what the published result was trained with. */
+static const struct {
+    train_option option;
+    const char *values[RECIPES];
+} train_recipes[] = {{OPTION_VARIANT, {"atto", NULL, "tiny"}},
+                     {OPTION_SIZE, {"96", NULL, "224"}},
+                     {OPTION_NORMALISE, {"znorm", NULL, "znorm"}},
+                     {OPTION_EPOCHS, {"30", "10", "15"}},
+                     {OPTION_BATCH, {"32", "32", "100"}},
+                     {OPTION_RATE, {"1e-3", "1e-4", "5e-5"}},
+                     {OPTION_SCHEDULE, {"cosine", "cosine", "plateau"}},
+                     {OPTION_WARMUP, {"2", "1", "0"}},
+                     {OPTION_PATIENCE, {"3", "3", "3"}},
+                     {OPTION_WEIGHT_DECAY, {"0.05", "0.05", "0.01"}},
+                     {OPTION_DECAY, {"matrices", "matrices", "all"}},
+                     {OPTION_CLIP, {"1", "1", "0"}},
+                     {OPTION_DROP_PATH, {"0", "0", "0"}},
+                     {OPTION_SMOOTHING, {"0", "0", "0"}},
+                     {OPTION_AUGMENT, {"d4", "d4", "reference"}}};
+
+/* The first of these that exists is what `auto` fine-tunes. */
+static const char *const train_shipped[] = {"weights/lensnet-tiny.safetensors",
+                                            "weights/lensnet-atto.safetensors"};
+
+/* ---- settings ---- */
+
+typedef enum { SCHEDULE_CONSTANT, SCHEDULE_COSINE, SCHEDULE_PLATEAU } train_schedule;
+typedef enum { AUGMENT_NONE, AUGMENT_D4, AUGMENT_REFERENCE } train_augment;
+
+/* The options as numbers. */
+typedef struct train_settings {
+    train_recipe recipe;
+    const char *weights; /* NULL: random */
+    const char *variant;
+    int image_size;
+    lensnet_normalisation normalisation;
+    uint64_t epochs;
+    size_t batch;
+    double rate, warmup, weight_decay, clip, drop_path, smoothing;
+    train_schedule schedule;
+    int patience, decay_all;
+    train_augment augment;
+    uint64_t seed;
+    size_t simulate, held_out, limit;
+    lensnet_dtype type;
+    const char *out;
+    int resume, folder, threads;
+    size_t cache;        /* bytes */
+    uint64_t stop_after; /* steps; 0: never */
+} train_settings;
+
+static const argument *train_value(train_option option) { return &train_options[option]; }
+
+/* Which weights and which recipe: both are filled in where `auto` leaves them open. */
+static void train_choose_recipe(void)
+{
+    argument *recipe = &train_options[OPTION_RECIPE], *weights = &train_options[OPTION_WEIGHTS];
+    static const char *const words[] = {"scratch", "finetune", "reference", "auto"};
+    int choice = arguments_choice(recipe, words, 4);
+    size_t i;
+    if (!weights->given && (choice == RECIPES || choice == RECIPE_FINETUNE))
+        for (i = 0; i < sizeof train_shipped / sizeof *train_shipped && !weights->value; i++)
+            if (system_exists(train_shipped[i])) weights->value = train_shipped[i];
+    if (!weights->value && choice == RECIPE_FINETUNE)
+        arguments_fail("recipe finetune needs weights to start from: give --weights FILE, or take "
+                       "--recipe scratch");
+    if (!weights->value && choice == RECIPE_REFERENCE)
+        arguments_fail("recipe reference starts from ImageNet weights: give --weights FILE, the "
+                       "model.safetensors of a ConvNeXt V2 Tiny in Hugging Face's form (or none)");
+    if (!weights->value || choice == RECIPE_SCRATCH) weights->value = "none";
+    if (choice == RECIPES) {
+        choice = strcmp(weights->value, "none") == 0 ? RECIPE_SCRATCH : RECIPE_FINETUNE;
+        recipe->value = train_recipe_names[choice];
+    }
+}
+
+/* Gives every open option the recipe's value. */
+static void train_apply_recipe(void)
+{
+    int recipe = arguments_choice(&train_options[OPTION_RECIPE], train_recipe_names, RECIPES);
+    size_t i;
+    for (i = 0; i < sizeof train_recipes / sizeof *train_recipes; i++) {
+        argument *a = &train_options[train_recipes[i].option];
+        if (!a->given && !a->value) a->value = train_recipes[i].values[recipe];
+    }
+}
+
+/* All options as numbers, checked; those that only the weights can fill must be filled by now. */
+static void train_read_settings(train_settings *s)
+{
+    static const char *const schedules[] = {"constant", "cosine", "plateau"};
+    static const char *const augments[] = {"none", "d4", "reference"};
+    static const char *const decays[] = {"matrices", "all"};
+    static const char *const types[] = {"f32", "f16", "bf16"};
+    static const lensnet_dtype dtypes[] = {LENSNET_DTYPE_F32, LENSNET_DTYPE_F16,
+                                           LENSNET_DTYPE_BF16};
+    lensnet_error error;
+    memset(s, 0, sizeof *s);
+    s->recipe =
+        (train_recipe)arguments_choice(train_value(OPTION_RECIPE), train_recipe_names, RECIPES);
+    s->weights = train_value(OPTION_WEIGHTS)->value;
+    if (strcmp(s->weights, "none") == 0) s->weights = NULL;
+    s->variant = train_value(OPTION_VARIANT)->value;
+    s->image_size = (int)arguments_whole(train_value(OPTION_SIZE), 32, 4096);
+    if (lensnet_normalisation_parse(&s->normalisation, train_value(OPTION_NORMALISE)->value,
+                                    &error))
+        arguments_fail("--normalise: %s", error.text);
+    s->epochs = (uint64_t)arguments_whole(train_value(OPTION_EPOCHS), 1, 100000);
+    s->batch = (size_t)arguments_whole(train_value(OPTION_BATCH), 1, 65536);
+    s->rate = arguments_number(train_value(OPTION_RATE), 1e-12, 10);
+    s->schedule = (train_schedule)arguments_choice(train_value(OPTION_SCHEDULE), schedules, 3);
+    s->warmup = arguments_number(train_value(OPTION_WARMUP), 0, 1e5);
+    s->patience = (int)arguments_whole(train_value(OPTION_PATIENCE), 0, 100000);
+    s->weight_decay = arguments_number(train_value(OPTION_WEIGHT_DECAY), 0, 10);
+    s->decay_all = arguments_choice(train_value(OPTION_DECAY), decays, 2);
+    s->clip = arguments_number(train_value(OPTION_CLIP), 0, 1e9);
+    s->drop_path = arguments_number(train_value(OPTION_DROP_PATH), 0, 0.99);
+    s->smoothing = arguments_number(train_value(OPTION_SMOOTHING), 0, 0.99);
+    s->augment = (train_augment)arguments_choice(train_value(OPTION_AUGMENT), augments, 3);
+    s->seed = (uint64_t)arguments_whole(train_value(OPTION_SEED), 0, LONG_MAX);
+    s->simulate = (size_t)arguments_whole(train_value(OPTION_SIMULATE), 0, 100000000);
+    s->held_out = (size_t)arguments_whole(train_value(OPTION_HELD_OUT), 12, 1000000);
+    s->limit = (size_t)arguments_whole(train_value(OPTION_LIMIT), 0, 100000000);
+    s->type = dtypes[arguments_choice(train_value(OPTION_TYPE), types, 3)];
+    s->out = train_value(OPTION_OUT)->value;
+    s->resume = train_value(OPTION_RESUME)->given;
+    s->folder = train_value(OPTION_FOLDER)->given;
+    s->threads = (int)arguments_whole(train_value(OPTION_THREADS), 0, 4096);
+    s->cache = (size_t)arguments_whole(train_value(OPTION_CACHE), 0, 1000000) << 20;
+    s->stop_after = (uint64_t)arguments_whole(train_value(OPTION_STOP_AFTER), 0, LONG_MAX);
+}
+
+/* ---- in a training state ---- */
+
+/* The options of the stopped run, from the state's metadata; what the command line repeats must say
+ * the same. Values are copied into `texts`. */
+static int train_restore_options(const lensnet_archive *state, const char *path,
+                                 system_names *texts, lensnet_error *error)
+{
+    int i;
+    for (i = 0; i < OPTION_STORED; i++) {
+        argument *a = &train_options[i];
+        char key[64];
+        const char *stored;
+        snprintf(key, sizeof key, "train.%s", a->name + 2);
+        stored = lensnet_archive_metadata(state, key);
+        if (!stored)
+            return dataset_fail(error,
+                                "%s: it is no training state of this program ('%s' is missing); "
+                                "start a new run in another --out",
+                                path, key);
+        if (a->given && strcmp(a->value, stored) != 0)
+            return dataset_fail(error,
+                                "%s: the run was begun with %s %s, not %s; leave the option away, "
+                                "or begin a new run in another --out",
+                                path, a->name, stored, a->value);
+        if (!system_names_add(texts, system_copy(stored))) return dataset_no_memory(error);
+        a->value = texts->items[texts->count - 1];
+    }
+    return 1;
+}
+
+#endif

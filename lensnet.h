@@ -1,0 +1,14103 @@
+/* lensnet.h - ConvNeXt V2 for gravitational-lens images, training and inference, in one C header.
+ * Version 0.1.0, MIT licence (at the end). C99 and C++11; libc, libm and, optionally, OpenMP.
+ *
+ * Do this in one C or C++ file, and include the header plainly wherever else it is needed:
+ *
+ *     #define LENSNET_IMPLEMENTATION
+ *     #include "lensnet.h"
+ *
+ *     int main(void)
+ *     {
+ *         static float pixels[150 * 150];                          (fill it: row-major, any size)
+ *         lensnet_error error;
+ *         lensnet_classifier *classifier;
+ *         lensnet_prediction answer;
+ *         if (lensnet_classifier_load(&classifier, "weights/lensnet-atto.safetensors", NULL, &error) ||
+ *             lensnet_classify(classifier, pixels, 150, 150, &answer, &error))
+ *             return puts(error.text), 1;
+ *         printf("%s %.1f %%\n", answer.label, 100 * (double)answer.probability);
+ *         lensnet_classifier_destroy(classifier);
+ *         return 0;
+ *     }
+ *
+ *     cc -O2 -fopenmp program.c -o program -lm                     (-fopenmp may be left out)
+ *
+ * WHAT IT DOES  Loads, trains, saves and runs ConvNeXt V2 of every size on a CPU; builds other networks
+ * from the same operators with gradients; AdamW, schedules, augmentation, metrics; safetensors files
+ * that PyTorch's libraries read and write.
+ *
+ * WHAT IT DOES NOT  No GPU, no float16 arithmetic, no distributed training, no image formats: pixels
+ * come as arrays (examples/npy.h reads .npy). Only Linux with gcc and clang is tested; MSVC and macOS are
+ * written for, not tried.
+ *
+ * CONTENTS
+ *   what you call
+ *     >>results        error codes, the host: memory, files, threads
+ *     >>classify       level 1: weights file to answer
+ *     >>images         resize, normalise, augment
+ *     >>files          safetensors
+ *     >>model          level 2: create, load, save, train a ConvNeXt V2
+ *     >>operators      level 3: parameters, graphs, operators
+ *     >>metrics        ROC, AUC, report, calibration
+ *     >>schedules      learning rates over time
+ *     >>mathematics    exp, log, ... and random numbers with the same bits everywhere
+ *   how it works, from the bottom up
+ *     >>platform       errors, memory, checked sizes, threads, floating-point mode
+ *     >>host           the default hooks
+ *     >>math           the code of >>mathematics
+ *     >>isa            instruction sets and the one fused multiply-add
+ *     >>rows           elementwise and row kernels
+ *     >>gemm-tiles     register tiles of the matrix products
+ *     >>gemm           blocking, packing, threads
+ *     >>depthwise      7 x 7 depthwise convolution
+ *     >>parameters     weights and their packed copies
+ *     >>graph          record, plan, run
+ *     >>operators-impl each operator: shape, plan, forward, backward
+ *     >>block          the fused ConvNeXt V2 block
+ *     >>operator-table one row for each operator
+ *     >>archives       safetensors and the names of three libraries
+ *     >>image          the code of >>images
+ *     >>schedule       the code of >>schedules
+ *     >>adamw-impl     the optimiser
+ *     >>figures        the code of >>metrics
+ *     >>convnext-v2    the network as in the paper, its files
+ *     >>classify-impl  classifiers and sessions
+ *
+ * BUILD OPTIONS  Define before the inclusion that holds the implementation (LENSNET_STATIC everywhere):
+ *   LENSNET_IMPLEMENTATION             this file compiles the code
+ *   LENSNET_STATIC                     all functions are static: two parts of a program may hold a copy each
+ *   LENSNET_API                        what stands before every public declaration
+ *   LENSNET_MALLOC(n), LENSNET_FREE(p) instead of malloc and free, both or none
+ *   LENSNET_NO_SIMD                    portable code only
+ *   LENSNET_NO_AVX512                  AVX2 at most
+ *
+ * CONVENTIONS  N images, H height, W width, C channels, K classes or outputs. Activations are (N, H, W,
+ * C), weights have PyTorch's shapes. Outputs come first, then inputs, then sizes, the error last.
+ * Structs of options come from a _defaults() function; NULL means these defaults.
+ *
+ * MEMORY  Comes from lensnet_host.allocate only. A graph says its bytes (lensnet_graph_plan) before it
+ * takes them (lensnet_graph_allocate); running, backward and optimiser steps allocate nothing.
+ *
+ * ERRORS  Results are 0 or negative; lensnet_error holds a sentence. Nothing prints, exits or aborts.
+ * After a failure results are untouched or NULL, as each declaration says.
+ *
+ * THREADS  One object, one thread at a time; a classifier never changes and may be shared. OpenMP is used
+ * with num_threads(host.threads) and no setting of it is touched. There are no mutable globals.
+ *
+ * SAME BITS  In float32 the results (forward, gradients, trained weights) are the same bits for every
+ * instruction set, thread count and split of a batch, and in every build: fast-math is refused, the
+ * C library's exp, log, sin ... are not called, and calls run in round-to-nearest without flush-to-zero
+ * and leave the host's mode as it was. LENSNET_NUMERICS changes when the bits do.
+ *
+ * REFERENCES
+ *   Woo et al. 2023, ConvNeXt V2, arXiv 2301.00808          the network
+ *   Loshchilov & Hutter 2019, arXiv 1711.05101              AdamW
+ *   Alexander et al. 2020, arXiv 2008.12731                 the lens images
+ *   PyTorch, transformers, scikit-learn                     definitions, names, file formats
+ *
+ * TROUBLESHOOTING
+ *   undefined reference to lensnet_...   no file defines LENSNET_IMPLEMENTATION, or LENSNET_STATIC differs
+ *   undefined reference to sqrt          add -lm
+ *   unknown option -fopenmp              leave it out: one thread
+ *   "compiled with -fassociative-math"   drop -Ofast, -ffast-math and their parts
+ */
+#ifndef LENSNET_H
+#define LENSNET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define LENSNET_VERSION_MAJOR 0
+#define LENSNET_VERSION_MINOR 1
+#define LENSNET_VERSION_PATCH 0
+#define LENSNET_NUMERICS 1 /* stored in checkpoints; results change their bits only when it changes */
+
+#ifndef LENSNET_API
+#ifdef LENSNET_STATIC
+#if defined(__GNUC__)
+#define LENSNET_API __attribute__((unused)) static
+#else
+#define LENSNET_API static
+#endif
+#else
+#define LENSNET_API extern
+#endif
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* -------------------------------------------------------------------------------------------------
+ * >>results  Results, errors and what the library takes from its host.
+ * ---------------------------------------------------------------------------------------------- */
+
+/* Every function that can fail returns one of these: 0 is success, errors are negative. */
+typedef enum lensnet_result {
+    LENSNET_OK = 0,
+    LENSNET_ERROR_ARGUMENT = -1,    /* a value outside its stated range, or NULL where it is not allowed */
+    LENSNET_ERROR_SHAPE = -2,       /* dimensions that do not fit together */
+    LENSNET_ERROR_MEMORY = -3,      /* the host's allocator returned NULL, or a size overflows */
+    LENSNET_ERROR_FILE = -4,        /* a file cannot be opened, read, written or renamed */
+    LENSNET_ERROR_FORMAT = -5,      /* a file's content breaks its format */
+    LENSNET_ERROR_UNSUPPORTED = -6, /* a valid request that this build or version does not serve */
+    LENSNET_ERROR_STATE = -7,       /* a call out of order, e.g. running a graph that was not allocated */
+    LENSNET_ERROR_NUMBER = -8       /* NaN or infinity where a number is needed, or fast-math is active */
+} lensnet_result;
+
+/* The last parameter of every function that can fail; may be NULL. Written only on failure: a
+ * complete sentence that says what was expected, what was found and, where there is one, a remedy. */
+typedef struct lensnet_error {
+    lensnet_result code;
+    char text[508];
+} lensnet_error;
+
+/* The code in a few words, never NULL. Static storage. */
+LENSNET_API const char *lensnet_result_text(lensnet_result result);
+
+/* Instruction sets, from portable to fastest. The same bits come out of each. */
+typedef enum lensnet_isa {
+    LENSNET_ISA_REFERENCE = 0, /* the plain `_ref` loops */
+    LENSNET_ISA_PORTABLE = 1,  /* vectors as the compiler's default target allows (SSE2, NEON) */
+    LENSNET_ISA_AVX2 = 2,      /* AVX2 + FMA */
+    LENSNET_ISA_AVX512 = 3,    /* AVX-512 F, DQ, BW, VL */
+    LENSNET_ISA_BEST = 99      /* as a cap: whatever the processor has */
+} lensnet_isa;
+
+/* All that the library takes from the program around it. Objects copy it when they are created, so
+ * it may live on the stack; `user` is handed to each hook unchanged. Hooks may be called from the
+ * thread that calls the library only, never from inside a parallel region. */
+typedef struct lensnet_host {
+    /* Memory: `alignment` is a power of two, at most 64; `bytes` > 0. NULL means out of memory. */
+    void *(*allocate)(size_t bytes, size_t alignment, void *user);
+    void (*release)(void *block, size_t bytes, void *user);
+    /* Files. `open` returns NULL on failure; `read` and `write` return 0 on success; `close` of a file
+     * that was written makes it appear under its path at once and entirely (commit = 1), or not at
+     * all (commit = 0), and returns 0 on success. Paths are the host's own, UTF-8 by custom. */
+    void *(*file_open)(const char *path, int writing, void *user);
+    uint64_t (*file_size)(void *file, void *user);
+    int (*file_read)(void *file, uint64_t offset, void *bytes, size_t count, void *user);
+    int (*file_write)(void *file, const void *bytes, size_t count, void *user);
+    int (*file_close)(void *file, int commit, void *user);
+    void *user;
+    int threads;         /* at most this many; 0: what OpenMP would use (1 without OpenMP) */
+    lensnet_isa isa_cap; /* LENSNET_ISA_BEST, or a lower path, as tests want */
+} lensnet_host;
+
+/* malloc, stdio with temp file + fsync + rename, all threads, best instruction set. */
+LENSNET_API lensnet_host lensnet_host_defaults(void);
+
+/* The instruction set that `host` (NULL: defaults) leads to on this processor. */
+LENSNET_API lensnet_isa lensnet_isa_in_use(const lensnet_host *host);
+
+/* "AVX-512", "AVX2+FMA", ... Static storage. */
+LENSNET_API const char *lensnet_isa_text(lensnet_isa isa);
+/* -------------------------------------------------------------------------------------------------
+ * >>classify  Level 1: from a weights file to an answer.
+ * ---------------------------------------------------------------------------------------------- */
+
+/* A trained network, frozen: its weights are packed once for this processor and never change, so any
+ * number of threads may share one classifier without a lock. */
+typedef struct lensnet_classifier lensnet_classifier;
+
+/* One thread's workspace for a shared classifier: allocated once, then classifies batches without
+ * allocating. */
+typedef struct lensnet_session lensnet_session;
+
+typedef struct lensnet_classifier_options {
+    const lensnet_host *host; /* NULL: lensnet_host_defaults() */
+    int views;                /* 1; 8: mean probability over the flips and quarter turns of the image */
+} lensnet_classifier_options;
+
+/* host NULL, 1 view. */
+LENSNET_API lensnet_classifier_options lensnet_classifier_defaults(void);
+
+typedef struct lensnet_prediction {
+    int index;         /* the most probable class, 0 ... classes - 1; the first one if several tie */
+    const char *label; /* its name; borrowed, lives as long as the classifier */
+    float probability; /* its softmax probability, 0 ... 1 */
+} lensnet_prediction;
+
+/* Reads a .safetensors file of ConvNeXt V2 weights (names of Hugging Face, timm or the authors; F32,
+ * F16 or BF16) and freezes it. Labels, image size and normalisation come from the file's metadata;
+ * where a file has none: 3 classes are "no", "sphere", "vort", 224 pixels, z-norm. `options` may be
+ * NULL. On failure *classifier is NULL. Allocates; the caller owns the result. */
+LENSNET_API lensnet_result lensnet_classifier_load(lensnet_classifier **classifier, const char *path,
+                                                   const lensnet_classifier_options *options,
+                                                   lensnet_error *error);
+
+/* The same from `count` bytes in memory, which are not needed after the call. */
+LENSNET_API lensnet_result lensnet_classifier_load_memory(lensnet_classifier **classifier,
+                                                          const void *bytes, size_t count,
+                                                          const lensnet_classifier_options *options,
+                                                          lensnet_error *error);
+
+/* NULL is allowed. Sessions of the classifier must be destroyed before. */
+LENSNET_API void lensnet_classifier_destroy(lensnet_classifier *classifier);
+
+LENSNET_API size_t lensnet_classifier_classes(const lensnet_classifier *classifier);
+/* Name of class `index`; "" outside 0 ... classes - 1. Borrowed from the classifier. */
+LENSNET_API const char *lensnet_classifier_label(const lensnet_classifier *classifier, size_t index);
+/* Length of the pooled feature vector: the width of the last stage. */
+LENSNET_API size_t lensnet_classifier_features(const lensnet_classifier *classifier);
+/* What is done to an image before the network sees it (size, normalisation). */
+LENSNET_API const struct lensnet_preprocess *lensnet_classifier_preprocess(
+    const lensnet_classifier *classifier);
+
+/* Classifies one image of height x width pixels (row-major, any finite values, any size). Allocates
+ * its workspace and frees it before it returns; for many images use a session. */
+LENSNET_API lensnet_result lensnet_classify(const lensnet_classifier *classifier, const float *pixels,
+                                            size_t height, size_t width,
+                                            lensnet_prediction *prediction, lensnet_error *error);
+
+/* Workspace for up to `batch` images a call; lensnet_session_bytes says how much it took. The session
+ * borrows the classifier. One thread at a time may use a session. */
+LENSNET_API lensnet_result lensnet_session_create(lensnet_session **session,
+                                                  const lensnet_classifier *classifier, size_t batch,
+                                                  lensnet_error *error);
+LENSNET_API void lensnet_session_destroy(lensnet_session *session); /* NULL is allowed */
+LENSNET_API size_t lensnet_session_bytes(const lensnet_session *session);
+
+/* Classifies `count` images of equal size, pixels (N, H, W); any count: larger ones are cut into the
+ * session's batches. probabilities: (N, K), softmax rows, or NULL. features: (N, features), the
+ * pooled and normalised vector before the last linear layer (of the unturned view), or NULL.
+ * Allocates only when height x width was not seen before by this session. */
+LENSNET_API lensnet_result lensnet_session_classify(lensnet_session *session, float *probabilities,
+                                                    float *features, const float *pixels, size_t count,
+                                                    size_t height, size_t width, lensnet_error *error);
+/* -------------------------------------------------------------------------------------------------
+ * >>images  From pixels to what the network sees. An image is a plane of floats, (H, W), row-major:
+ * lens images are grey. No function here allocates: where working memory is needed, the caller asks
+ * for its size and passes it in, aligned as malloc aligns. Sides are 1 ... LENSNET_IMAGE_LIMIT
+ * pixels. Unless said otherwise output and input must not overlap, nothing may be NULL, and errors
+ * (LENSNET_ERROR_ARGUMENT, LENSNET_ERROR_SHAPE) come before anything is written. The same bits come
+ * out on every machine.
+ * ---------------------------------------------------------------------------------------------- */
+
+#define LENSNET_IMAGE_LIMIT 65536
+
+/* How lensnet_resize weighs pixels; names in brackets are those of lensnet_resize_text. */
+typedef enum lensnet_resize_mode {
+    LENSNET_RESIZE_BILINEAR = 0, /* [bilinear] antialiased where an axis shrinks: torchvision's and
+                                          Pillow's default */
+    LENSNET_RESIZE_BICUBIC = 1,  /* [bicubic] antialiased, a = -0.5, as Pillow */
+    LENSNET_RESIZE_NEAREST = 2,  /* [nearest] */
+    LENSNET_RESIZE_BILINEAR_PLAIN = 3, /* [bilinear-plain] never antialiased */
+    LENSNET_RESIZE_BICUBIC_PLAIN = 4   /* [bicubic-plain] never antialiased, a = -0.75, as OpenCV */
+} lensnet_resize_mode;
+
+/* The mode's name as it stands in files; NULL outside the enum. Static storage. */
+LENSNET_API const char *lensnet_resize_text(lensnet_resize_mode mode);
+/* The mode of that name, or LENSNET_ERROR_ARGUMENT with the names that exist. */
+LENSNET_API lensnet_result lensnet_resize_parse(lensnet_resize_mode *mode, const char *text,
+                                                lensnet_error *error);
+
+/* Resizes (height, width) to (output_height, output_width) with PyTorch's definitions (pixel
+ * centres, align_corners = False; weights in double, sums in float). Weights sum to 1. A pixel that
+ * is not finite makes its neighbours so. */
+LENSNET_API lensnet_result lensnet_resize(float *output, const float *input, size_t output_height,
+                                          size_t output_width, size_t height, size_t width,
+                                          lensnet_resize_mode mode, void *scratch,
+                                          lensnet_error *error);
+/* Bytes of `scratch` for that call; 0 if a side is out of range. */
+LENSNET_API size_t lensnet_resize_scratch_bytes(size_t output_height, size_t output_width,
+                                                size_t height, size_t width,
+                                                lensnet_resize_mode mode);
+
+/* Mirrors left-right if `hflip`, then top-bottom if `vflip`, then turns by `quarter_turns` * 90
+ * degrees clockwise (any integer). The output is (width, height) for an odd number of turns. */
+LENSNET_API lensnet_result lensnet_turn(float *output, const float *input, size_t height,
+                                        size_t width, int hflip, int vflip, int quarter_turns,
+                                        lensnet_error *error);
+
+typedef enum lensnet_interpolation {
+    LENSNET_INTERPOLATION_NEAREST = 0, /* torchvision's default for affine maps */
+    LENSNET_INTERPOLATION_BILINEAR = 1
+} lensnet_interpolation;
+
+/* The map from output to input pixels (both measured from the image's centre, x right, y down) of
+ * torchvision's affine: x' = m[0] x + m[1] y + m[2], y' = m[3] x + m[4] y + m[5]. The picture is
+ * sheared and scaled, turned clockwise by `degrees`, then moved right by shift_x and down by
+ * shift_y pixels. Angles are degrees; scale > 0, |shear| < 90, |degrees| <= 360000. */
+LENSNET_API lensnet_result lensnet_affine_matrix(double matrix[6], double degrees, double shift_x,
+                                                 double shift_y, double scale, double shear_x,
+                                                 double shear_y, lensnet_error *error);
+
+/* output(p) = input(matrix p), `fill` outside. Equals torchvision, and also in this: a bilinear
+ * pixel at the border is attenuated twice, coverage * (value - fill) + fill, where the value lacks
+ * the taps outside already. Nearest rounds halves to even. */
+LENSNET_API lensnet_result lensnet_affine(float *output, const float *input, size_t height,
+                                          size_t width, const double matrix[6],
+                                          lensnet_interpolation interpolation, float fill,
+                                          lensnet_error *error);
+
+/* Random changes to a training image, in this order: flips, quarter turns, then shear, scale,
+ * rotation and shift as in torchvision's RandomAffine. All in one resampling. */
+typedef struct lensnet_augmentation {
+    double hflip_probability; /* 0 ... 1, left-right */
+    double vflip_probability; /* 0 ... 1, top-bottom */
+    int quarter_turns;        /* 1: a random number of quarter turns; square images only */
+    double degrees;           /* rotation, uniform in +- this, 0 ... 360 */
+    double translate; /* shift, uniform in +- this fraction of the side, whole pixels, 0 ... 1 */
+    double minimum_scale; /* scale, uniform in [minimum, maximum), 0 < minimum <= maximum */
+    double maximum_scale;
+    double shear; /* shear along x and along y, each uniform in +- this many degrees, 0 ... 89 */
+    lensnet_interpolation interpolation;
+    float fill; /* what comes in from outside, in the units of the image at this stage */
+} lensnet_augmentation;
+
+/* The reference recipe: both flips 0.5, no quarter turns, 30 degrees, shift 0.1, scale 0.9 to 1.1,
+ * no shear, nearest, fill 0. */
+LENSNET_API lensnet_augmentation lensnet_augmentation_defaults(void);
+
+/* One draw: a function of seed, epoch, file (e.g. lensnet_random_stream of its name) and the
+ * description, of nothing else. `augmentation` may be NULL: defaults. */
+LENSNET_API lensnet_result lensnet_augment(float *output, const float *input, size_t height,
+                                           size_t width, const lensnet_augmentation *augmentation,
+                                           uint64_t seed, uint64_t epoch, uint64_t file,
+                                           lensnet_error *error);
+/* The matrix that lensnet_augment uses, as for lensnet_affine. */
+LENSNET_API lensnet_result lensnet_augment_matrix(double matrix[6], size_t height, size_t width,
+                                                  const lensnet_augmentation *augmentation,
+                                                  uint64_t seed, uint64_t epoch, uint64_t file,
+                                                  lensnet_error *error);
+
+/* What is done to pixel values; names in brackets are those of lensnet_normalisation_text. */
+typedef enum lensnet_normalisation {
+    LENSNET_NORMALISATION_NONE = 0,     /* [none] */
+    LENSNET_NORMALISATION_MINMAX = 1,   /* [minmax] per image, linearly to 0 ... 1 */
+    LENSNET_NORMALISATION_ZNORM = 2,    /* [znorm] per image, mean 0, population deviation 1 */
+    LENSNET_NORMALISATION_IMAGENET = 3, /* [imagenet] pixels in 0 ... 1; minus the mean, over the
+                                                 deviation of each ImageNet channel (for
+                                                 one channel 0.449 and 0.226) */
+    LENSNET_NORMALISATION_MINMAX_IMAGENET = 4 /* [minmax+imagenet] one after the other */
+} lensnet_normalisation;
+
+/* The name as it stands in files; NULL outside the enum. Static storage. */
+LENSNET_API const char *lensnet_normalisation_text(lensnet_normalisation normalisation);
+/* The normalisation of that name, or LENSNET_ERROR_ARGUMENT with the names that exist. */
+LENSNET_API lensnet_result lensnet_normalisation_parse(lensnet_normalisation *normalisation,
+                                                       const char *text, lensnet_error *error);
+
+/* The per-image part of a normalisation ([none] and [imagenet]: a copy), computed in double. A
+ * constant image becomes 0. LENSNET_ERROR_NUMBER, naming the pixel, for a NaN or a size above 1e30;
+ * then nothing is written. output may be input. */
+LENSNET_API lensnet_result lensnet_normalise(float *output, const float *input, size_t height,
+                                             size_t width, lensnet_normalisation normalisation,
+                                             lensnet_error *error);
+
+/* The way from a raw image to the network's input: the one way, for training and for use. */
+typedef struct lensnet_preprocess {
+    int image_size;                      /* side of the square input, pixels */
+    int channels;                        /* 3, or 1 (grey) for a network that was made so */
+    lensnet_normalisation normalisation; /* its per-image part comes first, per-channel last */
+    lensnet_resize_mode resize;
+} lensnet_preprocess;
+
+/* The reference recipe: 224, 3 channels, z-norm, bilinear. */
+LENSNET_API lensnet_preprocess lensnet_preprocess_defaults(void);
+
+/* Checks the fields, e.g. after reading them from a file. */
+LENSNET_API lensnet_result lensnet_preprocess_check(const lensnet_preprocess *preprocess,
+                                                    lensnet_error *error);
+
+/* Bytes of scratch for images of (height, width), with or without augmentation; 0 if the
+ * description or a side is out of range. */
+LENSNET_API size_t lensnet_preprocess_scratch_bytes(const lensnet_preprocess *preprocess,
+                                                    size_t height, size_t width);
+
+/* pixels (height, width) to output (image_size, image_size, channels), i.e. one image of an NHWC
+ * batch: normalise, resize, repeat to the channels, per-channel part of the normalisation. A side
+ * ratio other than 1 is squashed. LENSNET_ERROR_NUMBER as in lensnet_normalise. */
+LENSNET_API lensnet_result lensnet_preprocess_image(float *output, const float *pixels,
+                                                    size_t height, size_t width,
+                                                    const lensnet_preprocess *preprocess,
+                                                    void *scratch, lensnet_error *error);
+
+/* The same, with lensnet_augment after the resize; the per-channel part of the normalisation comes
+ * after it, as is usual. augmentation NULL: none, i.e. lensnet_preprocess_image. */
+LENSNET_API lensnet_result lensnet_preprocess_augmented(
+    float *output, const float *pixels, size_t height, size_t width,
+    const lensnet_preprocess *preprocess, const lensnet_augmentation *augmentation, uint64_t seed,
+    uint64_t epoch, uint64_t file, void *scratch, lensnet_error *error);
+/* -------------------------------------------------------------------------------------------------
+ * >>files  Safetensors archives: reading any, writing one.
+ * The format is Hugging Face's (github.com/huggingface/safetensors): eight bytes with the length of
+ * a JSON table, the table, the numbers. A file is taken for hostile: its table is checked in full,
+ * with the file's own size, before anything in it is used, and nothing of its tensors is allocated
+ * here.
+ * ---------------------------------------------------------------------------------------------- */
+
+/* Types of stored numbers, by the names the format gives them and in the order it writes them in
+ * (last first). An archive lists tensors of every type; lensnet_archive_read_float says which ones
+ * can be read as numbers. */
+typedef enum lensnet_dtype {
+    LENSNET_DTYPE_BOOL,
+    LENSNET_DTYPE_F4,
+    LENSNET_DTYPE_F6_E2M3,
+    LENSNET_DTYPE_F6_E3M2,
+    LENSNET_DTYPE_U8,
+    LENSNET_DTYPE_I8,
+    LENSNET_DTYPE_F8_E5M2,
+    LENSNET_DTYPE_F8_E4M3,
+    LENSNET_DTYPE_F8_E8M0,
+    LENSNET_DTYPE_F8_E4M3FNUZ,
+    LENSNET_DTYPE_F8_E5M2FNUZ,
+    LENSNET_DTYPE_I16,
+    LENSNET_DTYPE_U16,
+    LENSNET_DTYPE_F16,
+    LENSNET_DTYPE_BF16,
+    LENSNET_DTYPE_I32,
+    LENSNET_DTYPE_U32,
+    LENSNET_DTYPE_F32,
+    LENSNET_DTYPE_C64,
+    LENSNET_DTYPE_F64,
+    LENSNET_DTYPE_I64,
+    LENSNET_DTYPE_U64,
+    LENSNET_DTYPE_COUNT
+} lensnet_dtype;
+
+/* "F32", "BF16", ...; never NULL. Static storage. */
+LENSNET_API const char *lensnet_dtype_text(lensnet_dtype dtype);
+
+#define LENSNET_ARCHIVE_RANK 8 /* the most dimensions a tensor in an archive may have */
+
+/* An opened safetensors file. It may be read by one thread at a time. */
+typedef struct lensnet_archive lensnet_archive;
+
+/* One tensor of an archive: row-major, little-endian, without gaps. */
+typedef struct lensnet_archive_entry {
+    const char *name; /* UTF-8, ends in a zero; lives as long as the archive */
+    lensnet_dtype dtype;
+    int rank; /* 0 for a scalar */
+    uint64_t shape[LENSNET_ARCHIVE_RANK];
+    uint64_t count;  /* elements: the product of the shape */
+    uint64_t offset; /* of its first byte in the file */
+    uint64_t bytes;
+} lensnet_archive_entry;
+
+/* Opens a safetensors file through the hooks of `host` (NULL: defaults) and checks all of its
+ * table. On success *archive is the caller's, to be given to lensnet_archive_close; on failure it
+ * is NULL. Allocates the table only, less than ten times the bytes of the file's own.
+ * Errors: FILE when it cannot be read, FORMAT when it is no valid archive, MEMORY, and UNSUPPORTED
+ * for a tensor of more than LENSNET_ARCHIVE_RANK dimensions. */
+LENSNET_API lensnet_result lensnet_archive_open(lensnet_archive **archive, const char *path,
+                                                const lensnet_host *host, lensnet_error *error);
+
+/* The same for a file that stands in memory. `bytes` is borrowed until lensnet_archive_close and
+ * needs no alignment. */
+LENSNET_API lensnet_result lensnet_archive_open_memory(lensnet_archive **archive, const void *bytes,
+                                                       size_t size, const lensnet_host *host,
+                                                       lensnet_error *error);
+
+/* Releases the table and closes the file. NULL is allowed. */
+LENSNET_API void lensnet_archive_close(lensnet_archive *archive);
+
+/* How many tensors there are. */
+LENSNET_API size_t lensnet_archive_count(const lensnet_archive *archive);
+
+/* Tensor number `index` in the order of the file's bytes; NULL when index >= count. */
+LENSNET_API const lensnet_archive_entry *lensnet_archive_at(const lensnet_archive *archive,
+                                                            size_t index);
+
+/* The tensor of that name, or NULL. */
+LENSNET_API const lensnet_archive_entry *lensnet_archive_find(const lensnet_archive *archive,
+                                                              const char *name);
+
+/* The text filed under `key` in the archive's metadata, or NULL. Lives as long as the archive. */
+LENSNET_API const char *lensnet_archive_metadata(const lensnet_archive *archive, const char *key);
+
+/* Reads a tensor as float32 into `values`, room for entry->count numbers. `entry` is one of this
+ * archive's. F16, BF16, the integers up to 16 bits and BOOL (0 or 1) come out exactly; F64 and the
+ * longer integers are rounded to nearest, F64 beyond float's range becomes infinite. Other types
+ * are an UNSUPPORTED error that names the type; FILE when bytes cannot be read, and then `values`
+ * holds nothing of use. Allocates nothing. */
+LENSNET_API lensnet_result lensnet_archive_read_float(float *values, const lensnet_archive *archive,
+                                                      const lensnet_archive_entry *entry,
+                                                      lensnet_error *error);
+
+/* Reads a tensor's bytes as they stand in the file, entry->bytes of them. Allocates nothing. */
+LENSNET_API lensnet_result lensnet_archive_read_bytes(void *bytes, const lensnet_archive *archive,
+                                                      const lensnet_archive_entry *entry,
+                                                      lensnet_error *error);
+
+/* One tensor to be written. Either `values` are given, float32 numbers that are stored as `dtype`
+ * F32, F16 or BF16 (rounded to nearest, ties to even), or `bytes`, stored as they are. Everything
+ * is borrowed for the call. */
+typedef struct lensnet_archive_tensor {
+    const char *name; /* UTF-8, unique in the archive */
+    lensnet_dtype dtype;
+    int rank; /* at most LENSNET_ARCHIVE_RANK; 0 for a scalar */
+    uint64_t shape[LENSNET_ARCHIVE_RANK];
+    const float *values;
+    const void *bytes;
+} lensnet_archive_tensor;
+
+/* A line of an archive's metadata: two UTF-8 texts, ending in zeros. */
+typedef struct lensnet_archive_pair {
+    const char *key;
+    const char *value;
+} lensnet_archive_pair;
+
+/* Writes a safetensors file of `count` tensors and `pair_count` lines of metadata (`pairs` may be
+ * NULL with 0; transformers wants the line "format" = "pt"). The order in the file is that of the
+ * reference writer: type, then name. The file appears under `path` at once and entirely; after a
+ * failure what stood there before still does, and nothing else is left.
+ * Errors: ARGUMENT for names that repeat or are not UTF-8 and for types that `values` cannot
+ * become, NUMBER for a finite value beyond the range of its type, FILE, MEMORY. Allocates the table
+ * only. */
+LENSNET_API lensnet_result lensnet_archive_save(const char *path,
+                                                const lensnet_archive_tensor *tensors, size_t count,
+                                                const lensnet_archive_pair *pairs,
+                                                size_t pair_count, const lensnet_host *host,
+                                                lensnet_error *error);
+/* -------------------------------------------------------------------------------------------------
+ * >>model  Level 2: a ConvNeXt V2 that trains, saves and loads.
+ * Woo et al. 2023, "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders".
+ * ---------------------------------------------------------------------------------------------- */
+
+typedef struct lensnet_parameters lensnet_parameters; /* level 3: values, gradients, names */
+typedef struct lensnet_graph lensnet_graph;           /* level 3: a recorded, planned network */
+typedef struct lensnet_model lensnet_model;           /* a description and its parameters */
+
+/* A ConvNeXt V2 in numbers. Start from lensnet_model_defaults(), change what differs. */
+typedef struct lensnet_model_desc {
+    size_t depths[4];      /* blocks per stage; tiny: 3 3 9 3 */
+    size_t widths[4];      /* channels per stage; tiny: 96 192 384 768 */
+    size_t classes;        /* 3 */
+    float drop_path_rate;  /* 0 ... < 1, of the last block; linear from 0 at the first; 0 */
+    float final_norm_epsilon; /* 1e-6 (Hugging Face's configuration says 1e-12) */
+    uint64_t seed;         /* of the initial weights, N(0, 0.02^2); 0 */
+    const char *const *labels; /* `classes` names, copied; NULL: "no" "sphere" "vort" for 3 classes,
+                                  else "class 0" ... */
+    lensnet_preprocess preprocess; /* size, channels and normalisation, stored with the weights;
+                                      224 px, 3 channels, z-norm */
+    int gradients;         /* 1: gradients are allocated too; 0: a model that only runs */
+    const lensnet_host *host; /* NULL: lensnet_host_defaults() */
+} lensnet_model_desc;
+
+/* Tiny, 3 classes, 224 px: literal values in every field. */
+LENSNET_API lensnet_model_desc lensnet_model_defaults(void);
+
+/* Sets depths and widths of "atto", "femto", "pico", "nano", "tiny", "base", "large" or "huge".
+ * LENSNET_ERROR_ARGUMENT for another name. */
+LENSNET_API lensnet_result lensnet_model_variant(lensnet_model_desc *desc, const char *name,
+                                                 lensnet_error *error);
+/* The variant's name, or "custom". Static storage. */
+LENSNET_API const char *lensnet_model_variant_name(const lensnet_model_desc *desc);
+/* Number of weights, without building anything. */
+LENSNET_API size_t lensnet_model_weights(const lensnet_model_desc *desc);
+/* Multiply-accumulates of one forward pass at height x width; 4.456e9 for Tiny at 224. */
+LENSNET_API double lensnet_model_macs(const lensnet_model_desc *desc, size_t height, size_t width);
+
+/* Fresh weights: convolutions and linears N(0, 0.02^2) from (seed, tensor name, index), biases 0, norms
+ * 1 and 0, GRN 0. `desc` NULL: defaults. On failure *model is NULL. Allocates; the caller owns it. */
+LENSNET_API lensnet_result lensnet_model_create(lensnet_model **model, const lensnet_model_desc *desc,
+                                                lensnet_error *error);
+
+/* How to load a model; start from lensnet_load_defaults(). */
+typedef struct lensnet_load_options {
+    size_t classes;            /* 0: as in the file; another number than the file's: a fresh head */
+    const char *const *labels; /* for `classes` != 0; NULL: as in lensnet_model_desc */
+    float drop_path_rate;      /* 0 */
+    uint64_t seed;             /* of a fresh head; 0 */
+    int gradients;             /* 1 */
+    const lensnet_preprocess *preprocess; /* NULL: as in the file, or the default */
+    const lensnet_host *host;
+} lensnet_load_options;
+LENSNET_API lensnet_load_options lensnet_load_defaults(void);
+
+/* Reads weights of any size in the names of Hugging Face, timm or the authors. `options` may be NULL.
+ * *fresh_head (may be NULL) tells whether the last layer had to be drawn anew. On failure *model is
+ * NULL. Allocates; the caller owns it. */
+LENSNET_API lensnet_result lensnet_model_load(lensnet_model **model, const char *path,
+                                              const lensnet_load_options *options, int *fresh_head,
+                                              lensnet_error *error);
+LENSNET_API void lensnet_model_destroy(lensnet_model *model); /* NULL is allowed */
+
+/* The description the model was made from, with labels filled in. Borrowed. */
+LENSNET_API const lensnet_model_desc *lensnet_model_description(const lensnet_model *model);
+LENSNET_API lensnet_parameters *lensnet_model_parameters(lensnet_model *model); /* borrowed */
+
+/* Writes a safetensors file with Hugging Face names, and architecture, labels, image size and
+ * normalisation in its metadata, so that the file alone is enough to classify. The file appears
+ * entirely or not at all. */
+LENSNET_API lensnet_result lensnet_model_save(const lensnet_model *model, const char *path,
+                                              lensnet_dtype dtype, lensnet_error *error);
+/* `model.safetensors`, `config.json` and `preprocessor_config.json` in an existing folder, for
+ * transformers' ConvNextV2ForImageClassification.from_pretrained(folder). */
+LENSNET_API lensnet_result lensnet_model_save_folder(const lensnet_model *model, const char *folder,
+                                                     lensnet_error *error);
+
+/* How a graph is to run; start from lensnet_graph_defaults(). */
+typedef struct lensnet_graph_options {
+    size_t height, width; /* of the input images; 224 x 224; at least 32 for ConvNeXt V2 */
+    size_t batch;         /* the largest batch that will be given; 32 */
+    size_t micro_batch;   /* images computed at a time; 0: chosen by the plan. Changes no bit. */
+    int training;         /* 1: with backward; 0: forward only */
+    int recompute;        /* 1: keep less, compute the wide layer again in backward. Changes no bit. */
+    int plain;            /* 1: record unfused operators. Changes no bit; slower; for tests */
+    int input_gradient;   /* 1: backward reaches the images */
+} lensnet_graph_options;
+LENSNET_API lensnet_graph_options lensnet_graph_defaults(void);
+
+/* Softmax cross-entropy; start from lensnet_loss_defaults(). */
+typedef struct lensnet_loss {
+    float label_smoothing;      /* 0 ... < 1; 0 */
+    const float *class_weights; /* K values, copied at recording; NULL: all 1 */
+} lensnet_loss;
+LENSNET_API lensnet_loss lensnet_loss_defaults(void);
+
+/* Records the model into a new graph, ready for lensnet_graph_plan. The graph borrows the model. Any
+ * number of graphs may share a model, e.g. one to train and one to validate. */
+LENSNET_API lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
+                                               const lensnet_graph_options *options,
+                                               const lensnet_loss *loss, lensnet_error *error);
+
+/* AdamW (Loshchilov & Hutter 2019) as in PyTorch, on all parameters at once. */
+typedef struct lensnet_adamw lensnet_adamw;
+typedef struct lensnet_adamw_desc {
+    double beta1, beta2; /* 0.9, 0.999 */
+    double epsilon;      /* 1e-8, added after the bias-corrected root */
+    double weight_decay; /* 0.01 */
+    int decay_all;       /* 1: decay every parameter, as AdamW(model.parameters()) does; 0: none on
+                            vectors (biases, norms) and GRN, as the authors do */
+    double clip_norm;    /* gradients are scaled to at most this L2 norm; 0: off; 0 */
+} lensnet_adamw_desc;
+LENSNET_API lensnet_adamw_desc lensnet_adamw_defaults(void);
+
+/* Moments start at zero. Borrows `parameters`, which must have gradients. Allocates 8 bytes a weight. */
+LENSNET_API lensnet_result lensnet_adamw_create(lensnet_adamw **adamw, lensnet_parameters *parameters,
+                                                const lensnet_adamw_desc *desc, lensnet_error *error);
+LENSNET_API void lensnet_adamw_destroy(lensnet_adamw *adamw); /* NULL is allowed */
+/* One update. *gradient_norm (may be NULL) receives the L2 norm before clipping. A norm that is not
+ * finite leaves everything as it was and returns LENSNET_ERROR_NUMBER. Does not allocate. */
+LENSNET_API lensnet_result lensnet_adamw_step(lensnet_adamw *adamw, double learning_rate,
+                                              double *gradient_norm, lensnet_error *error);
+LENSNET_API uint64_t lensnet_adamw_steps(const lensnet_adamw *adamw); /* updates so far */
+
+/* A training state: weights as in lensnet_model_save, AdamW's moments and step count, and text pairs of
+ * the caller (schedule, epoch, best score ...) in the metadata. It loads as a model too. */
+LENSNET_API lensnet_result lensnet_state_save(const lensnet_model *model, const lensnet_adamw *adamw,
+                                              const lensnet_archive_pair *pairs, size_t pair_count,
+                                              const char *path, lensnet_error *error);
+/* Restores weights, moments and step count into a model and optimiser of the same shape. On failure
+ * both are as before. Read the pairs with lensnet_archive_metadata. */
+LENSNET_API lensnet_result lensnet_state_load(lensnet_model *model, lensnet_adamw *adamw,
+                                              const char *path, lensnet_error *error);
+/* -------------------------------------------------------------------------------------------------
+ * >>operators  Level 3: any network from the same parts.
+ * Record once with calls that read like the formula, plan (shapes are checked, the bytes are known),
+ * allocate, run many times. Activations are (N, H, W, C), channels last; N is the batch and is not
+ * written down. A recording call that fails poisons the graph; lensnet_graph_plan reports it.
+ * ---------------------------------------------------------------------------------------------- */
+
+typedef struct lensnet_tensor {
+    int index;
+} lensnet_tensor; /* an activation of a graph */
+typedef struct lensnet_parameter {
+    int index;
+} lensnet_parameter; /* a weight of a lensnet_parameters; index < 0: none */
+
+typedef enum lensnet_initial {
+    LENSNET_INITIAL_ZERO = 0,
+    LENSNET_INITIAL_ONE = 1,
+    LENSNET_INITIAL_NORMAL_002 = 2, /* N(0, 0.02^2), as ConvNeXt */
+    LENSNET_INITIAL_HE = 3          /* N(0, 2 / fan_in), for ReLU networks (He et al. 2015) */
+} lensnet_initial;
+
+/* An empty table. `host` may be NULL. Allocates; the caller owns it. */
+LENSNET_API lensnet_result lensnet_parameters_create(lensnet_parameters **parameters,
+                                                     const lensnet_host *host, lensnet_error *error);
+LENSNET_API void lensnet_parameters_destroy(lensnet_parameters *parameters); /* NULL is allowed */
+
+/* Adds a tensor of 1 to 4 dimensions in PyTorch's order: linear (K, C), convolution (K, C / groups, R,
+ * S), vectors (C). Dimensions after the last used one are 0. The name is copied and must be new. */
+LENSNET_API lensnet_parameter lensnet_parameter_add(lensnet_parameters *parameters, const char *name,
+                                                    size_t d0, size_t d1, size_t d2, size_t d3,
+                                                    lensnet_initial initial);
+/* Takes one flat buffer for the values and, if wanted, one for the gradients, and draws the initial
+ * values from (seed, name, index). Reports the first failed lensnet_parameter_add. */
+LENSNET_API lensnet_result lensnet_parameters_allocate(lensnet_parameters *parameters, int gradients,
+                                                       uint64_t seed, lensnet_error *error);
+
+typedef struct lensnet_parameter_info {
+    const char *name;  /* borrowed */
+    size_t shape[4];   /* PyTorch's order; unused dimensions are 1 */
+    int rank;          /* 1 ... 4 */
+    size_t offset;     /* of its first value in the flat buffers */
+    size_t size;       /* number of values */
+} lensnet_parameter_info;
+LENSNET_API size_t lensnet_parameters_count(const lensnet_parameters *parameters); /* tensors */
+LENSNET_API size_t lensnet_parameters_size(const lensnet_parameters *parameters);  /* values */
+/* Description of tensor `index` < count; an all-zero one outside. */
+LENSNET_API lensnet_parameter_info lensnet_parameters_info(const lensnet_parameters *parameters,
+                                                           size_t index);
+/* The flat buffers: values and gradients of every tensor, in order of addition. NULL before allocate,
+ * or without gradients. After writing values, call lensnet_parameters_changed. */
+LENSNET_API float *lensnet_parameters_values(lensnet_parameters *parameters);
+LENSNET_API float *lensnet_parameters_gradients(lensnet_parameters *parameters);
+LENSNET_API void lensnet_parameters_changed(lensnet_parameters *parameters);
+
+/* An empty graph over `parameters` (borrowed). `options` NULL: defaults. */
+LENSNET_API lensnet_result lensnet_graph_create(lensnet_graph **graph, lensnet_parameters *parameters,
+                                                const lensnet_graph_options *options,
+                                                lensnet_error *error);
+LENSNET_API void lensnet_graph_destroy(lensnet_graph *graph); /* NULL is allowed */
+
+/* The images: (N, options.height, options.width, channels). */
+LENSNET_API lensnet_tensor lensnet_input(lensnet_graph *graph, size_t channels);
+
+typedef struct lensnet_conv2d_desc {
+    size_t stride;   /* 1 */
+    size_t padding;  /* zeros on every side; 0 */
+    size_t dilation; /* 1 */
+    size_t groups;   /* 1; C for depthwise */
+} lensnet_conv2d_desc;
+LENSNET_API lensnet_conv2d_desc lensnet_conv2d_defaults(void);
+
+/* Cross-correlation with weight (K, C / groups, R, S) and bias (K) or none; torch.nn.functional.conv2d.
+ * im2col + GEMM; 7 x 7 depthwise with stride 1 and padding 3 runs directly. `desc` NULL: defaults. */
+LENSNET_API lensnet_tensor lensnet_conv2d(lensnet_graph *graph, lensnet_tensor x,
+                                          lensnet_parameter weight, lensnet_parameter bias,
+                                          const lensnet_conv2d_desc *desc);
+/* y = x W^T + b over the last axis, W (K, C); torch.nn.functional.linear. */
+LENSNET_API lensnet_tensor lensnet_linear(lensnet_graph *graph, lensnet_tensor x,
+                                          lensnet_parameter weight, lensnet_parameter bias);
+/* Over the channels of each pixel, biased variance; torch.nn.functional.layer_norm. */
+LENSNET_API lensnet_tensor lensnet_layer_norm(lensnet_graph *graph, lensnet_tensor x,
+                                              lensnet_parameter weight, lensnet_parameter bias,
+                                              float epsilon);
+/* x Phi(x), the erf form (Hendrycks & Gimpel 2016). */
+LENSNET_API lensnet_tensor lensnet_gelu(lensnet_graph *graph, lensnet_tensor x);
+LENSNET_API lensnet_tensor lensnet_relu(lensnet_graph *graph, lensnet_tensor x);
+/* Global response normalisation (ConvNeXt V2, section 3.2): gamma x G / (mean_c G + 1e-6) + beta + x with
+ * G = sqrt(sum over pixels of x^2) per sample and channel. gamma, beta: C values in any shape. */
+LENSNET_API lensnet_tensor lensnet_grn(lensnet_graph *graph, lensnet_tensor x, lensnet_parameter gamma,
+                                       lensnet_parameter beta);
+LENSNET_API lensnet_tensor lensnet_add(lensnet_graph *graph, lensnet_tensor a, lensnet_tensor b);
+/* Stochastic depth (Huang et al. 2016): in training, zero for a sample with probability `rate`, else
+ * x / (1 - rate); decided by (batch.seed, batch.step, sample, count of drop paths recorded before). */
+LENSNET_API lensnet_tensor lensnet_drop_path(lensnet_graph *graph, lensnet_tensor x, float rate);
+LENSNET_API lensnet_tensor lensnet_mean_pool(lensnet_graph *graph, lensnet_tensor x); /* (N, 1, 1, C) */
+/* torch.nn.functional.max_pool2d with square kernel; padding never wins. */
+LENSNET_API lensnet_tensor lensnet_max_pool(lensnet_graph *graph, lensnet_tensor x, size_t kernel,
+                                            size_t stride, size_t padding);
+
+/* Softmax cross-entropy of logits (N, 1, 1, K), torch.nn.functional.cross_entropy; the mean over the
+ * whole batch, however it is split. Marks `logits` as the graph's output. Must be recorded last. */
+LENSNET_API void lensnet_cross_entropy(lensnet_graph *graph, lensnet_tensor logits,
+                                       const lensnet_loss *loss);
+/* Without a loss: marks what lensnet_outputs.logits receives. */
+LENSNET_API void lensnet_output(lensnet_graph *graph, lensnet_tensor logits);
+/* Keeps a tensor (and, in training, its gradient) readable after a run. */
+LENSNET_API void lensnet_keep(lensnet_graph *graph, lensnet_tensor x);
+
+typedef struct lensnet_plan {
+    size_t bytes;            /* what lensnet_graph_allocate will take, all together */
+    size_t activation_bytes; /* ... of which activations and gradients of activations */
+    size_t scratch_bytes;    /* ... of which workspace of operators and threads */
+    size_t packed_bytes;     /* ... of which copies of the weights in the kernels' order */
+    size_t micro_batch;      /* images computed at a time */
+    double macs;             /* multiply-accumulates of one image, forward */
+} lensnet_plan;
+
+/* Checks every shape, chooses the micro-batch, places the buffers; takes only small tables. Reports the
+ * first recording call that failed. `plan` may be NULL. */
+LENSNET_API lensnet_result lensnet_graph_plan(lensnet_graph *graph, lensnet_plan *plan,
+                                              lensnet_error *error);
+/* Takes the planned bytes. After it, running allocates nothing. */
+LENSNET_API lensnet_result lensnet_graph_allocate(lensnet_graph *graph, lensnet_error *error);
+
+/* What goes in. Start from lensnet_batch_defaults(). */
+typedef struct lensnet_batch {
+    const float *images;  /* (count, H, W, channels) */
+    size_t channels;      /* the input's number, or 1: copied to every channel; 1 */
+    size_t count;         /* 1 ... options.batch */
+    const int *labels;    /* count values 0 ... K - 1, or negative: ignored; NULL without a loss */
+    const float *targets; /* instead of labels: (count, K) soft targets; NULL */
+    uint64_t seed, step;  /* name the random numbers of drop path; 0 */
+} lensnet_batch;
+LENSNET_API lensnet_batch lensnet_batch_defaults(void);
+
+/* What comes out; every pointer may be NULL. */
+typedef struct lensnet_outputs {
+    double loss;            /* 0 without labels and targets */
+    float *logits;          /* (count, K), caller's */
+    float *input_gradients; /* (count, H, W, C), caller's; needs options.input_gradient */
+} lensnet_outputs;
+
+/* Forward only (drop path off unless options.training). `outputs` may be NULL. Allocates nothing. */
+LENSNET_API lensnet_result lensnet_forward(lensnet_graph *graph, const lensnet_batch *batch,
+                                           lensnet_outputs *outputs, lensnet_error *error);
+/* Forward and backward; the parameters' gradients are replaced. A batch is computed in micro-batches
+ * with the same bits as at once. Allocates nothing. */
+LENSNET_API lensnet_result lensnet_forward_backward(lensnet_graph *graph, const lensnet_batch *batch,
+                                                    lensnet_outputs *outputs, lensnet_error *error);
+/* Shape and, after a run, value and gradient of a kept tensor for the last micro-batch; NULL if the
+ * tensor was not kept. Borrowed until the next run. */
+LENSNET_API const float *lensnet_tensor_value(const lensnet_graph *graph, lensnet_tensor x);
+LENSNET_API const float *lensnet_tensor_gradient(const lensnet_graph *graph, lensnet_tensor x);
+LENSNET_API void lensnet_tensor_shape(const lensnet_graph *graph, lensnet_tensor x, size_t *height,
+                                      size_t *width, size_t *channels);
+/* -------------------------------------------------------------------------------------------------
+ * >>metrics  The figures of the field, with scikit-learn's definitions and, to about 1e-12, its
+ * numbers. N samples, K classes; scores are (N, K), row-major; labels are 0 ... K - 1.
+ * Scores are doubles: a float widens to double exactly, so scores that tie as floats still tie, and
+ * nothing is lost; ties decide ROC curves, so do not compute the softmax again in double. Ranks are
+ * counted in integers. Where a class has no sample (or nothing but samples), what needs both kinds
+ * is NaN, as in recent scikit-learn. Errors: LENSNET_ERROR_NUMBER for a score that is NaN or
+ * infinite, LENSNET_ERROR_ARGUMENT for a label out of range, N = 0, K < 2 or NULL,
+ * LENSNET_ERROR_MEMORY; each names the sample, and the outputs are as before. `host` may be NULL:
+ * defaults.
+ * ---------------------------------------------------------------------------------------------- */
+
+typedef struct lensnet_class_metrics {
+    size_t support;           /* samples of the class */
+    size_t predicted;         /* samples taken for the class */
+    size_t correct;           /* both */
+    double precision;         /* correct / predicted; 0 if none was predicted */
+    double recall;            /* correct / support; 0 if there is none */
+    double f1;                /* their harmonic mean; 0 if both are 0 */
+    double auc;               /* class against the rest; NaN if either side has no sample */
+    double average_precision; /* NaN if the class has no sample */
+    double brier;             /* mean squared distance of the class's score from 0 or 1 */
+} lensnet_class_metrics;
+
+typedef struct lensnet_averages {
+    double precision, recall, f1;
+} lensnet_averages;
+
+typedef struct lensnet_metrics {
+    size_t count, classes;
+    size_t present;           /* classes that have a sample; if < classes, read `*_present` */
+    double accuracy;          /* of the largest score in each row, the first of equals */
+    double balanced_accuracy; /* mean recall over the present classes */
+    lensnet_averages macro; /* plain means over the classes; the micro averages are the accuracy */
+    lensnet_averages weighted;
+    double auc_ovr_macro;    /* mean AUC, class against rest; NaN if a class has none */
+    double auc_ovr_present;  /* the same over the classes that have one; NaN if none has */
+    double auc_ovr_weighted; /* weighted by support */
+    double auc_ovr_micro;    /* of all N * K decisions together */
+    double auc_ovo_macro;    /* Hand & Till 2001: mean over the pairs of present classes */
+    double auc_ovo_weighted; /* pairs weighted by their share of the samples */
+    double log_loss; /* mean -log of the true class's score, clipped to 2.2e-16, rows to sum 1 */
+    double brier;    /* mean over samples of the sum over classes, 0 ... 2 */
+    double ece, mce; /* expected and maximum calibration error, LENSNET_METRICS_BINS bins */
+    double mcc;      /* Matthews' correlation coefficient, -1 ... 1; 0 if undefined */
+    double kappa;    /* Cohen's; NaN if chance alone agrees always */
+    lensnet_class_metrics *per_class; /* (K) */
+    size_t *confusion;                /* (K, K), row: true class, column: predicted class */
+    lensnet_host host;                /* what per_class and confusion came from */
+    size_t bytes;
+} lensnet_metrics;
+
+#define LENSNET_METRICS_BINS 15
+
+/* Everything above from probabilities (rows sum to 1 within 1e-5, else LENSNET_ERROR_ARGUMENT).
+ * Allocates per_class and confusion, which the caller releases, and for the time of the call
+ * 16 N K bytes. On failure *metrics is all zero. */
+LENSNET_API lensnet_result lensnet_metrics_compute(lensnet_metrics *metrics, const double *scores,
+                                                   const int *labels, size_t count, size_t classes,
+                                                   const lensnet_host *host, lensnet_error *error);
+/* Frees what lensnet_metrics_compute allocated and zeroes the struct; NULL and zero are allowed. */
+LENSNET_API void lensnet_metrics_release(lensnet_metrics *metrics);
+
+/* A receiver operating characteristic, from (0,0) to (1,1). */
+typedef struct lensnet_roc {
+    size_t points;
+    double *false_positive_rate; /* ascending; NaN if there are no negatives */
+    double *true_positive_rate;  /* ascending; NaN if there are no positives */
+    double *threshold; /* descending: positive is score >= threshold; the first is infinity */
+    double auc;        /* NaN if undefined */
+    lensnet_host host; /* what the arrays came from */
+    size_t bytes;
+} lensnet_roc;
+
+#define LENSNET_ROC_MICRO (-1) /* as `which`: all N * K decisions together */
+#define LENSNET_ROC_MACRO                                                                          \
+    (-2) /* the mean of the class curves (of those defined) at every false positive
+                                  rate that occurs in one of them; thresholds are NaN */
+
+/* The curve of class `which` against the rest, or one of the two averages. With drop_intermediate,
+ * points on a straight line between their neighbours are left out (not those of the macro average,
+ * which starts from curves without them). Scores need not be probabilities. Allocates; release. */
+LENSNET_API lensnet_result lensnet_roc_curve(lensnet_roc *roc, const double *scores,
+                                             const int *labels, size_t count, size_t classes,
+                                             int which, int drop_intermediate,
+                                             const lensnet_host *host, lensnet_error *error);
+/* The same for one score a sample: positive[i] is 0 or not. */
+LENSNET_API lensnet_result lensnet_roc_binary(lensnet_roc *roc, const double *scores,
+                                              const int *positive, size_t count,
+                                              int drop_intermediate, const lensnet_host *host,
+                                              lensnet_error *error);
+LENSNET_API void lensnet_roc_release(lensnet_roc *roc); /* NULL and zero are allowed */
+
+/* The column of the largest score in each row, the first of equals. scores must be finite. */
+LENSNET_API void lensnet_predicted_classes(int *predictions, const double *scores, size_t count,
+                                           size_t classes);
+
+/* matrix (K, K): how often each true class (row) was taken for each class (column). */
+LENSNET_API lensnet_result lensnet_confusion_matrix(size_t *matrix, const int *labels,
+                                                    const int *predictions, size_t count,
+                                                    size_t classes, lensnet_error *error);
+
+typedef enum lensnet_share {
+    LENSNET_SHARE_OF_TRUE = 0,      /* of the row's sum */
+    LENSNET_SHARE_OF_PREDICTED = 1, /* of the column's sum */
+    LENSNET_SHARE_OF_ALL = 2
+} lensnet_share;
+
+/* shares (K, K): each cell over that sum; 0 where the sum is 0. */
+LENSNET_API lensnet_result lensnet_confusion_shares(double *shares, const size_t *matrix,
+                                                    size_t classes, lensnet_share share,
+                                                    lensnet_error *error);
+
+/* scikit-learn's classification_report, byte by byte: one row for each of `classes` names (UTF-8).
+ * Labels and predictions from `classes` on are counted, but have no row; then, and when a class
+ * occurs nowhere, the accuracy gives way to the micro average. digits 0 ... 15; zero_division (0 or
+ * 1) stands for 0/0. text has room for `capacity` bytes, the final zero included. *length (may be
+ * NULL) is the length without it; with text = NULL nothing but that is done. LENSNET_ERROR_ARGUMENT
+ * if the room is too small. Allocates nothing; the time is of the order N * K. */
+LENSNET_API lensnet_result lensnet_classification_report(char *text, size_t capacity,
+                                                         size_t *length, const int *labels,
+                                                         const int *predictions, size_t count,
+                                                         const char *const *names, size_t classes,
+                                                         int digits, int zero_division,
+                                                         lensnet_error *error);
+
+/* One bar of a reliability diagram: samples whose largest score lies in (b / B, (b + 1) / B]. */
+typedef struct lensnet_calibration_bin {
+    size_t count;
+    double accuracy;   /* 0 if empty */
+    double confidence; /* mean largest score; 0 if empty */
+} lensnet_calibration_bin;
+
+/* Fills `bin_count` = B bins. *ece = sum of count / N * |accuracy - confidence|, *mce = the largest
+ * |accuracy - confidence|; either may be NULL. Scores are probabilities. Allocates nothing. */
+LENSNET_API lensnet_result lensnet_calibration(lensnet_calibration_bin *bins, double *ece,
+                                               double *mce, const double *scores, const int *labels,
+                                               size_t count, size_t classes, size_t bin_count,
+                                               lensnet_error *error);
+
+/* Temperature scaling (Guo et al. 2017): the T in 0.001 ... 1000 for which softmax(logits / T) has
+ * the smallest mean cross-entropy; small where all samples are right. Convex in 1/T: Newton, kept
+ * inside a bracket. Allocates nothing. */
+LENSNET_API lensnet_result lensnet_temperature_fit(double *temperature, const double *logits,
+                                                   const int *labels, size_t count, size_t classes,
+                                                   lensnet_error *error);
+/* That cross-entropy. Arguments as before; not checked. */
+LENSNET_API double lensnet_temperature_loss(const double *logits, const int *labels, size_t count,
+                                            size_t classes, double temperature);
+/* -------------------------------------------------------------------------------------------------
+ * >>schedules  Learning rates over time, and how rates differ with depth. Small functions of plain
+ * numbers: nothing is allocated, and the only state is a struct that the caller owns and can store.
+ * ---------------------------------------------------------------------------------------------- */
+
+/* Lower the rate when a metric stops improving: PyTorch's ReduceLROnPlateau, decision by decision.
+ * Settings first, then the state; all of it is plain numbers, so a checkpoint stores the struct
+ * field by field. Start from lensnet_plateau_defaults(); change settings before the first step. */
+typedef struct lensnet_plateau {
+    int maximise;        /* 0: smaller metrics are better (a loss); 1: larger (an accuracy) */
+    int absolute;        /* 0: `threshold` is a fraction of the best metric; 1: a difference */
+    int patience;        /* epochs without improvement that are tolerated, >= 0 */
+    int cooldown;        /* epochs after a reduction in which nothing is counted, >= 0 */
+    double factor;       /* new rate = rate * factor, 0 < factor < 1 */
+    double threshold;    /* improvements up to this do not count, >= 0 */
+    double minimum_rate; /* the rate is never set below this, >= 0 */
+    double epsilon;      /* a reduction by this or less is not made, >= 0 */
+    int has_best;        /* state: 0 until a first metric counted as best */
+    int bad_epochs;      /* state */
+    int cooldown_left;   /* state */
+    double best;         /* state, meaningful if has_best */
+} lensnet_plateau;
+
+/* PyTorch's: minimise, factor 0.1, patience 10, relative threshold 1e-4, no cooldown, no minimum
+ * rate, epsilon 1e-8. (For 15 epochs patience 10 hardly ever acts; 3 is a usual choice.) */
+LENSNET_API lensnet_plateau lensnet_plateau_defaults(void);
+
+/* Once after each epoch: takes the epoch's metric and lowers *learning_rate if it is time. A NaN
+ * metric is a bad epoch. LENSNET_ERROR_ARGUMENT for NULL or a field outside its range (then nothing
+ * has changed). */
+LENSNET_API lensnet_result lensnet_plateau_step(lensnet_plateau *plateau, double *learning_rate,
+                                                double metric, lensnet_error *error);
+
+/* Linear warm-up from 0, then half a cosine down to the minimum (Loshchilov & Hutter 2017, in the
+ * form of the ConvNeXt recipes). Epochs are fractional: step / steps per epoch. */
+typedef struct lensnet_cosine {
+    double base_rate;
+    double minimum_rate;
+    double warmup_epochs; /* 0: none */
+    double epochs;        /* where the minimum is reached, warm-up included */
+} lensnet_cosine;
+
+/* The rate at `epoch` >= 0; the minimum rate from `epochs` on. `cosine` must not be NULL. */
+LENSNET_API double lensnet_cosine_rate(const lensnet_cosine *cosine, double epoch);
+
+/* Drop-path rate of block number `block` (from 0, in network order) of `blocks`: linear from 0 for
+ * the first to `rate` for the last; 0 if there is only one. */
+LENSNET_API double lensnet_drop_path_rate(double rate, int block, int blocks);
+
+/* Layer-wise learning-rate decay of the ConvNeXt fine-tuning recipes: the deeper, the larger. */
+typedef enum lensnet_layer_decay {
+    LENSNET_LAYER_DECAY_SINGLE = 0, /* every block is a layer of its own (atto ... tiny) */
+    LENSNET_LAYER_DECAY_GROUP =
+        1 /* twelve groups, three blocks each in stage 2 (base and larger) */
+} lensnet_layer_decay;
+
+#define LENSNET_LAYER_DOWNSAMPLE                                                                   \
+    (-1)                     /* as `block`: the stem (stage 0) or downsampling before a stage */
+#define LENSNET_LAYER_HEAD 4 /* as `stage`: the final norm and the classifier */
+
+/* The layer number of block `block` of stage `stage` for a network with `depths` blocks in its four
+ * stages, counted from the input; the head has the largest, lensnet_layer_count + 1. `stage` is 0
+ * to LENSNET_LAYER_HEAD, `block` LENSNET_LAYER_DOWNSAMPLE to depths[stage] - 1. */
+LENSNET_API int lensnet_layer_number(lensnet_layer_decay kind, const int depths[4], int stage,
+                                     int block);
+/* Layers below the head: the sum of the depths, or 12 for groups. */
+LENSNET_API int lensnet_layer_count(lensnet_layer_decay kind, const int depths[4]);
+/* The factor on the learning rate there: decay^(layer count + 1 - layer number); 1 for the head. */
+LENSNET_API double lensnet_layer_scale(lensnet_layer_decay kind, double decay, const int depths[4],
+                                       int stage, int block);
+/* -------------------------------------------------------------------------------------------------
+ * >>mathematics  Elementary functions and random numbers with the same bits on every machine.
+ * The C library's exp, log, sin ... differ in the last bit between processors; these do not. They
+ * use only + - * / sqrt floor rint, so IEEE 754 fixes every bit. Errors stay below one unit of the
+ * last place (bounds per function in the implementation, measured by tests/test_math.c against long
+ * double). NaN gives NaN, infinities the limits; nothing here allocates or fails.
+ * ---------------------------------------------------------------------------------------------- */
+
+LENSNET_API double lensnet_exp(double x); /* e^x; infinity above 709.78, 0 below -745.13 */
+LENSNET_API double lensnet_log(double x); /* natural; log(0) = -infinity, log(< 0) = NaN */
+LENSNET_API double lensnet_sin(double x); /* radians, |x| <= 1e5; NaN beyond */
+LENSNET_API double lensnet_cos(double x); /* radians, |x| <= 1e5; NaN beyond */
+LENSNET_API double lensnet_pow(double x, double y); /* x >= 0; NaN for x < 0 unless y = 0 */
+LENSNET_API double lensnet_erf(double x);
+
+/* Random numbers without a generator: number `counter` of the stream named by `seed` and `stream`.
+ * Any order, any thread, any number of times: the same value, and it depends on these three alone.
+ * Seed and stream are mixed into the state of a splitmix64 generator (Steele, Lea & Flood 2014),
+ * whose output number `counter` is taken directly. */
+LENSNET_API uint64_t lensnet_random_bits(uint64_t seed, uint64_t stream, uint64_t counter);
+/* In [0,1), a multiple of 2^-53. */
+LENSNET_API double lensnet_random_uniform(uint64_t seed, uint64_t stream, uint64_t counter);
+/* Mean 0, variance 1, |value| < 8.6 (Box-Muller). Normal number i is made of the bits numbered 2i
+ * and 2i + 1: do not use those of the same stream for anything else. */
+LENSNET_API double lensnet_random_normal(uint64_t seed, uint64_t stream, uint64_t counter);
+/* A stream's name from text, e.g. a file's name: FNV-1a, 64 bits. `text` must not be NULL. */
+LENSNET_API uint64_t lensnet_random_stream(const char *text);
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* LENSNET_H */
+
+/* ================================================================================================
+ *                                        IMPLEMENTATION
+ * ============================================================================================= */
+#if defined(LENSNET_IMPLEMENTATION) && !defined(LENSNET_IMPLEMENTED)
+#define LENSNET_IMPLEMENTED
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#if defined(__FAST_MATH__)
+#error "lensnet.h: compile without -ffast-math or -Ofast: results would not be the same bits everywhere"
+#endif
+
+#if defined(LENSNET_MALLOC) != defined(LENSNET_FREE)
+#error "lensnet.h: define both LENSNET_MALLOC and LENSNET_FREE, or neither"
+#endif
+#ifndef LENSNET_MALLOC
+#define LENSNET_MALLOC(bytes) malloc(bytes)
+#define LENSNET_FREE(block) free(block)
+#endif
+
+/* Private functions carry `unused`, so that a program that needs half the library sees no warning. */
+#if defined(__GNUC__)
+#define LNP_UNUSED __attribute__((unused))
+#define LNP_PRINTF(text, first) __attribute__((unused, format(printf, text, first)))
+#define LNP_INLINE static inline __attribute__((always_inline, unused))
+#else
+#define LNP_UNUSED
+#define LNP_PRINTF(text, first)
+#define LNP_INLINE static inline
+#endif
+
+/* gcc contracts a * b + c to an FMA where the target has one; the law of same bits forbids it. */
+#if defined(__clang__)
+#pragma float_control(push)
+#pragma STDC FP_CONTRACT OFF
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wunused-function"
+#pragma clang diagnostic ignored "-Wpsabi"
+#elif defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* =================================================================================================
+ * >>platform  Compiler, errors, memory, checked sizes, threads. Everything below may call it.
+ * ============================================================================================== */
+
+#define LNP_ALIGNMENT ((size_t)64)
+
+const char *lensnet_result_text(lensnet_result result)
+{
+    switch (result) {
+    case LENSNET_OK: return "success";
+    case LENSNET_ERROR_ARGUMENT: return "invalid argument";
+    case LENSNET_ERROR_SHAPE: return "shapes do not fit";
+    case LENSNET_ERROR_MEMORY: return "out of memory";
+    case LENSNET_ERROR_FILE: return "file error";
+    case LENSNET_ERROR_FORMAT: return "malformed file";
+    case LENSNET_ERROR_UNSUPPORTED: return "not supported";
+    case LENSNET_ERROR_STATE: return "call out of order";
+    case LENSNET_ERROR_NUMBER: return "not a finite number";
+    }
+    return "unknown result";
+}
+
+/* Records the sentence (if anybody wants it) and hands back the code, so that a failing path is one
+ * line: return lnp_fail(error, LENSNET_ERROR_SHAPE, "...", ...). */
+LNP_PRINTF(3, 4)
+static lensnet_result lnp_fail(lensnet_error *error, lensnet_result code, const char *format, ...)
+{
+    if (error) {
+        va_list arguments;
+        error->code = code;
+        va_start(arguments, format);
+        vsnprintf(error->text, sizeof error->text, format, arguments);
+        va_end(arguments);
+    }
+    return code;
+}
+
+/* Checked sizes: 1 and the value, or 0 on overflow. */
+static int lnp_multiply(size_t a, size_t b, size_t *product)
+{
+    if (a && b > SIZE_MAX / a) return 0;
+    *product = a * b;
+    return 1;
+}
+
+static int lnp_sum(size_t a, size_t b, size_t *sum)
+{
+    if (b > SIZE_MAX - a) return 0;
+    *sum = a + b;
+    return 1;
+}
+
+static size_t lnp_min(size_t a, size_t b) { return a < b ? a : b; }
+static size_t lnp_max(size_t a, size_t b) { return a > b ? a : b; }
+static size_t lnp_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
+static size_t lnp_round_up(size_t a, size_t step) { return lnp_ceil_div(a, step) * step; }
+
+static void *lnp_host_allocate(size_t bytes, size_t alignment, void *user)
+{
+    /* malloc with the original address kept in front of the aligned block */
+    unsigned char *raw;
+    unsigned char *block;
+    (void)user;
+    if (bytes > SIZE_MAX - alignment - sizeof raw) return NULL;
+    raw = (unsigned char *)LENSNET_MALLOC(bytes + alignment + sizeof raw);
+    if (!raw) return NULL;
+    block = raw + sizeof raw;
+    block += (alignment - (uintptr_t)block % alignment) % alignment;
+    memcpy(block - sizeof raw, &raw, sizeof raw);
+    return block;
+}
+
+static void lnp_host_release(void *block, size_t bytes, void *user)
+{
+    unsigned char *raw;
+    (void)bytes;
+    (void)user;
+    if (!block) return;
+    memcpy(&raw, (unsigned char *)block - sizeof raw, sizeof raw);
+    LENSNET_FREE(raw);
+}
+
+/* Memory of the library always comes from here: 64-byte aligned, uninitialised. Zero bytes give a
+ * valid, minimal block, so callers need no special case. */
+static void *lnp_allocate(const lensnet_host *host, size_t bytes)
+{
+    return host->allocate(bytes ? bytes : 1, LNP_ALIGNMENT, host->user);
+}
+
+static void lnp_release(const lensnet_host *host, void *block, size_t bytes)
+{
+    if (block) host->release(block, bytes ? bytes : 1, host->user);
+}
+
+/* --- threads: a loop over outputs, each owned by one worker ------------------------------------- */
+
+#define LNP_PRAGMA(text) _Pragma(#text)
+#ifdef _OPENMP
+#define LNP_PARALLEL_FOR LNP_PRAGMA(omp parallel for num_threads(threads) schedule(static))
+#else
+#define LNP_PARALLEL_FOR
+#endif
+
+static int lnp_threads(const lensnet_host *host)
+{
+#ifdef _OPENMP
+    return host->threads > 0 ? host->threads : omp_get_max_threads();
+#else
+    (void)host;
+    return 1;
+#endif
+}
+
+/* --- floating-point mode ------------------------------------------------------------------------ */
+
+/* The bits that choose rounding and flush-to-zero. The host may have changed them; results must not
+ * depend on that. */
+#if defined(__x86_64__) && defined(__GNUC__)
+#define LNP_DEFAULT_MODE 0x1F80u
+LNP_INLINE uint64_t lnp_mode_get(void) { return __builtin_ia32_stmxcsr(); }
+LNP_INLINE void lnp_mode_set(uint64_t mode) { __builtin_ia32_ldmxcsr((unsigned)mode); }
+#elif defined(__aarch64__) && defined(__GNUC__)
+#define LNP_DEFAULT_MODE 0u
+LNP_INLINE uint64_t lnp_mode_get(void)
+{
+    uint64_t mode;
+    __asm__ __volatile__("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
+LNP_INLINE void lnp_mode_set(uint64_t mode) { __asm__ __volatile__("msr fpcr, %0" : : "r"(mode)); }
+#else
+#define LNP_DEFAULT_MODE 0u
+LNP_INLINE uint64_t lnp_mode_get(void) { return 0; }
+LNP_INLINE void lnp_mode_set(uint64_t mode) { (void)mode; }
+#endif
+
+/* Sets the mode of the calling thread and of the workers that it will use. */
+static void lnp_mode_set_all(uint64_t mode, int threads)
+{
+    (void)threads;
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads)
+#endif
+    lnp_mode_set(mode);
+}
+
+/* Entry points stand between these two; the second gives the host its mode back. */
+static uint64_t lnp_mode_enter(int threads)
+{
+    uint64_t host = lnp_mode_get();
+    lnp_mode_set_all(LNP_DEFAULT_MODE, threads);
+    return host;
+}
+
+static void lnp_mode_leave(uint64_t host, int threads) { lnp_mode_set_all(host, threads); }
+/* =================================================================================================
+ * >>host  The default hooks: memory from malloc, files from stdio, written to a sibling and
+ * renamed. A crash at any moment leaves the old file or the new one. Where the system is neither
+ * POSIX nor Windows there is no way to force bytes to the disk, and only the rename is left.
+ * ============================================================================================== */
+
+#if defined(__GNUC__) && (defined(__unix__) || defined(__APPLE__))
+#define LNP_POSIX_FILES 1
+/* Bound by symbol: under -std=c99 the system's headers hide these, in gnu modes and in C++ they
+ * declare them with attributes that a second declaration would have to repeat. */
+#define LNP_TEXT_OF(token)          #token
+#define LNP_SYMBOL_OF(prefix, name) LNP_TEXT_OF(prefix) name
+extern int lnp_posix_fileno(FILE *stream) __asm__(LNP_SYMBOL_OF(__USER_LABEL_PREFIX__, "fileno"));
+extern int lnp_posix_fsync(int descriptor) __asm__(LNP_SYMBOL_OF(__USER_LABEL_PREFIX__, "fsync"));
+#elif defined(_WIN32)
+#include <io.h>
+__declspec(dllimport) int __stdcall MoveFileExA(const char *from, const char *to,
+                                                unsigned long flags);
+#endif
+
+#define LNP_SIZE_UNKNOWN   UINT64_MAX /* what a file_size hook answers when it cannot tell */
+#define LNP_SIBLING_TRIES  100        /* names tried for the temporary file */
+#define LNP_SIBLING_SUFFIX 16         /* ".tmp-NN" and its zero */
+#define LNP_SEEK_STEP      ((long)1 << 30)
+
+typedef struct lnp_host_file {
+    FILE *stream;
+    uint64_t position; /* of the stream, so that reading on needs no seek */
+    char *path;        /* writing: where the file will appear; NULL when reading */
+    char *sibling;     /* writing: where it is built */
+} lnp_host_file;
+
+/* Opens a file that did not exist: "x" does not follow a link somebody left under that name. */
+static FILE *lnp_open_new(const char *path)
+{
+#if defined(LNP_POSIX_FILES) || defined(_MSC_VER) || __STDC_VERSION__ + 0 >= 201112L
+    return fopen(path, "wbx");
+#else
+    FILE *present = fopen(path, "rb");
+    if (present) {
+        fclose(present);
+        return NULL;
+    }
+    return fopen(path, "wb");
+#endif
+}
+
+static FILE *lnp_open_sibling(char *sibling, const char *path)
+{
+    size_t capacity = strlen(path) + LNP_SIBLING_SUFFIX;
+    FILE *stream = NULL;
+    int i;
+    for (i = 0; i < LNP_SIBLING_TRIES && !stream; i++) {
+        snprintf(sibling, capacity, "%s.tmp-%d", path, i);
+        stream = lnp_open_new(sibling);
+    }
+    return stream;
+}
+
+static void lnp_host_file_release(lnp_host_file *file)
+{
+    if (!file) return;
+    lnp_host_release(file->path, 0, NULL);
+    lnp_host_release(file->sibling, 0, NULL);
+    lnp_host_release(file, 0, NULL);
+}
+
+static FILE *lnp_host_file_begin(lnp_host_file *file, const char *path)
+{
+    size_t length = strlen(path);
+    file->path = (char *)lnp_host_allocate(length + 1, LNP_ALIGNMENT, NULL);
+    file->sibling = (char *)lnp_host_allocate(length + LNP_SIBLING_SUFFIX, LNP_ALIGNMENT, NULL);
+    if (!file->path || !file->sibling) return NULL;
+    memcpy(file->path, path, length + 1);
+    return lnp_open_sibling(file->sibling, path);
+}
+
+/* A folder can be opened like a file, but no byte of it can be read. */
+static FILE *lnp_open_present(const char *path)
+{
+    FILE *stream = fopen(path, "rb");
+    if (!stream) return NULL;
+    (void)getc(stream);
+    if (ferror(stream)) {
+        fclose(stream);
+        return NULL;
+    }
+    rewind(stream);
+    return stream;
+}
+
+static void *lnp_host_file_open(const char *path, int writing, void *user)
+{
+    lnp_host_file *file =
+        (lnp_host_file *)lnp_host_allocate(sizeof(lnp_host_file), LNP_ALIGNMENT, NULL);
+    (void)user;
+    if (!file) return NULL;
+    memset(file, 0, sizeof *file);
+    file->stream = writing ? lnp_host_file_begin(file, path) : lnp_open_present(path);
+    if (!file->stream) {
+        lnp_host_file_release(file);
+        return NULL;
+    }
+    return file;
+}
+
+/* fseek takes a long, which has 32 bits on some systems: there it is called more than once. */
+static int lnp_host_seek(FILE *stream, uint64_t offset)
+{
+#if defined(_WIN32)
+    return offset > (uint64_t)INT64_MAX || _fseeki64(stream, (int64_t)offset, SEEK_SET) != 0;
+#else
+    if (fseek(stream, 0, SEEK_SET) != 0) return 1;
+    while (offset > 0) {
+        uint64_t step = offset < (uint64_t)LNP_SEEK_STEP ? offset : (uint64_t)LNP_SEEK_STEP;
+        if (fseek(stream, (long)step, SEEK_CUR) != 0) return 1;
+        offset -= step;
+    }
+    return 0;
+#endif
+}
+
+static uint64_t lnp_host_file_size(void *handle, void *user)
+{
+    lnp_host_file *file = (lnp_host_file *)handle;
+    int64_t size = -1;
+    (void)user;
+    if (fseek(file->stream, 0, SEEK_END) == 0) {
+#if defined(_WIN32)
+        size = _ftelli64(file->stream);
+#else
+        size = ftell(file->stream);
+#endif
+    }
+    if (lnp_host_seek(file->stream, 0) != 0 || size < 0) return LNP_SIZE_UNKNOWN;
+    file->position = 0;
+    return (uint64_t)size;
+}
+
+static int lnp_host_file_read(void *handle, uint64_t offset, void *bytes, size_t count, void *user)
+{
+    lnp_host_file *file = (lnp_host_file *)handle;
+    (void)user;
+    if (offset != file->position && lnp_host_seek(file->stream, offset) != 0) {
+        file->position = LNP_SIZE_UNKNOWN;
+        return 1;
+    }
+    file->position = offset + fread(bytes, 1, count, file->stream);
+    return file->position != offset + count;
+}
+
+static int lnp_host_file_write(void *handle, const void *bytes, size_t count, void *user)
+{
+    lnp_host_file *file = (lnp_host_file *)handle;
+    (void)user;
+    return fwrite(bytes, 1, count, file->stream) != count;
+}
+
+static int lnp_host_flush(FILE *stream)
+{
+    if (fflush(stream) != 0 || ferror(stream)) return 1;
+#if defined(LNP_POSIX_FILES)
+    return lnp_posix_fsync(lnp_posix_fileno(stream)) != 0;
+#elif defined(_WIN32)
+    return _commit(_fileno(stream)) != 0;
+#else
+    return 0;
+#endif
+}
+
+/* The name is in the folder, and the folder is a file of its own. Some file systems cannot flush a
+ * folder; the new file stands under its name all the same, so this cannot fail. */
+static void lnp_host_flush_folder(char *path)
+{
+#if defined(LNP_POSIX_FILES)
+    char *end = strrchr(path, '/');
+    FILE *folder;
+    if (end) end[end == path] = 0;
+    folder = fopen(end ? path : ".", "rb");
+    if (!folder) return;
+    (void)lnp_posix_fsync(lnp_posix_fileno(folder));
+    fclose(folder);
+#else
+    (void)path;
+#endif
+}
+
+static int lnp_host_rename(const char *from, const char *to)
+{
+#if defined(_WIN32)
+    return !MoveFileExA(from, to, 1 | 8); /* replace what is there, return when it is on the disk */
+#else
+    return rename(from, to) != 0;
+#endif
+}
+
+static int lnp_host_file_close(void *handle, int commit, void *user)
+{
+    lnp_host_file *file = (lnp_host_file *)handle;
+    int failed = 0;
+    (void)user;
+    if (file->path && commit) failed = lnp_host_flush(file->stream);
+    if (fclose(file->stream) != 0 && file->path) failed = 1;
+    if (file->path) {
+        if (commit && !failed) failed = lnp_host_rename(file->sibling, file->path);
+        if (!commit || failed) {
+            remove(file->sibling);
+        } else {
+            lnp_host_flush_folder(file->path);
+        }
+    }
+    lnp_host_file_release(file);
+    return failed;
+}
+
+lensnet_host lensnet_host_defaults(void)
+{
+    lensnet_host host;
+    host.allocate = lnp_host_allocate;
+    host.release = lnp_host_release;
+    host.file_open = lnp_host_file_open;
+    host.file_size = lnp_host_file_size;
+    host.file_read = lnp_host_file_read;
+    host.file_write = lnp_host_file_write;
+    host.file_close = lnp_host_file_close;
+    host.user = NULL;
+    host.threads = 0;
+    host.isa_cap = LENSNET_ISA_BEST;
+    return host;
+}
+
+/* Objects keep a copy of their host; NULL stands for the defaults. */
+static lensnet_host lnp_host_copy(const lensnet_host *host)
+{
+    return host ? *host : lensnet_host_defaults();
+}
+/* =================================================================================================
+ * >>math  Elementary functions and random numbers, the same bits everywhere. Method: reduce the
+ * argument, sum a Taylor series (so every coefficient is a known fraction), put back the leading
+ * term last and with its rounding error. Bounds (tests/test_math.c, dense sweeps): exp 0.65 ulp,
+ * log 0.85, sin and cos 0.80, pow 0.85, erf 0.90; exp below 2.2e-308 within one unit of 4.9e-324.
+ * ============================================================================================== */
+
+static uint64_t lnp_bits_of(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static double lnp_double_of(uint64_t bits)
+{
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static double lnp_infinity(void) { return lnp_double_of((uint64_t)0x7FF << 52); }
+static double lnp_nan(void) { return lnp_double_of((uint64_t)0x7FF8 << 48); }
+static int lnp_is_finite(double x) { return fabs(x) <= 1.7976931348623157e308; }
+
+/* rint for |x| < 2^51, halves to even, as two additions: vectorises everywhere, and is no call. */
+LNP_INLINE double lnp_nearest(double x)
+{
+    const double shift = 6755399441055744.0; /* 1.5 * 2^52 */
+    return (x + shift) - shift;
+}
+
+/* 2^k for -1022 <= k <= 1023 */
+static double lnp_power_of_two(int k) { return lnp_double_of((uint64_t)(k + 1023) << 52); }
+
+/* sum + error = a + b exactly (Knuth) */
+LNP_INLINE double lnp_two_sum(double a, double b, double *error)
+{
+    double sum = a + b;
+    double part = sum - a;
+    *error = (a - (sum - part)) + (b - part);
+    return sum;
+}
+
+/* product + error = a * b exactly (Dekker, Veltkamp), as long as nothing over- or underflows */
+LNP_INLINE double lnp_two_product(double a, double b, double *error)
+{
+    const double splitter = 134217729.0; /* 2^27 + 1 */
+    double product = a * b;
+    double wide_a = splitter * a, wide_b = splitter * b;
+    double high_a = wide_a - (wide_a - a), high_b = wide_b - (wide_b - b);
+    double low_a = a - high_a, low_b = b - high_b;
+    *error = ((high_a * high_b - product) + high_a * low_b + low_a * high_b) + low_a * low_b;
+    return product;
+}
+
+/* ln 2 in two parts; the first has 42 bits, so that times any exponent it is exact */
+#define LNP_LN2_HIGH 0.6931471805598903
+#define LNP_LN2_LOW  5.497923018708371e-14
+
+/* e^(x + low), |low| below one ulp of x */
+static double lnp_exp_sum(double x, double low)
+{
+    double k, high, r, tail, series, one_plus_r;
+    int exponent;
+    if (x > 710.0) return lnp_infinity();
+    if (x < -746.0) return 0.0;
+    k = lnp_nearest(x * 1.4426950408889634);
+    high = x - k * LNP_LN2_HIGH;
+    low = low - k * LNP_LN2_LOW;
+    r = high + low; /* |r| <= ln 2 / 2 */
+    tail = (high - r) + low;
+    series = 1.6059043836821613e-10; /* 1 / 13! */
+    series = 2.08767569878681e-09 + r * series;
+    series = 2.505210838544172e-08 + r * series;
+    series = 2.755731922398589e-07 + r * series;
+    series = 2.7557319223985893e-06 + r * series;
+    series = 2.48015873015873e-05 + r * series;
+    series = 0.0001984126984126984 + r * series;
+    series = 0.001388888888888889 + r * series;
+    series = 0.008333333333333333 + r * series;
+    series = 0.041666666666666664 + r * series;
+    series = 0.16666666666666666 + r * series;
+    series = 0.5 + r * series;
+    one_plus_r = 1.0 + r;
+    series = r * r * series + (((1.0 - one_plus_r) + r) + tail * one_plus_r);
+    exponent = (int)k;
+    /* two steps: 2^1024 and 2^-1074 are reached, and only the last one rounds */
+    return (one_plus_r + series) * lnp_power_of_two(exponent / 2) *
+           lnp_power_of_two(exponent - exponent / 2);
+}
+
+double lensnet_exp(double x)
+{
+    if (x != x) return x;
+    return lnp_exp_sum(x, 0.0);
+}
+
+/* x = (1 + f) * 2^exponent with sqrt(1/2) <= 1 + f < sqrt(2); x positive and finite */
+static double lnp_log_reduce(double x, double *exponent)
+{
+    uint64_t bits = lnp_bits_of(x);
+    int k = 0;
+    if (bits < (uint64_t)1 << 52) { /* subnormal */
+        bits = lnp_bits_of(x * 18014398509481984.0);
+        k = -54;
+    }
+    k += (int)(bits >> 52) - 1023;
+    bits = (bits & (((uint64_t)1 << 52) - 1)) | (uint64_t)1023 << 52;
+    if (bits > 0x3FF6A09E667F3BCCu) { /* sqrt(2) */
+        bits -= (uint64_t)1 << 52;
+        k++;
+    }
+    *exponent = k;
+    return lnp_double_of(bits) - 1.0;
+}
+
+/* log(1 + f) = 2 atanh(s) = 2 s + s z (2/3 + 2/5 z + 2/7 z^2 + ...) where s = f / (2 + f) and
+ * z = s^2 < 0.0295: the sum after 2/3 */
+LNP_INLINE double lnp_log_series(double z)
+{
+    double series = 0.08; /* 2 / 25 */
+    series = 0.08695652173913043 + z * series;
+    series = 0.09523809523809523 + z * series;
+    series = 0.10526315789473684 + z * series;
+    series = 0.11764705882352941 + z * series;
+    series = 0.13333333333333333 + z * series;
+    series = 0.15384615384615385 + z * series;
+    series = 0.18181818181818182 + z * series;
+    series = 0.2222222222222222 + z * series;
+    series = 0.2857142857142857 + z * series;
+    series = 0.4 + z * series;
+    return z * series;
+}
+
+double lensnet_log(double x)
+{
+    double exponent, f, s, z, half_square, rest;
+    if (x != x) return x;
+    if (x < 0.0) return lnp_nan();
+    if (x == 0.0) return -lnp_infinity();
+    if (!lnp_is_finite(x)) return x;
+    f = lnp_log_reduce(x, &exponent);
+    s = f / (2.0 + f);
+    z = s * s;
+    /* 2 s = f - f^2 / 2 + s f^2 / 2: f and the logarithm's own leading error stand apart */
+    half_square = 0.5 * f * f;
+    rest = s * (half_square + z * (0.6666666666666666 + lnp_log_series(z)));
+    rest = rest + exponent * LNP_LN2_LOW;
+    return exponent * LNP_LN2_HIGH + (f - (half_square - rest));
+}
+
+/* log x as high + *low, with about 65 bits; x positive and finite */
+static double lnp_log_sum(double x, double *low)
+{
+    double exponent, f, width, width_low, s, s_low, z, z_low, p, p_low, cube, cube_low, product_low;
+    double whole, whole_low, high, high_low;
+    f = lnp_log_reduce(x, &exponent);
+    width = 2.0 + f;
+    width_low = f - (width - 2.0);
+    s = f / width;
+    s_low = lnp_two_product(s, width, &product_low);
+    s_low = (((f - s_low) - product_low) - s * width_low) / width;
+    z = lnp_two_product(s, s, &z_low);
+    z_low = z_low + 2.0 * s * s_low;
+    p = lnp_two_sum(0.6666666666666666, lnp_log_series(z), &p_low);
+    p_low = p_low + 3.700743415417188e-17; /* what 2/3 lost */
+    cube = lnp_two_product(z, p, &cube_low);
+    cube_low = cube_low + (z * p_low + z_low * p);
+    p_low = cube_low;
+    p = cube;
+    cube = lnp_two_product(s, p, &cube_low);
+    cube_low = cube_low + (s * p_low + s_low * p);
+    whole = lnp_two_sum(exponent * LNP_LN2_HIGH, 2.0 * s, &whole_low);
+    high = lnp_two_sum(whole, cube, &high_low);
+    high_low = high_low + (whole_low + (2.0 * s_low + (cube_low + exponent * LNP_LN2_LOW)));
+    return lnp_two_sum(high, high_low, low);
+}
+
+double lensnet_pow(double x, double y)
+{
+    double log_high, log_low, high, low;
+    if (y == 0.0 || x == 1.0) return 1.0;
+    if (x != x || y != y || x < 0.0) return lnp_nan();
+    if (x == 0.0) return y > 0.0 ? 0.0 : lnp_infinity();
+    if (!lnp_is_finite(x)) return y > 0.0 ? x : 0.0;
+    if (fabs(y) > 1e20) return (x > 1.0) == (y > 0.0) ? lnp_infinity() : 0.0;
+    log_high = lnp_log_sum(x, &log_low);
+    high = lnp_two_product(y, log_high, &low);
+    return lnp_exp_sum(high, low + y * log_low);
+}
+
+/* x = quarter * pi/2 + r + *low, |r| <= pi/4, |x| <= 1e5. pi/2 stands in parts of 36, 36 and 53
+ * bits, so that the first two products are exact. */
+static int lnp_reduce_angle(double x, double *r, double *low)
+{
+    double quarter = lnp_nearest(x * 0.6366197723675814);
+    double error;
+    double first = x - quarter * 1.5707963267923333;
+    double second = lnp_two_sum(first, -quarter * 2.5633441515839558e-12, &error);
+    error = error - quarter * 1.0562999066987428e-23;
+    *r = second + error;
+    *low = (second - *r) + error;
+    return (int)quarter & 3;
+}
+
+static double lnp_sin_series(double r, double low)
+{
+    double z = r * r;
+    double series = 2.8114572543455206e-15; /* 1 / 17! */
+    series = -7.647163731819816e-13 + z * series;
+    series = 1.6059043836821613e-10 + z * series;
+    series = -2.505210838544172e-08 + z * series;
+    series = 2.7557319223985893e-06 + z * series;
+    series = -0.0001984126984126984 + z * series;
+    series = 0.008333333333333333 + z * series;
+    series = -0.16666666666666666 + z * series;
+    return r + (z * r * series + low * (1.0 - 0.5 * z));
+}
+
+static double lnp_cos_series(double r, double low)
+{
+    double z = r * r;
+    double half = 0.5 * z;
+    double leading = 1.0 - half;
+    double series = -1.5619206968586225e-16; /* 1 / 18! */
+    series = 4.779477332387385e-14 + z * series;
+    series = -1.1470745597729725e-11 + z * series;
+    series = 2.08767569878681e-09 + z * series;
+    series = -2.755731922398589e-07 + z * series;
+    series = 2.48015873015873e-05 + z * series;
+    series = -0.001388888888888889 + z * series;
+    series = 0.041666666666666664 + z * series;
+    return leading + (((1.0 - leading) - half) + (z * z * series - r * low));
+}
+
+/* sin(x + turns * pi/2) */
+static double lnp_sin_turned(double x, int turns)
+{
+    double r, low, value;
+    int quarter;
+    if (!(fabs(x) <= 1e5)) return lnp_nan();
+    quarter = (lnp_reduce_angle(x, &r, &low) + turns) & 3;
+    value = quarter & 1 ? lnp_cos_series(r, low) : lnp_sin_series(r, low);
+    return quarter & 2 ? -value : value;
+}
+
+double lensnet_sin(double x)
+{
+    if (fabs(x) < 1e-9) return x; /* keeps -0 */
+    return lnp_sin_turned(x, 0);
+}
+
+double lensnet_cos(double x) { return lnp_sin_turned(x, 1); }
+
+/* erf at x = (i + 2) / 4 as high + low, and its derivative 2/sqrt(pi) e^(-x^2) there */
+static const double lnp_erf_nodes[23][3] = {
+    {0.5204998778130465, 1.900077467916287e-17, 0.8787825789354448},
+    {0.7111556336535151, 4.69744077164289e-17, 0.6429310691952074},
+    {0.8427007929497149, -2.4801011789118602e-17, 0.4151074974205947},
+    {0.9229001282564583, -5.51775442986392e-17, 0.2365211224472908},
+    {0.9661051464753108, -3.3867031441680696e-17, 0.11893028922362937},
+    {0.9866716712191824, 2.1431190289565338e-17, 0.05277499593015037},
+    {0.9953222650189527, 2.20719858329765e-17, 0.020666985354092053},
+    {0.9985372834133188, 2.6956405885413457e-17, 0.007142319022017983},
+    {0.999593047982555, 4.6925151097042234e-17, 0.0021782842303527095},
+    {0.9998993780778803, 4.451378916214761e-17, 0.0005862772470937923},
+    {0.9999779095030014, 5.363397058636269e-17, 0.00013925305194674786},
+    {0.9999956972205363, 5.224680575187069e-17, 2.9189025383581702e-05},
+    {0.9999992569016276, 4.9647279187212204e-17, 5.399426777384783e-06},
+    {0.9999998862727434, 4.2276182391829615e-17, 8.814321912318039e-07},
+    {0.9999999845827421, 1.44826531920025e-17, 1.2698234671866558e-07},
+    {0.9999999981494259, 9.86675034192752e-19, 1.6143993719507412e-08},
+    {0.9999999998033839, 1.2614727975054947e-17, 1.81130589590869e-09},
+    {0.9999999999815149, 5.461622108299497e-17, 1.7934357034341337e-10},
+    {0.9999999999984626, -2.294992711807301e-17, 1.5670866531017336e-11},
+    {0.9999999999998869, 2.859354043191264e-17, 1.2084074716006755e-12},
+    {0.9999999999999927, -3.03759554483649e-17, 8.223316045262922e-14},
+    {0.9999999999999996, 2.0875548107488853e-17, 4.938485140964219e-15},
+    {1.0, -2.1519736712498913e-17, 2.617301239249265e-16},
+};
+
+/* erf for 0.5 < x <= 6: at the nearest node plus the integral of its derivative. The derivative's
+ * series e^(-2 node h - h^2) = sum of t_n obeys (n+1) t_(n+1) = -2 node h t_n - 2 h^2 t_(n-1). */
+static double lnp_erf_by_nodes(double x)
+{
+    double quarters = lnp_nearest(4.0 * x);
+    double h = x - 0.25 * quarters;
+    double a = -0.5 * quarters * h, b = -2.0 * h * h;
+    double before = 0.0, term = 1.0, rest = 0.0, slope;
+    const double *node = lnp_erf_nodes[(int)quarters - 2];
+    int n;
+    for (n = 1; n < 18; n++) {
+        double next = (a * term + b * before) / n;
+        before = term;
+        term = next;
+        rest += term / (n + 1);
+    }
+    slope = node[2] * h;
+    return node[0] + (slope + (slope * rest + node[1]));
+}
+
+/* erf for |x| <= 0.5, Taylor, as x + x * (...) */
+static double lnp_erf_series(double x)
+{
+    double z = x * x;
+    double series = 9.422759064650411e-11;
+    series = -1.2290555301717928e-09 + z * series;
+    series = 1.4807192815879218e-08 + z * series;
+    series = -1.6365844691234924e-07 + z * series;
+    series = 1.6462114365889248e-06 + z * series;
+    series = -1.492565035840625e-05 + z * series;
+    series = 0.00012055332981789664 + z * series;
+    series = -0.0008548327023450853 + z * series;
+    series = 0.005223977625442188 + z * series;
+    series = -0.026866170645131252 + z * series;
+    series = 0.11283791670955126 + z * series;
+    series = -0.37612638903183754 + z * series;
+    series = 0.1283791670955126 + z * series;
+    return x + x * series;
+}
+
+double lensnet_erf(double x)
+{
+    double size = fabs(x), value;
+    if (x != x) return x;
+    if (size <= 0.5) return lnp_erf_series(x);
+    value = size <= 6.0 ? lnp_erf_by_nodes(size) : 1.0;
+    return x < 0.0 ? -value : value;
+}
+
+#define LNP_GOLDEN 0x9E3779B97F4A7C15u /* 2^64 / golden ratio, odd */
+
+/* the finaliser of splitmix64: a bijection of 64-bit words in which every bit reaches every bit */
+LNP_INLINE uint64_t lnp_mix(uint64_t z)
+{
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+/* Seed and stream, mixed one after the other, give the state of a splitmix64 generator ... */
+LNP_INLINE uint64_t lnp_random_key(uint64_t seed, uint64_t stream)
+{
+    return lnp_mix(lnp_mix(seed + LNP_GOLDEN) ^ stream);
+}
+
+/* ... of which this is output number `counter`, reached without the ones before it. */
+LNP_INLINE uint64_t lnp_random_at(uint64_t key, uint64_t counter)
+{
+    return lnp_mix(key + (counter + 1) * LNP_GOLDEN);
+}
+
+/* the upper 53 bits as a multiple of 2^-53 in [0,1) */
+LNP_INLINE double lnp_unit_interval(uint64_t bits)
+{
+    return (double)(bits >> 11) * (1.0 / 9007199254740992.0);
+}
+
+uint64_t lensnet_random_bits(uint64_t seed, uint64_t stream, uint64_t counter)
+{
+    return lnp_random_at(lnp_random_key(seed, stream), counter);
+}
+
+double lensnet_random_uniform(uint64_t seed, uint64_t stream, uint64_t counter)
+{
+    return lnp_unit_interval(lensnet_random_bits(seed, stream, counter));
+}
+
+double lensnet_random_normal(uint64_t seed, uint64_t stream, uint64_t counter)
+{
+    uint64_t key = lnp_random_key(seed, stream);
+    double radius = 1.0 - lnp_unit_interval(lnp_random_at(key, 2 * counter)); /* (0,1] */
+    double turn = lnp_unit_interval(lnp_random_at(key, 2 * counter + 1));
+    return sqrt(-2.0 * lensnet_log(radius)) * lensnet_cos(6.283185307179586 * turn);
+}
+
+uint64_t lensnet_random_stream(const char *text)
+{
+    uint64_t hash = 0xCBF29CE484222325u;
+    for (; *text; text++) hash = (hash ^ (unsigned char)*text) * 0x100000001B3u;
+    return hash;
+}
+/* =================================================================================================
+ * >>isa  Instruction sets: what the compiler can make, what the processor has, and the one fused
+ * multiply-add on which the law of same bits rests. Functions that touch intrinsics carry an
+ * LNP_TARGET attribute, so that nobody needs a -march flag; no parallel region stands in them
+ * (clang drops the target of an outlined region).
+ * ============================================================================================== */
+
+#if defined(__GNUC__) && defined(__x86_64__) && !defined(LENSNET_NO_SIMD)
+#define LNP_X86 1
+#else
+#define LNP_X86 0
+#endif
+
+#if LNP_X86 && !defined(LENSNET_NO_AVX512)
+#define LNP_AVX512 1
+#else
+#define LNP_AVX512 0
+#endif
+
+#if defined(__GNUC__) && defined(__aarch64__) && !defined(LENSNET_NO_SIMD)
+#define LNP_NEON 1
+#else
+#define LNP_NEON 0
+#endif
+
+#if LNP_X86
+#include <immintrin.h>
+#define LNP_TARGET_AVX2   __attribute__((target("avx2,fma")))
+#define LNP_TARGET_AVX512 __attribute__((target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl")))
+#endif
+#if LNP_NEON
+#include <arm_neon.h>
+#endif
+
+/* The highest instruction set that this build holds, this processor has and `cap` allows. */
+static lensnet_isa lnp_detect_isa(lensnet_isa cap)
+{
+    if (cap <= LENSNET_ISA_REFERENCE) return LENSNET_ISA_REFERENCE;
+#if LNP_X86
+    __builtin_cpu_init();
+#endif
+#if LNP_AVX512
+    if (cap >= LENSNET_ISA_AVX512 && __builtin_cpu_supports("avx512f") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
+        return LENSNET_ISA_AVX512;
+#endif
+#if LNP_X86
+    if (cap >= LENSNET_ISA_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return LENSNET_ISA_AVX2;
+#endif
+    return LENSNET_ISA_PORTABLE;
+}
+
+lensnet_isa lensnet_isa_in_use(const lensnet_host *host)
+{
+    return lnp_detect_isa(host ? host->isa_cap : LENSNET_ISA_BEST);
+}
+
+const char *lensnet_isa_text(lensnet_isa isa)
+{
+    switch (isa) {
+    case LENSNET_ISA_REFERENCE: return "reference";
+    case LENSNET_ISA_PORTABLE: return LNP_NEON ? "NEON" : "portable";
+    case LENSNET_ISA_AVX2: return "AVX2+FMA";
+    case LENSNET_ISA_AVX512: return "AVX-512";
+    case LENSNET_ISA_BEST: return "best";
+    }
+    return "unknown";
+}
+
+/* a * b + c rounded once. Where the compiler's target has the instruction it is that; elsewhere the
+ * product, exact in double, and c are added with rounding to odd (the neighbour with an odd last
+ * bit when inexact), after which the rounding to float cannot go wrong: double has more than the
+ * two extra bits that this needs (Boldo & Melquiond, "Emulation of FMA and correctly rounded sums:
+ * proved algorithms using rounding to odd", 2008). Correct, and some ten times slower. The C
+ * library's fmaf is not called: it is slower still and, on some systems, wrong. */
+#if defined(__FMA__) || defined(__aarch64__)
+LNP_INLINE float lnp_fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#else
+LNP_INLINE float lnp_fma(float a, float b, float c)
+{
+    const double product = (double)a * (double)b, addend = (double)c;
+    double sum = product + addend;
+    const double part = sum - product;
+    const double lost = (product - (sum - part)) + (addend - part); /* Knuth's two-sum: exact */
+    if (lost > 0.0 || lost < 0.0) {
+        uint64_t bits;
+        memcpy(&bits, &sum, sizeof bits);
+        if (!(bits & 1u)) bits = (lost > 0.0) == (sum > 0.0) ? bits + 1 : bits - 1;
+        memcpy(&sum, &bits, sizeof bits);
+    }
+    return (float)sum;
+}
+#endif
+/* =================================================================================================
+ * >>rows  Elementwise and row kernels: GELU, LayerNorm, GRN, sums, pooling, loss, optimiser.
+ * Each is written once against a vector of 16 lanes (one AVX-512 register, two of AVX2, four of SSE
+ * or NEON) and compiled per instruction set; a plain loop, `_ref`, stands beside it. Multiply and add
+ * are separate everywhere, so every instruction set gives the same bits.
+ *
+ * Sums, the law: inside a row, lane l adds elements l, l+16, ... in order, then a tree (8,4,2,1).
+ * Over the pixels of a sample: chunks of LNP_CHUNK_ROWS, sequential in float; the chunks' sums are
+ * added in order in double. Parameter gradients: one chain per column over all rows, continuing
+ * what stands in the buffer; threads split columns, never rows.
+ * Strides count floats. n, rows, columns may be 0. Columns may start anywhere in a row.
+ * ============================================================================================== */
+
+#define LNP_CHUNK_ROWS   ((size_t)56) /* pixels per chunk, counted from the sample's first pixel */
+#define LNP_CHUNK_VALUES ((size_t)4096) /* elements per chunk of lnp_sum_of_squares */
+
+/* What AdamW needs for one step: products of rates in double, rounded once. */
+typedef struct lnp_adamw_constants {
+    float decay; /* 1 - lr * weight_decay */
+    float beta1, rest1;
+    float beta2, rest2; /* rest = 1 - beta */
+    float step;         /* lr / (1 - beta1^t) */
+    float root;         /* sqrt(1 - beta2^t) */
+    float epsilon;
+} lnp_adamw_constants;
+
+/* KERNEL(name, parameters, arguments): all return nothing. In place is allowed where it says so. */
+#define LNP_ROW_KERNELS(KERNEL)                                                                     \
+    /* y = x * Phi(x); y may be x */                                                                \
+    KERNEL(gelu, (float *y, const float *x, size_t n), (y, x, n))                                   \
+    /* y = x * Phi(x), slope = Phi(x) + x * phi(x); y or slope may be x */                          \
+    KERNEL(gelu_slope, (float *y, float *slope, const float *x, size_t n), (y, slope, x, n))        \
+    /* dx = dy * slope(x); dx may be dy or x */                                                     \
+    KERNEL(gelu_backward, (float *dx, const float *dy, const float *x, size_t n), (dx, dy, x, n))   \
+    /* a = gelu(h), sums[c] += a * a row by row; a may be h */                                      \
+    KERNEL(gelu_squares,                                                                            \
+           (float *a, size_t a_stride, const float *h, size_t h_stride, float *sums, size_t rows,   \
+            size_t columns),                                                                        \
+           (a, a_stride, h, h_stride, sums, rows, columns))                                         \
+    /* sums[c] += x, x * x, a * b, row by row */                                                    \
+    KERNEL(column_sum, (float *sums, const float *x, size_t stride, size_t rows, size_t columns),   \
+           (sums, x, stride, rows, columns))                                                        \
+    KERNEL(column_squares,                                                                          \
+           (float *sums, const float *x, size_t stride, size_t rows, size_t columns),               \
+           (sums, x, stride, rows, columns))                                                        \
+    KERNEL(                                                                                         \
+        column_products,                                                                            \
+        (float *sums, const float *a, const float *b, size_t stride, size_t rows, size_t columns),  \
+        (sums, a, b, stride, rows, columns))                                                        \
+    /* LayerNorm, two passes: mean, then rstd = 1 / sqrt(mean((x - mean)^2) + eps); c >= 1 */       \
+    KERNEL(row_statistics,                                                                          \
+           (float *mean, float *rstd, const float *x, size_t stride, size_t rows, size_t c,         \
+            float eps),                                                                             \
+           (mean, rstd, x, stride, rows, c, eps))                                                   \
+    /* y = (x - mean) * rstd * w + b; x, y, w, b at the first column wanted; y may be x */          \
+    KERNEL(normalize_rows,                                                                          \
+           (float *y, size_t y_stride, const float *x, size_t x_stride, const float *mean,          \
+            const float *rstd, const float *w, const float *b, size_t rows, size_t columns),        \
+           (y, y_stride, x, x_stride, mean, rstd, w, b, rows, columns))                             \
+    /* rows of c floats, contiguous; dx may be dy or x */                                           \
+    KERNEL(layer_norm_backward_rows,                                                                \
+           (float *dx, const float *dy, const float *x, const float *mean, const float *rstd,       \
+            const float *w, size_t rows, size_t c),                                                 \
+           (dx, dy, x, mean, rstd, w, rows, c))                                                     \
+    /* dw[c] += dy * ((x - mean) * rstd), db[c] += dy */                                            \
+    KERNEL(layer_norm_backward_columns,                                                             \
+           (float *dw, float *db, const float *dy, const float *x, const float *mean,               \
+            const float *rstd, size_t stride, size_t rows, size_t columns),                         \
+           (dw, db, dy, x, mean, rstd, stride, rows, columns))                                      \
+    /* y = x * factor[c] + shift[c] (GRN); y may be x */                                            \
+    KERNEL(scale_shift_rows,                                                                        \
+           (float *y, size_t y_stride, const float *x, size_t x_stride, const float *factor,        \
+            const float *shift, size_t rows, size_t columns),                                       \
+           (y, y_stride, x, x_stride, factor, shift, rows, columns))                                \
+    /* a = gelu(h), slope = gelu'(h), products[c] += da * a, dbeta[c] += da; a or slope may be h */ \
+    KERNEL(grn_backward_first,                                                                      \
+           (float *a, float *slope, float *products, float *dbeta, const float *h,                  \
+            const float *da, size_t stride, size_t rows, size_t columns),                           \
+           (a, slope, products, dbeta, h, da, stride, rows, columns))                               \
+    /* dh = (da * factor[c] + coef[c] * a) * slope, db[c] += dh; dh may be da */                    \
+    KERNEL(grn_backward_second,                                                                     \
+           (float *dh, float *db, const float *da, const float *a, const float *slope,              \
+            const float *factor, const float *coef, size_t stride, size_t rows, size_t columns),    \
+           (dh, db, da, a, slope, factor, coef, stride, rows, columns))                             \
+    /* dx = dy * factor[c] + coef[c] * x (plain GRN); dx may be dy or x */                          \
+    KERNEL(grn_backward_rows,                                                                       \
+           (float *dx, const float *dy, const float *x, const float *factor, const float *coef,     \
+            size_t stride, size_t rows, size_t columns),                                            \
+           (dx, dy, x, factor, coef, stride, rows, columns))                                        \
+    /* elementwise: y may be any of the inputs; add_scaled: y = x + s * z */                        \
+    KERNEL(add, (float *y, const float *a, const float *b, size_t n), (y, a, b, n))                 \
+    KERNEL(add_scaled, (float *y, const float *x, const float *z, float s, size_t n),               \
+           (y, x, z, s, n))                                                                         \
+    KERNEL(scale, (float *y, const float *x, float s, size_t n), (y, x, s, n))                      \
+    /* NaN stays NaN; dx = x <= 0 ? 0 : dy */                                                       \
+    KERNEL(relu, (float *y, const float *x, size_t n), (y, x, n))                                   \
+    KERNEL(relu_backward, (float *dx, const float *dy, const float *x, size_t n), (dx, dy, x, n))   \
+    /* e += s * (w - e): moving average with s = 1 - decay */                                       \
+    KERNEL(average_towards, (float *e, const float *w, float s, size_t n), (e, w, s, n))            \
+    /* y = sqrt(x); y may be x */                                                                   \
+    KERNEL(square_roots, (float *y, const float *x, size_t n), (y, x, n))                           \
+    /* *sum = the sum of x^2 in double, in 16 lanes, for one chunk of lnp_sum_of_squares */         \
+    KERNEL(chunk_squares, (double *sum, const float *x, size_t n), (sum, x, n))                     \
+    /* the two halves of lnp_adamw_update, around square_roots(root, v) */                          \
+    KERNEL(adamw_moments,                                                                           \
+           (float *m, float *v, const float *g, size_t n, const lnp_adamw_constants *constants),    \
+           (m, v, g, n, constants))                                                                 \
+    KERNEL(adamw_apply,                                                                             \
+           (float *p, const float *m, const float *root, size_t n,                                  \
+            const lnp_adamw_constants *constants),                                                  \
+           (p, m, root, n, constants))
+
+#define LNP_ROW_FIELD(name, parameters, arguments) void(*name) parameters;
+typedef struct lnp_row_kernels {
+    LNP_ROW_KERNELS(LNP_ROW_FIELD)
+} lnp_row_kernels;
+#undef LNP_ROW_FIELD
+
+/* -- the vector of 16 lanes --------------------------------------------------------------------- */
+
+#if defined(__GNUC__) && !defined(LENSNET_NO_SIMD)
+
+typedef float lnp_v16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float lnp_v8 __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float lnp_v4 __attribute__((vector_size(16), aligned(4), may_alias));
+typedef uint32_t lnp_u16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t lnp_i16 __attribute__((vector_size(64), aligned(4), may_alias));
+
+/* gcc divides arithmetic on 16 lanes among the registers that a target has, but moves vectors as a
+ * whole through the stack when they are stored or carried round a loop. So these are done in the
+ * pieces of the target: 1, 2 or 4, a constant in every kernel. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define LNP_LOW8(v)     __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7)
+#define LNP_HIGH8(v)    __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)
+#define LNP_LOW4(v)     __builtin_shufflevector(v, v, 0, 1, 2, 3)
+#define LNP_HIGH4(v)    __builtin_shufflevector(v, v, 4, 5, 6, 7)
+#define LNP_JOIN4(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7)
+#define LNP_JOIN8(a, b)                                                                            \
+    __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+#else
+#define LNP_LOW8(v)  (((const lnp_v8 *)&(v))[0])
+#define LNP_HIGH8(v) (((const lnp_v8 *)&(v))[1])
+#define LNP_LOW4(v)  (((const lnp_v4 *)&(v))[0])
+#define LNP_HIGH4(v) (((const lnp_v4 *)&(v))[1])
+#define LNP_JOIN4(a, b)                                                                            \
+    {                                                                                              \
+        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]                                             \
+    }
+#define LNP_JOIN8(a, b)                                                                            \
+    {                                                                                              \
+        a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1], b[2], b[3], b[4], b[5], b[6],  \
+            b[7]                                                                                   \
+    }
+#endif
+
+#define LNP_V_BINARY(name, type, op)                                                               \
+    LNP_INLINE type name(type a, type b) { return a op b; }
+
+LNP_INLINE lnp_v16 lnp_v_set(float s)
+{
+    const lnp_v4 quarter = {s, s, s, s};
+    const lnp_v8 half = LNP_JOIN4(quarter, quarter);
+    const lnp_v16 v = LNP_JOIN8(half, half);
+    return v;
+}
+LNP_INLINE lnp_v16 lnp_v_load(const float *x) { return *(const lnp_v16 *)x; }
+LNP_INLINE void lnp_v_store_8(float *y, lnp_v8 v, int pieces)
+{
+    if (pieces == 4) {
+        *(lnp_v4 *)y = LNP_LOW4(v);
+        *(lnp_v4 *)(y + 4) = LNP_HIGH4(v);
+    } else {
+        *(lnp_v8 *)y = v;
+    }
+}
+LNP_INLINE void lnp_v_store(float *y, lnp_v16 v, int pieces)
+{
+    if (pieces == 1) {
+        *(lnp_v16 *)y = v;
+    } else {
+        const lnp_v8 low = LNP_LOW8(v), high = LNP_HIGH8(v);
+        lnp_v_store_8(y, low, pieces);
+        lnp_v_store_8(y + 8, high, pieces);
+    }
+}
+LNP_INLINE lnp_u16 lnp_v_bits(lnp_v16 v) { return (lnp_u16)v; }
+LNP_INLINE lnp_v16 lnp_v_from_bits(lnp_u16 u) { return (lnp_v16)u; }
+LNP_INLINE lnp_u16 lnp_u_set(uint32_t s)
+{
+    const lnp_u16 v = {s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s};
+    return v;
+}
+LNP_INLINE lnp_u16 lnp_u_not(lnp_u16 a) { return ~a; }
+LNP_INLINE lnp_u16 lnp_u_shift23(lnp_u16 a) { return a << 23; }
+/* all bits of a lane set where its top bit is: a comparison that no compiler takes apart */
+LNP_INLINE lnp_u16 lnp_u_top(lnp_u16 a) { return (lnp_u16)((lnp_i16)a >> 31); }
+
+#else
+
+typedef struct lnp_v16 {
+    float lane[16];
+} lnp_v16;
+typedef struct lnp_u16 {
+    uint32_t lane[16];
+} lnp_u16;
+
+#define LNP_V_MAP(type, from, expression)                                                          \
+    type result;                                                                                   \
+    int l;                                                                                         \
+    for (l = 0; l < 16; l++) result.lane[l] = (from)(expression);                                  \
+    return result;
+#define LNP_V_BINARY(name, type, op)                                                               \
+    LNP_INLINE type name(type a, type b)                                                           \
+    {                                                                                              \
+        type result;                                                                               \
+        int l;                                                                                     \
+        for (l = 0; l < 16; l++) result.lane[l] = a.lane[l] op b.lane[l];                          \
+        return result;                                                                             \
+    }
+
+LNP_INLINE lnp_v16 lnp_v_set(float s){LNP_V_MAP(lnp_v16, float, s)} LNP_INLINE lnp_v16
+    lnp_v_load(const float *x){LNP_V_MAP(lnp_v16, float, x[l])} LNP_INLINE
+    void lnp_v_store(float *y, lnp_v16 v, int pieces)
+{
+    (void)pieces;
+    memcpy(y, v.lane, sizeof v.lane);
+}
+LNP_INLINE lnp_u16 lnp_v_bits(lnp_v16 v)
+{
+    lnp_u16 u;
+    memcpy(u.lane, v.lane, sizeof u.lane);
+    return u;
+}
+LNP_INLINE lnp_v16 lnp_v_from_bits(lnp_u16 u)
+{
+    lnp_v16 v;
+    memcpy(v.lane, u.lane, sizeof v.lane);
+    return v;
+}
+LNP_INLINE lnp_u16 lnp_u_set(uint32_t s){LNP_V_MAP(lnp_u16, uint32_t, s)} LNP_INLINE lnp_u16
+    lnp_u_not(lnp_u16 a){LNP_V_MAP(lnp_u16, uint32_t, ~a.lane[l])} LNP_INLINE lnp_u16
+    lnp_u_shift23(lnp_u16 a){LNP_V_MAP(lnp_u16, uint32_t, a.lane[l] << 23)} LNP_INLINE lnp_u16
+    lnp_u_top(lnp_u16 a){LNP_V_MAP(lnp_u16, uint32_t, 0u - (a.lane[l] >> 31))}
+#undef LNP_V_MAP
+
+#endif
+
+LNP_V_BINARY(lnp_v_add, lnp_v16, +)
+LNP_V_BINARY(lnp_v_sub, lnp_v16, -)
+LNP_V_BINARY(lnp_v_mul, lnp_v16, *)
+LNP_V_BINARY(lnp_v_div, lnp_v16, /)
+LNP_V_BINARY(lnp_u_add, lnp_u16, +)
+LNP_V_BINARY(lnp_u_sub, lnp_u16, -)
+LNP_V_BINARY(lnp_u_and, lnp_u16, &)
+LNP_V_BINARY(lnp_u_or, lnp_u16, |)
+LNP_V_BINARY(lnp_u_xor, lnp_u16, ^)
+#undef LNP_V_BINARY
+
+/* a * b + c, rounded twice */
+LNP_INLINE lnp_v16 lnp_v_madd(lnp_v16 a, lnp_v16 b, lnp_v16 c)
+{
+    return lnp_v_add(lnp_v_mul(a, b), c);
+}
+
+/* Half a vector in memory is a case of its own, known when a kernel is compiled. */
+#define LNP_IS_8(n) (__builtin_constant_p(n) && (n) == 8)
+
+/* How many lanes stand in memory (16: all), and the pieces of the target. Loops pass {16, pieces}
+ * for whole vectors and what is left for the tail, through the same lines of code. */
+typedef struct lnp_lanes {
+    size_t n;
+    int pieces;
+} lnp_lanes;
+
+/* A number that is no constant in every lane; gcc takes lnp_v_set of one apart. */
+LNP_INLINE lnp_v16 lnp_v_splat(float s, int pieces)
+{
+#if defined(LNP_JOIN8)
+    const lnp_v4 four = {s, s, s, s};
+    const lnp_v8 eight = LNP_JOIN4(four, four);
+    float copy[16];
+    if (pieces > 1) {
+        lnp_v_store_8(copy, eight, pieces);
+        lnp_v_store_8(copy + 8, eight, pieces);
+        return lnp_v_load(copy);
+    }
+#endif
+    (void)pieces;
+    return lnp_v_set(s);
+}
+
+/* The first n lanes from memory, `fill` in the others. Half a vector has its own way, because the
+ * widths of networks are multiples of 8. */
+LNP_INLINE lnp_v16 lnp_v_load_fill(const float *x, lnp_lanes lanes, float fill)
+{
+    float copy[16];
+    size_t l;
+    if (lanes.n >= 16) return lnp_v_load(x);
+#if defined(LNP_JOIN8)
+    if (LNP_IS_8(lanes.n)) {
+        const lnp_v4 four = {fill, fill, fill, fill};
+        const lnp_v8 half = *(const lnp_v8 *)x, rest = LNP_JOIN4(four, four);
+        if (lanes.pieces == 1) {
+            const lnp_v16 v = LNP_JOIN8(half, rest);
+            return v;
+        }
+        lnp_v_store_8(copy, half, lanes.pieces);
+        lnp_v_store_8(copy + 8, rest, lanes.pieces);
+        return lnp_v_load(copy);
+    }
+#endif
+    for (l = 0; l < 16; l++) copy[l] = fill;
+    for (l = 0; l < lanes.n; l++) copy[l] = x[l];
+    return lnp_v_load(copy);
+}
+
+LNP_INLINE lnp_v16 lnp_v_load_n(const float *x, lnp_lanes lanes)
+{
+    return lnp_v_load_fill(x, lanes, 0.0f);
+}
+
+LNP_INLINE void lnp_v_store_n(float *y, lnp_v16 v, lnp_lanes lanes)
+{
+    float copy[16];
+    size_t l;
+    if (lanes.n >= 16) {
+        lnp_v_store(y, v, lanes.pieces);
+        return;
+    }
+#if defined(LNP_JOIN8)
+    if (LNP_IS_8(lanes.n)) {
+        lnp_v_store_8(y, LNP_LOW8(v), lanes.pieces);
+        return;
+    }
+#endif
+    lnp_v_store(copy, v, lanes.pieces);
+    for (l = 0; l < lanes.n; l++) y[l] = copy[l];
+}
+
+/* STEP for whole vectors and for what is left over; `i` is the offset and `lanes` their number. */
+#define LNP_BY_16(count, STEP)                                                                     \
+    do {                                                                                           \
+        size_t i;                                                                                  \
+        lnp_lanes lanes;                                                                           \
+        lanes.pieces = pieces;                                                                     \
+        for (i = 0; i + 16 <= (count); i += 16) {                                                  \
+            lanes.n = 16;                                                                          \
+            STEP;                                                                                  \
+        }                                                                                          \
+        if ((count)-i == 8) {                                                                      \
+            lanes.n = 8;                                                                           \
+            STEP;                                                                                  \
+        } else if (i < (count)) {                                                                  \
+            lanes.n = (count)-i;                                                                   \
+            STEP;                                                                                  \
+        }                                                                                          \
+    } while (0)
+
+/* The tree that ends every lane reduction. */
+LNP_INLINE float lnp_lanes_sum(const float *lanes)
+{
+    float sum[8];
+    int l;
+    for (l = 0; l < 8; l++) sum[l] = lanes[l] + lanes[l + 8];
+    for (l = 0; l < 4; l++) sum[l] = sum[l] + sum[l + 4];
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+
+/* A sum in 16 lanes that is carried round a loop. */
+#if defined(LNP_JOIN8)
+typedef struct lnp_v_sum {
+    lnp_v16 whole; /* one of the three is in use: the pieces of the target */
+    lnp_v8 half[2];
+    lnp_v4 quarter[4];
+} lnp_v_sum;
+
+LNP_INLINE lnp_v_sum lnp_sum_zero(void)
+{
+    const lnp_v_sum sum = {{0.0f}, {{0.0f}, {0.0f}}, {{0.0f}, {0.0f}, {0.0f}, {0.0f}}};
+    return sum;
+}
+
+LNP_INLINE void lnp_sum_add(lnp_v_sum *sum, lnp_v16 v, int pieces)
+{
+    const lnp_v8 low = LNP_LOW8(v), high = LNP_HIGH8(v);
+    if (pieces == 1) {
+        sum->whole += v;
+    } else if (pieces == 2) {
+        sum->half[0] += low;
+        sum->half[1] += high;
+    } else {
+        sum->quarter[0] += LNP_LOW4(low);
+        sum->quarter[1] += LNP_HIGH4(low);
+        sum->quarter[2] += LNP_LOW4(high);
+        sum->quarter[3] += LNP_HIGH4(high);
+    }
+}
+
+LNP_INLINE float lnp_sum_end(const lnp_v_sum *sum, int pieces)
+{
+    lnp_v4 four;
+    if (pieces == 4) {
+        four = (sum->quarter[0] + sum->quarter[2]) + (sum->quarter[1] + sum->quarter[3]);
+    } else {
+        lnp_v8 eight = sum->half[0] + sum->half[1];
+        if (pieces == 1) eight = LNP_LOW8(sum->whole) + LNP_HIGH8(sum->whole);
+        four = LNP_LOW4(eight) + LNP_HIGH4(eight);
+    }
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+#else
+typedef lnp_v16 lnp_v_sum;
+
+LNP_INLINE lnp_v_sum lnp_sum_zero(void) { return lnp_v_set(0.0f); }
+LNP_INLINE void lnp_sum_add(lnp_v_sum *sum, lnp_v16 v, int pieces)
+{
+    (void)pieces;
+    *sum = lnp_v_add(*sum, v);
+}
+LNP_INLINE float lnp_sum_end(const lnp_v_sum *sum, int pieces)
+{
+    (void)pieces;
+    return lnp_lanes_sum(sum->lane);
+}
+#endif
+
+/* -- GELU --------------------------------------------------------------------------------------- */
+
+/* With t = |x|, e = exp(-t^2/2) and Q(t) = exp(t^2/2) Phi(-t), a smooth function that falls from 1/2
+ * like 1/t: gelu(x) = max(x, 0) - t Q e and gelu'(x) = [x >= 0] + sign(x) e (t / sqrt(2 pi) - Q).
+ * Nothing cancels, so the negative tail keeps its relative accuracy. Q is a rational function 4/5
+ * (minimax in relative error on [0, 13.3]: 5.0e-9). e = 2^w, w = -t^2 / (2 ln 2), is a power of two
+ * by integer arithmetic times a polynomial of degree 6 (2.0e-9 on [-1/2, 1/2]). t stops at
+ * LNP_GAUSS_END, where the power of two has become 0: gelu ends (as +0) before any intermediate
+ * value is subnormal. Polynomials are evaluated as trees: latency, not work, is what limits.
+ * Bounds over all floats, checked by tests/test_rows.c: e 1e-7, gelu the larger of 2 ulp and 1e-7,
+ * slope 2e-7 (absolute); relative error of the tails of gelu and slope 6e-6 down to x = -13. */
+#define LNP_GAUSS_END    0x41529ba6u   /* 13.163 */
+#define LNP_GAUSS_RATE   -0.721347511f /* -1 / (2 ln 2) */
+#define LNP_GAUSS_MAGIC  12583037.0f /* 1.5 * 2^23 + 125: adding it to w rounds to an integer ... */
+#define LNP_INV_SQRT_2PI 0.398942280f
+
+/* 4 * 2^f; ... whose low bits are the exponent of 2^(round(w) - 2), which is 0 at the end */
+#define LNP_GAUSS_E1 2.77258873f
+#define LNP_GAUSS_E2 0.960905910f
+#define LNP_GAUSS_E3 0.222013295f
+#define LNP_GAUSS_E4 0.0384737514f
+#define LNP_GAUSS_E5 0.00535956025f
+#define LNP_GAUSS_E6 0.000614133605f
+
+#define LNP_GAUSS_N1 0.435686141f
+#define LNP_GAUSS_N2 0.181306618f
+#define LNP_GAUSS_N3 0.0399841220f
+#define LNP_GAUSS_N4 0.00402018219f
+#define LNP_GAUSS_D1 1.66925720f
+#define LNP_GAUSS_D2 1.19448365f
+#define LNP_GAUSS_D3 0.464379959f
+#define LNP_GAUSS_D4 0.100232712f
+#define LNP_GAUSS_D5 0.0100769591f
+
+/* |x|, or LNP_GAUSS_END where it is beyond (infinity too); NaN stays */
+LNP_INLINE lnp_v16 lnp_v_gauss_argument(lnp_v16 x)
+{
+    const lnp_u16 end = lnp_u_set(LNP_GAUSS_END);
+    const lnp_u16 u = lnp_u_and(lnp_v_bits(x), lnp_u_set(0x7fffffffu));
+    const lnp_u16 over = lnp_u_sub(u, end);
+    const lnp_u16 keep = lnp_u_top(lnp_u_or(over, lnp_u_sub(lnp_u_set(0x7f800000u), u)));
+    return lnp_v_from_bits(lnp_u_add(lnp_u_and(over, keep), end));
+}
+
+/* c1 x + c0 */
+LNP_INLINE lnp_v16 lnp_v_linear(float c1, lnp_v16 x, float c0)
+{
+    return lnp_v_madd(lnp_v_set(c1), x, lnp_v_set(c0));
+}
+
+/* exp(-t^2/2) for 0 <= t <= LNP_GAUSS_END, from t2 = t^2 */
+LNP_INLINE lnp_v16 lnp_v_gauss(lnp_v16 t2)
+{
+    const lnp_v16 w = lnp_v_mul(t2, lnp_v_set(LNP_GAUSS_RATE));
+    const lnp_v16 shifted = lnp_v_add(w, lnp_v_set(LNP_GAUSS_MAGIC));
+    const lnp_v16 f = lnp_v_sub(w, lnp_v_sub(shifted, lnp_v_set(LNP_GAUSS_MAGIC)));
+    const lnp_v16 f2 = lnp_v_mul(f, f);
+    const lnp_v16 p0 = lnp_v_linear(LNP_GAUSS_E1, f, 4.0f);
+    const lnp_v16 p2 = lnp_v_linear(LNP_GAUSS_E3, f, LNP_GAUSS_E2);
+    const lnp_v16 p4 =
+        lnp_v_madd(lnp_v_set(LNP_GAUSS_E6), f2, lnp_v_linear(LNP_GAUSS_E5, f, LNP_GAUSS_E4));
+    const lnp_v16 p = lnp_v_madd(lnp_v_madd(p4, f2, p2), f2, p0);
+    return lnp_v_mul(p, lnp_v_from_bits(lnp_u_shift23(lnp_v_bits(shifted))));
+}
+
+/* exp(t^2/2) Phi(-t) for 0 <= t <= LNP_GAUSS_END */
+LNP_INLINE lnp_v16 lnp_v_gauss_tail(lnp_v16 t, lnp_v16 t2)
+{
+    const lnp_v16 p0 = lnp_v_linear(LNP_GAUSS_N1, t, 0.5f);
+    const lnp_v16 p2 = lnp_v_linear(LNP_GAUSS_N3, t, LNP_GAUSS_N2);
+    const lnp_v16 q0 = lnp_v_linear(LNP_GAUSS_D1, t, 1.0f);
+    const lnp_v16 q2 = lnp_v_linear(LNP_GAUSS_D3, t, LNP_GAUSS_D2);
+    const lnp_v16 q4 = lnp_v_linear(LNP_GAUSS_D5, t, LNP_GAUSS_D4);
+    const lnp_v16 p = lnp_v_madd(lnp_v_madd(lnp_v_set(LNP_GAUSS_N4), t2, p2), t2, p0);
+    const lnp_v16 q = lnp_v_madd(lnp_v_madd(q4, t2, q2), t2, q0);
+    return lnp_v_div(p, q);
+}
+
+LNP_INLINE lnp_v16 lnp_v_gelu(lnp_v16 x)
+{
+    const lnp_v16 t = lnp_v_gauss_argument(x), t2 = lnp_v_mul(t, t);
+    const lnp_u16 positive = lnp_u_and(lnp_v_bits(x), lnp_u_not(lnp_u_top(lnp_v_bits(x))));
+    return lnp_v_sub(lnp_v_from_bits(positive),
+                     lnp_v_mul(lnp_v_mul(t, lnp_v_gauss_tail(t, t2)), lnp_v_gauss(t2)));
+}
+
+/* lnp_v_gelu, and the derivative in *slope */
+LNP_INLINE lnp_v16 lnp_v_gelu_slope(lnp_v16 x, lnp_v16 *slope)
+{
+    const lnp_v16 t = lnp_v_gauss_argument(x), t2 = lnp_v_mul(t, t);
+    const lnp_v16 e = lnp_v_gauss(t2), tail = lnp_v_gauss_tail(t, t2);
+    const lnp_u16 bits = lnp_v_bits(x), negative = lnp_u_top(bits);
+    const lnp_u16 one = lnp_u_and(lnp_v_bits(lnp_v_set(1.0f)), lnp_u_not(negative));
+    const lnp_v16 side = lnp_v_mul(e, lnp_v_sub(lnp_v_mul(t, lnp_v_set(LNP_INV_SQRT_2PI)), tail));
+    const lnp_u16 sign = lnp_u_and(bits, lnp_u_set(0x80000000u));
+    *slope = lnp_v_add(lnp_v_from_bits(one), lnp_v_from_bits(lnp_u_xor(lnp_v_bits(side), sign)));
+    return lnp_v_sub(lnp_v_from_bits(lnp_u_and(bits, lnp_u_not(negative))),
+                     lnp_v_mul(lnp_v_mul(t, tail), e));
+}
+
+/* The same for one value, for the `_ref` loops: *slope and gelu(x). */
+static float lnp_gelu_ref_value(float x, float *slope)
+{
+    uint32_t bits, u;
+    float t, t2, w, shifted, f, f2, p, q, power, e, tail, side;
+    memcpy(&bits, &x, sizeof bits);
+    u = bits & 0x7fffffffu;
+    if (u >= LNP_GAUSS_END && u <= 0x7f800000u) u = LNP_GAUSS_END;
+    memcpy(&t, &u, sizeof t);
+    t2 = t * t;
+    w = t2 * LNP_GAUSS_RATE;
+    shifted = w + LNP_GAUSS_MAGIC;
+    f = w - (shifted - LNP_GAUSS_MAGIC);
+    memcpy(&u, &shifted, sizeof u);
+    u <<= 23;
+    memcpy(&power, &u, sizeof power);
+    f2 = f * f;
+    p = LNP_GAUSS_E6 * f2 + (LNP_GAUSS_E5 * f + LNP_GAUSS_E4);
+    p = (p * f2 + (LNP_GAUSS_E3 * f + LNP_GAUSS_E2)) * f2 + (LNP_GAUSS_E1 * f + 4.0f);
+    e = p * power;
+    p = (LNP_GAUSS_N4 * t2 + (LNP_GAUSS_N3 * t + LNP_GAUSS_N2)) * t2 + (LNP_GAUSS_N1 * t + 0.5f);
+    q = ((LNP_GAUSS_D5 * t + LNP_GAUSS_D4) * t2 + (LNP_GAUSS_D3 * t + LNP_GAUSS_D2)) * t2 +
+        (LNP_GAUSS_D1 * t + 1.0f);
+    tail = p / q;
+    side = e * (t * LNP_INV_SQRT_2PI - tail);
+    *slope = bits >> 31 ? 0.0f - side : 1.0f + side;
+    return (bits >> 31 ? 0.0f : x) - t * tail * e;
+}
+
+LNP_INLINE void lnp_gelu_body(int pieces, float *y, const float *x, size_t n)
+{
+    LNP_BY_16(n, lnp_v_store_n(y + i, lnp_v_gelu(lnp_v_load_n(x + i, lanes)), lanes));
+}
+
+static void lnp_gelu_ref(float *y, const float *x, size_t n)
+{
+    size_t i;
+    float slope;
+    for (i = 0; i < n; i++) y[i] = lnp_gelu_ref_value(x[i], &slope);
+}
+
+LNP_INLINE void lnp_gelu_slope_step(float *y, float *slope, const float *x, lnp_lanes lanes)
+{
+    lnp_v16 s;
+    const lnp_v16 v = lnp_v_gelu_slope(lnp_v_load_n(x, lanes), &s);
+    lnp_v_store_n(y, v, lanes);
+    lnp_v_store_n(slope, s, lanes);
+}
+
+LNP_INLINE void lnp_gelu_slope_body(int pieces, float *y, float *slope, const float *x, size_t n)
+{
+    LNP_BY_16(n, lnp_gelu_slope_step(y + i, slope + i, x + i, lanes));
+}
+
+static void lnp_gelu_slope_ref(float *y, float *slope, const float *x, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++) {
+        float s;
+        const float v = lnp_gelu_ref_value(x[i], &s);
+        y[i] = v;
+        slope[i] = s;
+    }
+}
+
+LNP_INLINE void lnp_gelu_backward_step(float *dx, const float *dy, const float *x, lnp_lanes lanes)
+{
+    lnp_v16 slope;
+    lnp_v_gelu_slope(lnp_v_load_n(x, lanes), &slope);
+    lnp_v_store_n(dx, lnp_v_mul(lnp_v_load_n(dy, lanes), slope), lanes);
+}
+
+LNP_INLINE void lnp_gelu_backward_body(int pieces, float *dx, const float *dy, const float *x,
+                                       size_t n)
+{
+    LNP_BY_16(n, lnp_gelu_backward_step(dx + i, dy + i, x + i, lanes));
+}
+
+static void lnp_gelu_backward_ref(float *dx, const float *dy, const float *x, size_t n)
+{
+    size_t i;
+    float slope;
+    for (i = 0; i < n; i++) {
+        lnp_gelu_ref_value(x[i], &slope);
+        dx[i] = dy[i] * slope;
+    }
+}
+
+LNP_INLINE void lnp_gelu_squares_step(float *a, const float *h, float *sums, lnp_lanes lanes)
+{
+    const lnp_v16 v = lnp_v_gelu(lnp_v_load_n(h, lanes));
+    lnp_v_store_n(a, v, lanes);
+    lnp_v_store_n(sums, lnp_v_madd(v, v, lnp_v_load_n(sums, lanes)), lanes);
+}
+
+LNP_INLINE void lnp_gelu_squares_body(int pieces, float *a, size_t a_stride, const float *h,
+                                      size_t h_stride, float *sums, size_t rows, size_t columns)
+{
+    for (; rows; rows--, a += a_stride, h += h_stride)
+        LNP_BY_16(columns, lnp_gelu_squares_step(a + i, h + i, sums + i, lanes));
+}
+
+static void lnp_gelu_squares_ref(float *a, size_t a_stride, const float *h, size_t h_stride,
+                                 float *sums, size_t rows, size_t columns)
+{
+    size_t r, c;
+    float slope;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++) {
+            const float v = lnp_gelu_ref_value(h[r * h_stride + c], &slope);
+            a[r * a_stride + c] = v;
+            sums[c] += v * v;
+        }
+}
+
+/* -- sums over rows ----------------------------------------------------------------------------- */
+
+/* Four rows at a time: the chain stays in a register, rows stay in order. */
+LNP_INLINE void lnp_column_sum_step(float *sums, const float *x, size_t stride, int four,
+                                    lnp_lanes lanes)
+{
+    lnp_v16 sum = lnp_v_add(lnp_v_load_n(sums, lanes), lnp_v_load_n(x, lanes));
+    if (four) {
+        sum = lnp_v_add(sum, lnp_v_load_n(x + stride, lanes));
+        sum = lnp_v_add(sum, lnp_v_load_n(x + 2 * stride, lanes));
+        sum = lnp_v_add(sum, lnp_v_load_n(x + 3 * stride, lanes));
+    }
+    lnp_v_store_n(sums, sum, lanes);
+}
+
+LNP_INLINE void lnp_column_sum_body(int pieces, float *sums, const float *x, size_t stride,
+                                    size_t rows, size_t columns)
+{
+    for (; rows >= 4; rows -= 4, x += 4 * stride)
+        LNP_BY_16(columns, lnp_column_sum_step(sums + i, x + i, stride, 1, lanes));
+    for (; rows; rows--, x += stride)
+        LNP_BY_16(columns, lnp_column_sum_step(sums + i, x + i, stride, 0, lanes));
+}
+
+static void lnp_column_sum_ref(float *sums, const float *x, size_t stride, size_t rows,
+                               size_t columns)
+{
+    size_t r, c;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++) sums[c] += x[r * stride + c];
+}
+
+LNP_INLINE void lnp_column_products_step(float *sums, const float *a, const float *b, size_t stride,
+                                         int four, lnp_lanes lanes)
+{
+    lnp_v16 sum =
+        lnp_v_madd(lnp_v_load_n(a, lanes), lnp_v_load_n(b, lanes), lnp_v_load_n(sums, lanes));
+    if (four) {
+        sum = lnp_v_madd(lnp_v_load_n(a + stride, lanes), lnp_v_load_n(b + stride, lanes), sum);
+        sum = lnp_v_madd(lnp_v_load_n(a + 2 * stride, lanes), lnp_v_load_n(b + 2 * stride, lanes),
+                         sum);
+        sum = lnp_v_madd(lnp_v_load_n(a + 3 * stride, lanes), lnp_v_load_n(b + 3 * stride, lanes),
+                         sum);
+    }
+    lnp_v_store_n(sums, sum, lanes);
+}
+
+LNP_INLINE void lnp_column_products_body(int pieces, float *sums, const float *a, const float *b,
+                                         size_t stride, size_t rows, size_t columns)
+{
+    for (; rows >= 4; rows -= 4, a += 4 * stride, b += 4 * stride)
+        LNP_BY_16(columns, lnp_column_products_step(sums + i, a + i, b + i, stride, 1, lanes));
+    for (; rows; rows--, a += stride, b += stride)
+        LNP_BY_16(columns, lnp_column_products_step(sums + i, a + i, b + i, stride, 0, lanes));
+}
+
+static void lnp_column_products_ref(float *sums, const float *a, const float *b, size_t stride,
+                                    size_t rows, size_t columns)
+{
+    size_t r, c;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++) sums[c] += a[r * stride + c] * b[r * stride + c];
+}
+
+LNP_INLINE void lnp_column_squares_body(int pieces, float *sums, const float *x, size_t stride,
+                                        size_t rows, size_t columns)
+{
+    lnp_column_products_body(pieces, sums, x, x, stride, rows, columns);
+}
+
+static void lnp_column_squares_ref(float *sums, const float *x, size_t stride, size_t rows,
+                                   size_t columns)
+{
+    lnp_column_products_ref(sums, x, x, stride, rows, columns);
+}
+
+/* -- LayerNorm ---------------------------------------------------------------------------------- */
+
+LNP_INLINE float lnp_row_mean(int pieces, const float *x, size_t c)
+{
+    lnp_v_sum sum = lnp_sum_zero();
+    LNP_BY_16(c, lnp_sum_add(&sum, lnp_v_load_n(x + i, lanes), pieces));
+    return lnp_sum_end(&sum, pieces) / (float)c;
+}
+
+LNP_INLINE void lnp_add_squared_deviation(lnp_v_sum *sum, const float *x, float mean,
+                                          lnp_lanes lanes)
+{
+    const lnp_v16 d = lnp_v_sub(lnp_v_load_fill(x, lanes, mean), lnp_v_splat(mean, lanes.pieces));
+    lnp_sum_add(sum, lnp_v_mul(d, d), lanes.pieces);
+}
+
+LNP_INLINE float lnp_row_variance(int pieces, const float *x, float mean, size_t c)
+{
+    lnp_v_sum sum = lnp_sum_zero();
+    LNP_BY_16(c, lnp_add_squared_deviation(&sum, x + i, mean, lanes));
+    return lnp_sum_end(&sum, pieces) / (float)c;
+}
+
+LNP_INLINE void lnp_row_statistics_body(int pieces, float *mean, float *rstd, const float *x,
+                                        size_t stride, size_t rows, size_t c, float eps)
+{
+    size_t r;
+    for (r = 0; r < rows; r++, x += stride) {
+        mean[r] = lnp_row_mean(pieces, x, c);
+        rstd[r] = 1.0f / sqrtf(lnp_row_variance(pieces, x, mean[r], c) + eps);
+    }
+}
+
+static void lnp_row_statistics_ref(float *mean, float *rstd, const float *x, size_t stride,
+                                   size_t rows, size_t c, float eps)
+{
+    size_t r, i;
+    for (r = 0; r < rows; r++, x += stride) {
+        float sum[16] = {0.0f}, squares[16] = {0.0f};
+        for (i = 0; i < c; i++) sum[i % 16] += x[i];
+        mean[r] = lnp_lanes_sum(sum) / (float)c;
+        for (i = 0; i < c; i++) squares[i % 16] += (x[i] - mean[r]) * (x[i] - mean[r]);
+        rstd[r] = 1.0f / sqrtf(lnp_lanes_sum(squares) / (float)c + eps);
+    }
+}
+
+LNP_INLINE lnp_v16 lnp_v_normalize(const float *x, float mean, float rstd, lnp_lanes lanes)
+{
+    return lnp_v_mul(lnp_v_sub(lnp_v_load_n(x, lanes), lnp_v_splat(mean, lanes.pieces)),
+                     lnp_v_splat(rstd, lanes.pieces));
+}
+
+LNP_INLINE void lnp_normalize_step(float *y, const float *x, float mean, float rstd, const float *w,
+                                   const float *b, lnp_lanes lanes)
+{
+    const lnp_v16 v = lnp_v_normalize(x, mean, rstd, lanes);
+    lnp_v_store_n(y, lnp_v_madd(v, lnp_v_load_n(w, lanes), lnp_v_load_n(b, lanes)), lanes);
+}
+
+LNP_INLINE void lnp_normalize_rows_body(int pieces, float *y, size_t y_stride, const float *x,
+                                        size_t x_stride, const float *mean, const float *rstd,
+                                        const float *w, const float *b, size_t rows, size_t columns)
+{
+    size_t r;
+    for (r = 0; r < rows; r++, y += y_stride, x += x_stride) {
+        const float m = mean[r], s = rstd[r];
+        LNP_BY_16(columns, lnp_normalize_step(y + i, x + i, m, s, w + i, b + i, lanes));
+    }
+}
+
+static void lnp_normalize_rows_ref(float *y, size_t y_stride, const float *x, size_t x_stride,
+                                   const float *mean, const float *rstd, const float *w,
+                                   const float *b, size_t rows, size_t columns)
+{
+    size_t r, c;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++)
+            y[r * y_stride + c] = (x[r * x_stride + c] - mean[r]) * rstd[r] * w[c] + b[c];
+}
+
+/* With xh = (x - mean) rstd and g = dy w: dx = rstd (g - mean(g) - xh mean(g xh)). */
+LNP_INLINE void lnp_layer_norm_sums_step(lnp_v_sum *sum_g, lnp_v_sum *sum_gx, const float *dy,
+                                         const float *x, float mean, float rstd, const float *w,
+                                         lnp_lanes lanes)
+{
+    const lnp_v16 g = lnp_v_mul(lnp_v_load_n(dy, lanes), lnp_v_load_n(w, lanes));
+    lnp_sum_add(sum_g, g, lanes.pieces);
+    lnp_sum_add(sum_gx, lnp_v_mul(g, lnp_v_normalize(x, mean, rstd, lanes)), lanes.pieces);
+}
+
+LNP_INLINE void lnp_layer_norm_backward_step(float *dx, const float *dy, const float *x, float mean,
+                                             float rstd, const float *w, float mean_g,
+                                             float mean_gx, lnp_lanes lanes)
+{
+    const lnp_v16 g = lnp_v_mul(lnp_v_load_n(dy, lanes), lnp_v_load_n(w, lanes));
+    const lnp_v16 along =
+        lnp_v_mul(lnp_v_normalize(x, mean, rstd, lanes), lnp_v_splat(mean_gx, lanes.pieces));
+    const lnp_v16 rest = lnp_v_sub(lnp_v_sub(g, lnp_v_splat(mean_g, lanes.pieces)), along);
+    lnp_v_store_n(dx, lnp_v_mul(rest, lnp_v_splat(rstd, lanes.pieces)), lanes);
+}
+
+LNP_INLINE void lnp_layer_norm_backward_rows_body(int pieces, float *dx, const float *dy,
+                                                  const float *x, const float *mean,
+                                                  const float *rstd, const float *w, size_t rows,
+                                                  size_t c)
+{
+    size_t r;
+    for (r = 0; r < rows; r++, dx += c, dy += c, x += c) {
+        const float m = mean[r], s = rstd[r];
+        lnp_v_sum sum_g = lnp_sum_zero(), sum_gx = lnp_sum_zero();
+        float mean_g, mean_gx;
+        LNP_BY_16(c, lnp_layer_norm_sums_step(&sum_g, &sum_gx, dy + i, x + i, m, s, w + i, lanes));
+        mean_g = lnp_sum_end(&sum_g, pieces) / (float)c;
+        mean_gx = lnp_sum_end(&sum_gx, pieces) / (float)c;
+        LNP_BY_16(c, lnp_layer_norm_backward_step(dx + i, dy + i, x + i, m, s, w + i, mean_g,
+                                                  mean_gx, lanes));
+    }
+}
+
+static void lnp_layer_norm_backward_rows_ref(float *dx, const float *dy, const float *x,
+                                             const float *mean, const float *rstd, const float *w,
+                                             size_t rows, size_t c)
+{
+    size_t r, i;
+    for (r = 0; r < rows; r++, dx += c, dy += c, x += c) {
+        float g[16] = {0.0f}, gx[16] = {0.0f}, mean_g, mean_gx;
+        for (i = 0; i < c; i++) {
+            g[i % 16] += dy[i] * w[i];
+            gx[i % 16] += dy[i] * w[i] * ((x[i] - mean[r]) * rstd[r]);
+        }
+        mean_g = lnp_lanes_sum(g) / (float)c;
+        mean_gx = lnp_lanes_sum(gx) / (float)c;
+        for (i = 0; i < c; i++)
+            dx[i] = (dy[i] * w[i] - mean_g - (x[i] - mean[r]) * rstd[r] * mean_gx) * rstd[r];
+    }
+}
+
+LNP_INLINE void lnp_layer_norm_columns_step(float *dw, float *db, const float *dy, const float *x,
+                                            float mean, float rstd, lnp_lanes lanes)
+{
+    const lnp_v16 g = lnp_v_load_n(dy, lanes), xh = lnp_v_normalize(x, mean, rstd, lanes);
+    lnp_v_store_n(dw, lnp_v_madd(g, xh, lnp_v_load_n(dw, lanes)), lanes);
+    lnp_v_store_n(db, lnp_v_add(lnp_v_load_n(db, lanes), g), lanes);
+}
+
+LNP_INLINE void lnp_layer_norm_backward_columns_body(int pieces, float *dw, float *db,
+                                                     const float *dy, const float *x,
+                                                     const float *mean, const float *rstd,
+                                                     size_t stride, size_t rows, size_t columns)
+{
+    size_t r;
+    for (r = 0; r < rows; r++, dy += stride, x += stride) {
+        const float m = mean[r], s = rstd[r];
+        LNP_BY_16(columns, lnp_layer_norm_columns_step(dw + i, db + i, dy + i, x + i, m, s, lanes));
+    }
+}
+
+static void lnp_layer_norm_backward_columns_ref(float *dw, float *db, const float *dy,
+                                                const float *x, const float *mean,
+                                                const float *rstd, size_t stride, size_t rows,
+                                                size_t columns)
+{
+    size_t r, c;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++) {
+            const float g = dy[r * stride + c];
+            dw[c] += g * ((x[r * stride + c] - mean[r]) * rstd[r]);
+            db[c] += g;
+        }
+}
+
+/* -- GRN over rows ------------------------------------------------------------------------------ */
+
+LNP_INLINE void lnp_scale_shift_step(float *y, const float *x, const float *factor,
+                                     const float *shift, lnp_lanes lanes)
+{
+    lnp_v_store_n(
+        y,
+        lnp_v_madd(lnp_v_load_n(x, lanes), lnp_v_load_n(factor, lanes), lnp_v_load_n(shift, lanes)),
+        lanes);
+}
+
+LNP_INLINE void lnp_scale_shift_rows_body(int pieces, float *y, size_t y_stride, const float *x,
+                                          size_t x_stride, const float *factor, const float *shift,
+                                          size_t rows, size_t columns)
+{
+    for (; rows; rows--, y += y_stride, x += x_stride)
+        LNP_BY_16(columns, lnp_scale_shift_step(y + i, x + i, factor + i, shift + i, lanes));
+}
+
+static void lnp_scale_shift_rows_ref(float *y, size_t y_stride, const float *x, size_t x_stride,
+                                     const float *factor, const float *shift, size_t rows,
+                                     size_t columns)
+{
+    size_t r, c;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++)
+            y[r * y_stride + c] = x[r * x_stride + c] * factor[c] + shift[c];
+}
+
+LNP_INLINE void lnp_grn_first_step(float *a, float *slope, float *products, float *dbeta,
+                                   const float *h, const float *da, lnp_lanes lanes)
+{
+    const lnp_v16 g = lnp_v_load_n(da, lanes);
+    lnp_v16 s;
+    const lnp_v16 v = lnp_v_gelu_slope(lnp_v_load_n(h, lanes), &s);
+    lnp_v_store_n(a, v, lanes);
+    lnp_v_store_n(slope, s, lanes);
+    lnp_v_store_n(products, lnp_v_madd(g, v, lnp_v_load_n(products, lanes)), lanes);
+    lnp_v_store_n(dbeta, lnp_v_add(lnp_v_load_n(dbeta, lanes), g), lanes);
+}
+
+LNP_INLINE void lnp_grn_backward_first_body(int pieces, float *a, float *slope, float *products,
+                                            float *dbeta, const float *h, const float *da,
+                                            size_t stride, size_t rows, size_t columns)
+{
+    for (; rows; rows--, a += stride, slope += stride, h += stride, da += stride)
+        LNP_BY_16(columns, lnp_grn_first_step(a + i, slope + i, products + i, dbeta + i, h + i,
+                                              da + i, lanes));
+}
+
+static void lnp_grn_backward_first_ref(float *a, float *slope, float *products, float *dbeta,
+                                       const float *h, const float *da, size_t stride, size_t rows,
+                                       size_t columns)
+{
+    size_t r, c;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++) {
+            const size_t at = r * stride + c;
+            float s;
+            const float v = lnp_gelu_ref_value(h[at], &s);
+            a[at] = v;
+            slope[at] = s;
+            products[c] += da[at] * v;
+            dbeta[c] += da[at];
+        }
+}
+
+LNP_INLINE lnp_v16 lnp_v_grn_backward(const float *dy, const float *x, const float *factor,
+                                      const float *coef, lnp_lanes lanes)
+{
+    return lnp_v_madd(lnp_v_load_n(dy, lanes), lnp_v_load_n(factor, lanes),
+                      lnp_v_mul(lnp_v_load_n(coef, lanes), lnp_v_load_n(x, lanes)));
+}
+
+LNP_INLINE void lnp_grn_second_step(float *dh, float *db, const float *da, const float *a,
+                                    const float *slope, const float *factor, const float *coef,
+                                    lnp_lanes lanes)
+{
+    const lnp_v16 g =
+        lnp_v_mul(lnp_v_grn_backward(da, a, factor, coef, lanes), lnp_v_load_n(slope, lanes));
+    lnp_v_store_n(dh, g, lanes);
+    lnp_v_store_n(db, lnp_v_add(lnp_v_load_n(db, lanes), g), lanes);
+}
+
+LNP_INLINE void lnp_grn_backward_second_body(int pieces, float *dh, float *db, const float *da,
+                                             const float *a, const float *slope,
+                                             const float *factor, const float *coef, size_t stride,
+                                             size_t rows, size_t columns)
+{
+    for (; rows; rows--, dh += stride, da += stride, a += stride, slope += stride)
+        LNP_BY_16(columns, lnp_grn_second_step(dh + i, db + i, da + i, a + i, slope + i, factor + i,
+                                               coef + i, lanes));
+}
+
+static void lnp_grn_backward_second_ref(float *dh, float *db, const float *da, const float *a,
+                                        const float *slope, const float *factor, const float *coef,
+                                        size_t stride, size_t rows, size_t columns)
+{
+    size_t r, c;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++) {
+            const size_t at = r * stride + c;
+            const float g = (da[at] * factor[c] + coef[c] * a[at]) * slope[at];
+            dh[at] = g;
+            db[c] += g;
+        }
+}
+
+LNP_INLINE void lnp_grn_backward_rows_body(int pieces, float *dx, const float *dy, const float *x,
+                                           const float *factor, const float *coef, size_t stride,
+                                           size_t rows, size_t columns)
+{
+    for (; rows; rows--, dx += stride, dy += stride, x += stride)
+        LNP_BY_16(columns,
+                  lnp_v_store_n(dx + i,
+                                lnp_v_grn_backward(dy + i, x + i, factor + i, coef + i, lanes),
+                                lanes));
+}
+
+static void lnp_grn_backward_rows_ref(float *dx, const float *dy, const float *x,
+                                      const float *factor, const float *coef, size_t stride,
+                                      size_t rows, size_t columns)
+{
+    size_t r, c;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++) {
+            const size_t at = r * stride + c;
+            dx[at] = dy[at] * factor[c] + coef[c] * x[at];
+        }
+}
+
+/* -- elementwise -------------------------------------------------------------------------------- */
+
+LNP_INLINE void lnp_add_body(int pieces, float *y, const float *a, const float *b, size_t n)
+{
+    LNP_BY_16(n, lnp_v_store_n(y + i,
+                               lnp_v_add(lnp_v_load_n(a + i, lanes), lnp_v_load_n(b + i, lanes)),
+                               lanes));
+}
+
+static void lnp_add_ref(float *y, const float *a, const float *b, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++) y[i] = a[i] + b[i];
+}
+
+LNP_INLINE void lnp_add_scaled_body(int pieces, float *y, const float *x, const float *z, float s,
+                                    size_t n)
+{
+    LNP_BY_16(n, lnp_v_store_n(y + i,
+                               lnp_v_madd(lnp_v_load_n(z + i, lanes), lnp_v_splat(s, lanes.pieces),
+                                          lnp_v_load_n(x + i, lanes)),
+                               lanes));
+}
+
+static void lnp_add_scaled_ref(float *y, const float *x, const float *z, float s, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++) y[i] = z[i] * s + x[i];
+}
+
+LNP_INLINE void lnp_scale_body(int pieces, float *y, const float *x, float s, size_t n)
+{
+    LNP_BY_16(n, lnp_v_store_n(y + i,
+                               lnp_v_mul(lnp_v_load_n(x + i, lanes), lnp_v_splat(s, lanes.pieces)),
+                               lanes));
+}
+
+static void lnp_scale_ref(float *y, const float *x, float s, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++) y[i] = x[i] * s;
+}
+
+/* Lanes x < 0 or x = -0, without NaN: the bits lie between 80000000 and ff800000. */
+LNP_INLINE lnp_u16 lnp_u_negative(lnp_u16 x)
+{
+    return lnp_u_top(lnp_u_and(lnp_u_add(x, lnp_u_set(0x007fffffu)), x));
+}
+
+/* Lanes x <= 0: the above, and +0, the only word without its top bit that gets it by - 1. */
+LNP_INLINE lnp_u16 lnp_u_not_positive(lnp_u16 x)
+{
+    const lnp_u16 zero = lnp_u_top(lnp_u_and(lnp_u_sub(x, lnp_u_set(1u)), lnp_u_not(x)));
+    return lnp_u_or(lnp_u_negative(x), zero);
+}
+
+LNP_INLINE lnp_v16 lnp_v_clear(lnp_v16 v, lnp_u16 where)
+{
+    return lnp_v_from_bits(lnp_u_and(lnp_v_bits(v), lnp_u_not(where)));
+}
+
+LNP_INLINE void lnp_relu_step(float *y, const float *x, lnp_lanes lanes)
+{
+    const lnp_v16 v = lnp_v_load_n(x, lanes);
+    lnp_v_store_n(y, lnp_v_clear(v, lnp_u_negative(lnp_v_bits(v))), lanes);
+}
+
+LNP_INLINE void lnp_relu_body(int pieces, float *y, const float *x, size_t n)
+{
+    LNP_BY_16(n, lnp_relu_step(y + i, x + i, lanes));
+}
+
+static void lnp_relu_ref(float *y, const float *x, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++) y[i] = x[i] <= 0.0f ? 0.0f : x[i];
+}
+
+LNP_INLINE void lnp_relu_backward_step(float *dx, const float *dy, const float *x, lnp_lanes lanes)
+{
+    const lnp_u16 off = lnp_u_not_positive(lnp_v_bits(lnp_v_load_n(x, lanes)));
+    lnp_v_store_n(dx, lnp_v_clear(lnp_v_load_n(dy, lanes), off), lanes);
+}
+
+LNP_INLINE void lnp_relu_backward_body(int pieces, float *dx, const float *dy, const float *x,
+                                       size_t n)
+{
+    LNP_BY_16(n, lnp_relu_backward_step(dx + i, dy + i, x + i, lanes));
+}
+
+static void lnp_relu_backward_ref(float *dx, const float *dy, const float *x, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++) dx[i] = x[i] <= 0.0f ? 0.0f : dy[i];
+}
+
+LNP_INLINE void lnp_average_step(float *e, const float *w, float s, lnp_lanes lanes)
+{
+    const lnp_v16 old = lnp_v_load_n(e, lanes);
+    lnp_v_store_n(
+        e, lnp_v_madd(lnp_v_sub(lnp_v_load_n(w, lanes), old), lnp_v_splat(s, lanes.pieces), old),
+        lanes);
+}
+
+LNP_INLINE void lnp_average_towards_body(int pieces, float *e, const float *w, float s, size_t n)
+{
+    LNP_BY_16(n, lnp_average_step(e + i, w + i, s, lanes));
+}
+
+static void lnp_average_towards_ref(float *e, const float *w, float s, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++) e[i] = (w[i] - e[i]) * s + e[i];
+}
+
+/* -- optimiser ---------------------------------------------------------------------------------- */
+
+/* Vectors of the house have no square root; the instruction sets' own ones follow the wrappers. */
+static void lnp_square_roots_ref(float *y, const float *x, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++) y[i] = sqrtf(x[i]);
+}
+
+LNP_INLINE void lnp_square_roots_body(int pieces, float *y, const float *x, size_t n)
+{
+    size_t i;
+    (void)pieces;
+    for (i = 0; i < n; i++) y[i] = sqrtf(x[i]);
+}
+
+static void lnp_chunk_squares_ref(double *sum, const float *x, size_t n)
+{
+    double lanes[16] = {0.0};
+    size_t i;
+    for (i = 0; i < n; i++) lanes[i % 16] += (double)x[i] * (double)x[i];
+    for (i = 0; i < 8; i++) lanes[i] += lanes[i + 8];
+    for (i = 0; i < 4; i++) lanes[i] += lanes[i + 4];
+    *sum = (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+}
+
+#if defined(LNP_JOIN8)
+
+typedef double lnp_d8 __attribute__((vector_size(64), aligned(8), may_alias));
+
+LNP_INLINE lnp_d8 lnp_d_squares(const float *x)
+{
+    const lnp_d8 d = __builtin_convertvector(*(const lnp_v8 *)x, lnp_d8);
+    return d * d;
+}
+
+LNP_INLINE void lnp_chunk_squares_body(int pieces, double *sum, const float *x, size_t n)
+{
+    lnp_d8 low = {0.0}, high = {0.0};
+    float tail[64] = {0.0f};
+    double lanes[8];
+    size_t l;
+    (void)pieces;
+    for (;; x += 64, n -= 64) {
+        if (n < 64) {
+            for (l = 0; l < n; l++) tail[l] = x[l];
+            x = tail;
+        }
+        low = low + lnp_d_squares(x) + lnp_d_squares(x + 16) + lnp_d_squares(x + 32) +
+              lnp_d_squares(x + 48);
+        high = high + lnp_d_squares(x + 8) + lnp_d_squares(x + 24) + lnp_d_squares(x + 40) +
+               lnp_d_squares(x + 56);
+        if (n <= 64) break;
+    }
+    *(lnp_d8 *)lanes = low + high;
+    for (l = 0; l < 4; l++) lanes[l] += lanes[l + 4];
+    *sum = (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+}
+
+#else
+
+LNP_INLINE void lnp_chunk_squares_body(int pieces, double *sum, const float *x, size_t n)
+{
+    (void)pieces;
+    lnp_chunk_squares_ref(sum, x, n);
+}
+
+#endif
+
+/* m = beta1 m + (1 - beta1) g, v = beta2 v + ((1 - beta2) g) g */
+LNP_INLINE void lnp_adamw_moments_step(float *m, float *v, const float *g,
+                                       const lnp_adamw_constants *k, lnp_lanes lanes)
+{
+    const lnp_v16 slope = lnp_v_load_n(g, lanes);
+    const lnp_v16 part = lnp_v_mul(lnp_v_splat(k->rest2, lanes.pieces), slope);
+    lnp_v_store_n(m,
+                  lnp_v_madd(lnp_v_load_n(m, lanes), lnp_v_splat(k->beta1, lanes.pieces),
+                             lnp_v_mul(lnp_v_splat(k->rest1, lanes.pieces), slope)),
+                  lanes);
+    lnp_v_store_n(v,
+                  lnp_v_madd(lnp_v_load_n(v, lanes), lnp_v_splat(k->beta2, lanes.pieces),
+                             lnp_v_mul(part, slope)),
+                  lanes);
+}
+
+LNP_INLINE void lnp_adamw_moments_body(int pieces, float *m, float *v, const float *g, size_t n,
+                                       const lnp_adamw_constants *constants)
+{
+    const lnp_adamw_constants k = *constants;
+    LNP_BY_16(n, lnp_adamw_moments_step(m + i, v + i, g + i, &k, lanes));
+}
+
+static void lnp_adamw_moments_ref(float *m, float *v, const float *g, size_t n,
+                                  const lnp_adamw_constants *k)
+{
+    size_t i;
+    for (i = 0; i < n; i++) {
+        m[i] = m[i] * k->beta1 + k->rest1 * g[i];
+        v[i] = v[i] * k->beta2 + k->rest2 * g[i] * g[i];
+    }
+}
+
+/* p = p decay - step m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon) */
+LNP_INLINE void lnp_adamw_apply_step(float *p, const float *m, const float *root,
+                                     const lnp_adamw_constants *k, lnp_lanes lanes)
+{
+    const lnp_v16 scaled = lnp_v_div(lnp_v_load_n(root, lanes), lnp_v_splat(k->root, lanes.pieces));
+    const lnp_v16 ratio =
+        lnp_v_div(lnp_v_load_n(m, lanes), lnp_v_add(scaled, lnp_v_splat(k->epsilon, lanes.pieces)));
+    lnp_v_store_n(p,
+                  lnp_v_sub(lnp_v_mul(lnp_v_load_n(p, lanes), lnp_v_splat(k->decay, lanes.pieces)),
+                            lnp_v_mul(lnp_v_splat(k->step, lanes.pieces), ratio)),
+                  lanes);
+}
+
+LNP_INLINE void lnp_adamw_apply_body(int pieces, float *p, const float *m, const float *root,
+                                     size_t n, const lnp_adamw_constants *constants)
+{
+    const lnp_adamw_constants k = *constants;
+    LNP_BY_16(n, lnp_adamw_apply_step(p + i, m + i, root + i, &k, lanes));
+}
+
+static void lnp_adamw_apply_ref(float *p, const float *m, const float *root, size_t n,
+                                const lnp_adamw_constants *k)
+{
+    size_t i;
+    for (i = 0; i < n; i++)
+        p[i] = p[i] * k->decay - k->step * (m[i] / (root[i] / k->root + k->epsilon));
+}
+
+/* -- one table per instruction set -------------------------------------------------------------- */
+
+#define LNP_ARGUMENTS(...) __VA_ARGS__
+#define LNP_ROW_PORTABLE(name, parameters, arguments)                                              \
+    static void lnp_##name##_portable parameters { lnp_##name##_body(4, LNP_ARGUMENTS arguments); }
+#define LNP_ROW_AVX2(name, parameters, arguments)                                                  \
+    LNP_TARGET_AVX2 static void lnp_##name##_avx2 parameters                                       \
+    {                                                                                              \
+        lnp_##name##_body(2, LNP_ARGUMENTS arguments);                                             \
+    }
+#define LNP_ROW_AVX512(name, parameters, arguments)                                                \
+    LNP_TARGET_AVX512 static void lnp_##name##_avx512 parameters                                   \
+    {                                                                                              \
+        lnp_##name##_body(1, LNP_ARGUMENTS arguments);                                             \
+    }
+
+LNP_ROW_KERNELS(LNP_ROW_PORTABLE)
+#if LNP_X86
+LNP_ROW_KERNELS(LNP_ROW_AVX2)
+#endif
+#if LNP_AVX512
+LNP_ROW_KERNELS(LNP_ROW_AVX512)
+#endif
+#undef LNP_ROW_PORTABLE
+#undef LNP_ROW_AVX2
+#undef LNP_ROW_AVX512
+#undef LNP_ARGUMENTS
+
+/* LNP_ROOTS defines the roots of one instruction set: whole vectors, then single values. */
+#define LNP_ROOTS(name, lanes, load, root, store)                                                  \
+    static void name(float *y, const float *x, size_t n)                                           \
+    {                                                                                              \
+        size_t i;                                                                                  \
+        for (i = 0; i + lanes <= n; i += lanes) store(y + i, root(load(x + i)));                   \
+        for (; i < n; i++) y[i] = sqrtf(x[i]);                                                     \
+    }
+#if LNP_X86
+LNP_ROOTS(lnp_roots_sse, 4, _mm_loadu_ps, _mm_sqrt_ps, _mm_storeu_ps)
+LNP_TARGET_AVX2 LNP_ROOTS(lnp_roots_avx2, 8, _mm256_loadu_ps, _mm256_sqrt_ps, _mm256_storeu_ps)
+#endif
+#if LNP_AVX512
+LNP_TARGET_AVX512
+LNP_ROOTS(lnp_roots_avx512, 16, _mm512_loadu_ps, _mm512_sqrt_ps, _mm512_storeu_ps)
+#endif
+#if LNP_NEON
+LNP_ROOTS(lnp_roots_neon, 4, vld1q_f32, vsqrtq_f32, vst1q_f32)
+#endif
+#undef LNP_ROOTS
+
+/* Copies the table of one instruction set, which must be one that lnp_detect_isa gave. */
+static lnp_row_kernels lnp_row_kernels_for(lensnet_isa isa)
+{
+#define LNP_ROW_ENTRY_REF(name, parameters, arguments)      lnp_##name##_ref,
+#define LNP_ROW_ENTRY_PORTABLE(name, parameters, arguments) lnp_##name##_portable,
+#define LNP_ROW_ENTRY_AVX2(name, parameters, arguments)     lnp_##name##_avx2,
+#define LNP_ROW_ENTRY_AVX512(name, parameters, arguments)   lnp_##name##_avx512,
+    const lnp_row_kernels reference = {LNP_ROW_KERNELS(LNP_ROW_ENTRY_REF)};
+    lnp_row_kernels portable = {LNP_ROW_KERNELS(LNP_ROW_ENTRY_PORTABLE)};
+#if LNP_X86
+    lnp_row_kernels avx2 = {LNP_ROW_KERNELS(LNP_ROW_ENTRY_AVX2)};
+    avx2.square_roots = lnp_roots_avx2;
+    portable.square_roots = lnp_roots_sse;
+    if (isa == LENSNET_ISA_AVX2) return avx2;
+#endif
+#if LNP_AVX512
+    if (isa == LENSNET_ISA_AVX512) {
+        lnp_row_kernels avx512 = {LNP_ROW_KERNELS(LNP_ROW_ENTRY_AVX512)};
+        avx512.square_roots = lnp_roots_avx512;
+        return avx512;
+    }
+#endif
+#if LNP_NEON
+    portable.square_roots = lnp_roots_neon;
+#endif
+#undef LNP_ROW_ENTRY_REF
+#undef LNP_ROW_ENTRY_PORTABLE
+#undef LNP_ROW_ENTRY_AVX2
+#undef LNP_ROW_ENTRY_AVX512
+    return isa == LENSNET_ISA_REFERENCE ? reference : portable;
+}
+
+/* -- sums over the pixels of one sample, by the chunk rule -------------------------------------- */
+
+#define LNP_STRIP ((size_t)64) /* columns whose partial sums live on the stack */
+
+/* totals[c] = partials[0][c] + partials[1][c] + ... in order, in double; partials are [chunks][c]. */
+static void lnp_chunk_totals(double *totals, const float *partials, size_t chunks, size_t c)
+{
+    size_t k, i;
+    for (i = 0; i < c; i++) totals[i] = 0.0;
+    for (k = 0; k < chunks; k++, partials += c)
+        for (i = 0; i < c; i++) totals[i] += (double)partials[i];
+}
+
+/* Sums of a, or of a * b where b is given, over the pixels of one sample; at most LNP_STRIP columns. */
+static void lnp_strip_totals(const lnp_row_kernels *kernels, double *totals, const float *a,
+                             const float *b, size_t stride, size_t pixels, size_t columns)
+{
+    float partial[LNP_STRIP];
+    size_t first, c;
+    for (c = 0; c < columns; c++) totals[c] = 0.0;
+    for (first = 0; first < pixels; first += LNP_CHUNK_ROWS) {
+        const size_t rows = lnp_min(LNP_CHUNK_ROWS, pixels - first), at = first * stride;
+        memset(partial, 0, sizeof partial);
+        if (b)
+            kernels->column_products(partial, a + at, b + at, stride, rows, columns);
+        else
+            kernels->column_sum(partial, a + at, stride, rows, columns);
+        for (c = 0; c < columns; c++) totals[c] += (double)partial[c];
+    }
+}
+
+/* totals[c] = sum of a * b over the pixels of one sample; a may be b (GRN's squares). */
+static void lnp_pixel_products(const lnp_row_kernels *kernels, double *totals, const float *a,
+                               const float *b, size_t stride, size_t pixels, size_t columns)
+{
+    size_t c;
+    for (c = 0; c < columns; c += LNP_STRIP)
+        lnp_strip_totals(kernels, totals + c, a + c, b + c, stride, pixels,
+                         lnp_min(LNP_STRIP, columns - c));
+}
+
+/* y (n, c) = mean over the pixels of x (n, pixels, c); pixels >= 1 */
+static void lnp_mean_pool(const lnp_row_kernels *kernels, float *y, const float *x, size_t n,
+                          size_t pixels, size_t c)
+{
+    double totals[LNP_STRIP];
+    size_t i, first, j;
+    for (i = 0; i < n; i++, x += pixels * c, y += c)
+        for (first = 0; first < c; first += LNP_STRIP) {
+            const size_t columns = lnp_min(LNP_STRIP, c - first);
+            lnp_strip_totals(kernels, totals, x + first, NULL, c, pixels, columns);
+            for (j = 0; j < columns; j++) y[first + j] = (float)(totals[j] / (double)pixels);
+        }
+}
+
+/* dx (n, pixels, c) = dy (n, c) / pixels */
+static void lnp_mean_pool_backward(float *dx, const float *dy, size_t n, size_t pixels, size_t c)
+{
+    size_t i, p, j;
+    for (i = 0; i < n; i++, dy += c) {
+        const float *first = dx;
+        if (pixels)
+            for (j = 0; j < c; j++) dx[j] = dy[j] / (float)pixels;
+        for (p = 1; p < pixels; p++) memcpy(dx + p * c, first, c * sizeof *dx);
+        dx += pixels * c;
+    }
+}
+
+/* -- GRN of one sample (Woo et al. 2023, ConvNeXt V2) ------------------------------------------- */
+
+/* Ends a lane reduction in double as lnp_lanes_sum does in float. */
+static double lnp_double_lanes_sum(double *lanes)
+{
+    int l;
+    for (l = 0; l < 8; l++) lanes[l] += lanes[l + 8];
+    for (l = 0; l < 4; l++) lanes[l] += lanes[l + 4];
+    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+}
+
+/* D = mean over channels of G, + 1e-6 */
+static double lnp_grn_divisor(const float *norm, size_t c)
+{
+    double lanes[16] = {0.0};
+    size_t i;
+    for (i = 0; i < c; i++) lanes[i % 16] += (double)norm[i];
+    return lnp_double_lanes_sum(lanes) / (double)c + 1e-6;
+}
+
+/* From the sums of squares over pixels: norm = G = sqrt(squares), factor = 1 + gamma R, R = G / D;
+ * the output is x * factor + beta. */
+static void lnp_grn_factors(float *norm, float *factor, const double *squares, const float *gamma,
+                            size_t c)
+{
+    double divisor;
+    size_t i;
+    for (i = 0; i < c; i++) norm[i] = (float)sqrt(squares[i]);
+    divisor = lnp_grn_divisor(norm, c);
+    for (i = 0; i < c; i++) factor[i] = 1.0f + gamma[i] * (float)((double)norm[i] / divisor);
+}
+
+/* From P, the sums over pixels of dy * x: with S = gamma P and t = sum of S G,
+ * coef = (S / D - t / (C D^2)) / G (0 where G = 0, by convention), factor as above and
+ * dgamma += R P; then dx = dy * factor + coef * x. */
+static void lnp_grn_coefficients(float *coef, float *factor, float *dgamma, const double *products,
+                                 const float *norm, const float *gamma, size_t c)
+{
+    const double divisor = lnp_grn_divisor(norm, c);
+    double lanes[16] = {0.0}, shared;
+    size_t i;
+    for (i = 0; i < c; i++) lanes[i % 16] += (double)gamma[i] * products[i] * (double)norm[i];
+    shared = lnp_double_lanes_sum(lanes) / ((double)c * divisor * divisor);
+    for (i = 0; i < c; i++) {
+        const double g = (double)norm[i], s = (double)gamma[i] * products[i];
+        const float ratio = (float)(g / divisor);
+        coef[i] = g > 0.0 ? (float)((s / divisor - shared) / g) : 0.0f;
+        factor[i] = 1.0f + gamma[i] * ratio;
+        dgamma[i] += ratio * (float)products[i];
+    }
+}
+
+/* -- max pooling -------------------------------------------------------------------------------- */
+
+typedef struct lnp_pool_shape {
+    size_t n, h, w, c;          /* input, h * w < 2^31 */
+    size_t kernel, stride, pad; /* pad <= kernel / 2: every window meets the image */
+    size_t out_h, out_w;        /* (h + 2 pad - kernel) / stride + 1 */
+} lnp_pool_shape;
+
+/* One output pixel; x and argmax at its sample and pixel. A NaN wins, as in PyTorch. */
+static void lnp_max_pool_pixel(float *y, int32_t *argmax, const float *x, const lnp_pool_shape *s,
+                               size_t oy, size_t ox)
+{
+    size_t ky, kx, i;
+    int first = 1;
+    for (ky = 0; ky < s->kernel; ky++)
+        for (kx = 0; kx < s->kernel; kx++) {
+            const size_t iy = oy * s->stride + ky - s->pad, ix = ox * s->stride + kx - s->pad;
+            const float *in = x + (iy * s->w + ix) * s->c;
+            if (iy >= s->h || ix >= s->w) continue; /* also where the subtraction wrapped */
+            for (i = 0; i < s->c; i++)
+                if (first || in[i] > y[i] || in[i] != in[i]) {
+                    y[i] = in[i];
+                    argmax[i] = (int32_t)(iy * s->w + ix);
+                }
+            first = 0;
+        }
+}
+
+/* y, argmax (n, out_h, out_w, c); argmax counts pixels of the sample */
+static void lnp_max_pool(float *y, int32_t *argmax, const float *x, const lnp_pool_shape *s)
+{
+    size_t i, oy, ox;
+    for (i = 0; i < s->n; i++, x += s->h * s->w * s->c)
+        for (oy = 0; oy < s->out_h; oy++)
+            for (ox = 0; ox < s->out_w; ox++, y += s->c, argmax += s->c)
+                lnp_max_pool_pixel(y, argmax, x, s, oy, ox);
+}
+
+/* dx is overwritten; overlapping windows add in the order of the output */
+static void lnp_max_pool_backward(float *dx, const float *dy, const int32_t *argmax,
+                                  const lnp_pool_shape *s)
+{
+    const size_t outputs = s->out_h * s->out_w;
+    size_t i, o, j;
+    memset(dx, 0, s->n * s->h * s->w * s->c * sizeof *dx);
+    for (i = 0; i < s->n; i++, dx += s->h * s->w * s->c)
+        for (o = 0; o < outputs; o++, dy += s->c, argmax += s->c)
+            for (j = 0; j < s->c; j++) dx[(size_t)argmax[j] * s->c + j] += dy[j];
+}
+
+/* -- loss --------------------------------------------------------------------------------------- */
+
+/* The largest logit of a row and log(sum(exp(x - largest))), in double. */
+static double lnp_log_normalizer(double *largest, const float *logits, size_t k)
+{
+    double sum = 0.0, top = (double)logits[0];
+    size_t i;
+    for (i = 1; i < k; i++)
+        if ((double)logits[i] > top) top = (double)logits[i];
+    for (i = 0; i < k; i++) sum += lensnet_exp((double)logits[i] - top);
+    *largest = top;
+    return lensnet_log(sum);
+}
+
+/* p = softmax of each row; p may be logits; k >= 1 */
+static void lnp_softmax(float *p, const float *logits, size_t rows, size_t k)
+{
+    size_t r, i;
+    for (r = 0; r < rows; r++, p += k, logits += k) {
+        double top;
+        const double log_sum = lnp_log_normalizer(&top, logits, k);
+        for (i = 0; i < k; i++) p[i] = (float)lensnet_exp((double)logits[i] - top - log_sum);
+    }
+}
+
+/* losses[r] = -sum over k of T log p, not scaled; dlogits = scale (p sum(T) - T), may be NULL or
+ * logits. T need not sum to 1 (class weights, ignored rows). */
+static void lnp_softmax_cross_entropy(double *losses, float *dlogits, const float *logits,
+                                      const float *targets, double scale, size_t rows, size_t k)
+{
+    size_t r, i;
+    for (r = 0; r < rows; r++, logits += k, targets += k) {
+        double top, loss = 0.0, total = 0.0;
+        const double log_sum = lnp_log_normalizer(&top, logits, k);
+        for (i = 0; i < k; i++) total += (double)targets[i];
+        for (i = 0; i < k; i++) {
+            const double t = (double)targets[i], log_p = (double)logits[i] - top - log_sum;
+            if (t < 0.0 || t > 0.0) loss -= t * log_p; /* 0 log 0 = 0 */
+            if (dlogits) dlogits[i] = (float)(scale * (lensnet_exp(log_p) * total - t));
+        }
+        losses[r] = loss;
+        if (dlogits) dlogits += k;
+    }
+}
+
+/* -- optimiser, whole arrays -------------------------------------------------------------------- */
+
+/* Constants of step `step` = 1, 2, ... (Loshchilov & Hutter 2019; PyTorch's order of operations) */
+static lnp_adamw_constants lnp_adamw_constants_at(double learning_rate, double weight_decay,
+                                                  double beta1, double beta2, double epsilon,
+                                                  uint64_t step)
+{
+    lnp_adamw_constants k;
+    k.decay = (float)(1.0 - learning_rate * weight_decay);
+    k.beta1 = (float)beta1;
+    k.rest1 = (float)(1.0 - beta1);
+    k.beta2 = (float)beta2;
+    k.rest2 = (float)(1.0 - beta2);
+    k.step = (float)(learning_rate / (1.0 - lensnet_pow(beta1, (double)step)));
+    k.root = (float)sqrt(1.0 - lensnet_pow(beta2, (double)step));
+    k.epsilon = (float)epsilon;
+    return k;
+}
+
+/* One AdamW step on n values: parameters, moments, gradients. Any split gives the same bits. */
+static void lnp_adamw_update(const lnp_row_kernels *kernels, float *p, float *m, float *v,
+                             const float *g, size_t n, const lnp_adamw_constants *constants)
+{
+    float root[1024];
+    size_t i;
+    for (i = 0; i < n; i += 1024) {
+        const size_t part = lnp_min(1024, n - i);
+        kernels->adamw_moments(m + i, v + i, g + i, part, constants);
+        kernels->square_roots(root, v + i, part);
+        kernels->adamw_apply(p + i, m + i, root, part, constants);
+    }
+}
+
+#define LNP_ROUND_CHUNKS 256
+
+/* Sum of x^2 in double: chunks of LNP_CHUNK_VALUES by any thread, their sums added in order. */
+static double lnp_sum_of_squares(const lnp_row_kernels *kernels, const float *x, size_t n,
+                                 int threads)
+{
+    double sum = 0.0, partial[LNP_ROUND_CHUNKS];
+    while (n) {
+        const size_t part = lnp_min(n, LNP_ROUND_CHUNKS * LNP_CHUNK_VALUES);
+        const int chunks = (int)lnp_ceil_div(part, LNP_CHUNK_VALUES);
+        int i;
+        (void)threads;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) if (threads > 1 && chunks > 1)
+#endif
+        for (i = 0; i < chunks; i++) {
+            const size_t at = (size_t)i * LNP_CHUNK_VALUES;
+            kernels->chunk_squares(partial + i, x + at, lnp_min(LNP_CHUNK_VALUES, part - at));
+        }
+        for (i = 0; i < chunks; i++) sum += partial[i];
+        x += part;
+        n -= part;
+    }
+    return sum;
+}
+/* =================================================================================================
+ * >>gemm-tiles  The tiles of the matrix products: one table of kernels per instruction set. A tile
+ * keeps rows x 2 vectors of the output in registers and runs over the reduction index.
+ *
+ * 14 x 32 with AVX-512: 28 of 32 registers, 14 cycles of arithmetic against 8 of loads where a
+ * core does two of each a cycle. 6 x 16 with AVX2 and NEON: 12 of 16 and 24 of 32. There is a tile
+ * for every smaller number of rows and for half the columns, so that edges cost what they hold: a
+ * tile of 12 rows takes 12 / 14 of the time. The right operand lies in panels [k][columns], rows
+ * of the left one in [tile][row][k] with a constant pitch, so that one pointer and displacements
+ * reach every row: that makes packing a plain copy, which whoever fills it can do in passing. 400
+ * floats are 25 cache lines: an odd number, so that the rows fall into different sets of the
+ * first-level cache.
+ * ============================================================================================== */
+
+/* Steps of k that a tile takes at a time: a panel of 384 x 32 floats is 48 KB. Blocks of 256 and
+ * 320 were up to 4 % slower. */
+#define LNP_K_BLOCK ((size_t)384)
+/* Floats from row to row in a packed tile of the left operand: LNP_K_BLOCK + 16. */
+#define LNP_ROW_PITCH     400
+#define LNP_TILE_ROWS_MAX 14
+#define LNP_COLUMNS_MAX   32
+
+/* One tile: c[i][j] = chain over k of a(i, k) * b[k][j]. With `start` (one value per column) the
+ * chains begin there, else with what stands in c. `ahead`: one cache line per step of k is fetched
+ * from here, for a later tile. */
+typedef void (*lnp_tile)(const float *a, const float *b, size_t steps, const float *start, float *c,
+                         size_t c_stride, const float *ahead);
+
+/* Copies rows x count floats into rows of `width` floats, zero beyond count. */
+typedef void (*lnp_copy_block)(float *packed, size_t width, const float *source, size_t stride,
+                               size_t rows, size_t count);
+
+/* Cuts every row into `pieces` of count floats, the first `longer` of them of count + 1. Piece p of
+ * row i goes to dealt + p * pitch + i * width, zero beyond its floats. */
+typedef void (*lnp_deal)(float *dealt, size_t pitch, size_t width, const float *source,
+                         size_t stride, size_t rows, size_t pieces, size_t count, size_t longer);
+
+/* packed[k][j] = w[j][k] for j < count, 0 for count <= j < width. */
+typedef void (*lnp_pack_panel)(float *packed, size_t width, const float *w, size_t stride,
+                               size_t count, size_t k);
+
+typedef struct lnp_gemm_kernels {
+    lensnet_isa isa;
+    size_t rows;          /* of a tile */
+    size_t lanes;         /* columns of a half panel */
+    size_t columns;       /* of a panel: 2 * lanes */
+    size_t gradient_step; /* floats per step of the reduction in packed dY, >= rows */
+    /* Tiles by [half or whole panel][rows - 1]. */
+    lnp_tile product[2][LNP_TILE_ROWS_MAX];  /* a(i, k) = a[i * LNP_ROW_PITCH + k] */
+    lnp_tile gradient[2][LNP_TILE_ROWS_MAX]; /* a(i, k) = a[k * gradient_step + i] */
+    lnp_copy_block copy_block;
+    lnp_deal deal;
+    lnp_pack_panel pack_panel;
+} lnp_gemm_kernels;
+
+/* Text repeated for the rows of a tile: X(0) X(1) ... */
+/* clang-format off */
+#define LNP_REPEAT_1(X)  X(0)
+#define LNP_REPEAT_2(X)  LNP_REPEAT_1(X) X(1)
+#define LNP_REPEAT_3(X)  LNP_REPEAT_2(X) X(2)
+#define LNP_REPEAT_4(X)  LNP_REPEAT_3(X) X(3)
+#define LNP_REPEAT_5(X)  LNP_REPEAT_4(X) X(4)
+#define LNP_REPEAT_6(X)  LNP_REPEAT_5(X) X(5)
+#define LNP_REPEAT_7(X)  LNP_REPEAT_6(X) X(6)
+#define LNP_REPEAT_8(X)  LNP_REPEAT_7(X) X(7)
+#define LNP_REPEAT_9(X)  LNP_REPEAT_8(X) X(8)
+#define LNP_REPEAT_10(X) LNP_REPEAT_9(X) X(9)
+#define LNP_REPEAT_11(X) LNP_REPEAT_10(X) X(10)
+#define LNP_REPEAT_12(X) LNP_REPEAT_11(X) X(11)
+#define LNP_REPEAT_13(X) LNP_REPEAT_12(X) X(12)
+#define LNP_REPEAT_14(X) LNP_REPEAT_13(X) X(13)
+
+#if LNP_X86 || LNP_NEON
+/* A hint: never faults, whatever the address. */
+#define LNP_FETCH(line) __builtin_prefetch((const void *)(line))
+/* Hides where a pointer came from: without it gcc keeps the addresses of all rows from the
+ * beginning of a tile to its end, in vector registers if need be. */
+#define LNP_FORGET(pointer) __asm__("" : "+r"(pointer))
+#endif
+
+#define LNP_TILE_PARAMETERS                                                                        \
+    const float *a, const float *b, size_t steps, const float *start, float *c, size_t c_stride,   \
+        const float *ahead
+
+/* The body of every tile with intrinsics. The output tile that comes next, at `next_c`, is fetched
+ * at the beginning. The vector macros below name the registers c0_0, c0_1, c1_0 ...; a register per
+ * name is what makes the compiler keep them (checked in the assembly of gcc 12 and clang 14: no
+ * spill inside the loop). */
+#define LNP_TILE_BODY(isa, rows, vectors, row_step, k_step, next_c)                                \
+    {                                                                                              \
+        enum { row_pitch = row_step };                                                             \
+        const size_t stride = c_stride;                                                            \
+        float *row = next_c;                                                                       \
+        LNP_REPEAT_##rows(LNP_##isa##_DECLARE_##vectors)                                           \
+        LNP_REPEAT_##rows(LNP_##isa##_FETCH_##vectors)                                             \
+        row = c;                                                                                   \
+        LNP_FORGET(row);                                                                           \
+        if (start) {                                                                               \
+            LNP_REPEAT_##rows(LNP_##isa##_START_##vectors)                                         \
+        } else {                                                                                   \
+            LNP_REPEAT_##rows(LNP_##isa##_LOAD_##vectors)                                          \
+        }                                                                                          \
+        for (; steps; steps--) {                                                                   \
+            LNP_##isa##_COLUMNS_##vectors                                                          \
+            LNP_REPEAT_##rows(LNP_##isa##_STEP_##vectors)                                          \
+            LNP_FETCH(ahead);                                                                      \
+            ahead += 16;                                                                           \
+            a += k_step;                                                                           \
+            b += LNP_##isa##_WIDTH_##vectors;                                                      \
+        }                                                                                          \
+        row = c;                                                                                   \
+        LNP_FORGET(row);                                                                           \
+        LNP_REPEAT_##rows(LNP_##isa##_STORE_##vectors)                                             \
+    }
+
+/* clang-format on */
+
+/* ---- plain loops: for machines without one of the sets below, and for rests ------------------ */
+
+static void lnp_copy_block_portable(float *packed, size_t width, const float *source, size_t stride,
+                                    size_t rows, size_t count)
+{
+    size_t i, j;
+    for (i = 0; i < rows; i++, packed += width, source += stride) {
+        memcpy(packed, source, count * sizeof(float));
+        for (j = count; j < width; j++) packed[j] = 0.0f;
+    }
+}
+
+static void lnp_deal_portable(float *dealt, size_t pitch, size_t width, const float *source,
+                              size_t stride, size_t rows, size_t pieces, size_t count,
+                              size_t longer)
+{
+    size_t p, floats;
+    for (p = 0; p < pieces; p++, source += floats, dealt += pitch) {
+        floats = count + (p < longer);
+        lnp_copy_block_portable(dealt, width, source, stride, rows, floats);
+    }
+}
+
+static void lnp_pack_panel_portable(float *packed, size_t width, const float *w, size_t stride,
+                                    size_t count, size_t k)
+{
+    size_t i, j;
+    for (i = 0; i < k; i++)
+        for (j = 0; j < width; j++) packed[i * width + j] = j < count ? w[j * stride + i] : 0.0f;
+}
+
+/* The reference path has no tiles: its "panels" are single columns, that is, (n, k) row-major. */
+static const lnp_gemm_kernels lnp_gemm_reference = {LENSNET_ISA_REFERENCE,
+                                                    1,
+                                                    1,
+                                                    1,
+                                                    1,
+                                                    {{NULL}, {NULL}},
+                                                    {{NULL}, {NULL}},
+                                                    lnp_copy_block_portable,
+                                                    lnp_deal_portable,
+                                                    lnp_pack_panel_portable};
+
+#define LNP_ROW_OF_TILES_4(kind, vectors, isa)                                                     \
+    {                                                                                              \
+        lnp_##kind##_1x##vectors##_##isa, lnp_##kind##_2x##vectors##_##isa,                        \
+            lnp_##kind##_3x##vectors##_##isa, lnp_##kind##_4x##vectors##_##isa                     \
+    }
+#define LNP_ROW_OF_TILES_6(kind, vectors, isa)                                                     \
+    {                                                                                              \
+        lnp_##kind##_1x##vectors##_##isa, lnp_##kind##_2x##vectors##_##isa,                        \
+            lnp_##kind##_3x##vectors##_##isa, lnp_##kind##_4x##vectors##_##isa,                    \
+            lnp_##kind##_5x##vectors##_##isa, lnp_##kind##_6x##vectors##_##isa                     \
+    }
+#define LNP_ROW_OF_TILES_14(kind, vectors, isa)                                                    \
+    {                                                                                              \
+        lnp_##kind##_1x##vectors##_##isa, lnp_##kind##_2x##vectors##_##isa,                        \
+            lnp_##kind##_3x##vectors##_##isa, lnp_##kind##_4x##vectors##_##isa,                    \
+            lnp_##kind##_5x##vectors##_##isa, lnp_##kind##_6x##vectors##_##isa,                    \
+            lnp_##kind##_7x##vectors##_##isa, lnp_##kind##_8x##vectors##_##isa,                    \
+            lnp_##kind##_9x##vectors##_##isa, lnp_##kind##_10x##vectors##_##isa,                   \
+            lnp_##kind##_11x##vectors##_##isa, lnp_##kind##_12x##vectors##_##isa,                  \
+            lnp_##kind##_13x##vectors##_##isa, lnp_##kind##_14x##vectors##_##isa                   \
+    }
+
+#if !LNP_NEON
+#define LNP_PORTABLE_LANES 8
+#define LNP_PORTABLE_ROWS  4
+
+LNP_INLINE void lnp_tile_portable(LNP_TILE_PARAMETERS, int rows, int vectors, size_t row_step,
+                                  size_t k_step)
+{
+    const size_t width = (size_t)vectors * LNP_PORTABLE_LANES;
+    float sum[LNP_PORTABLE_ROWS][2 * LNP_PORTABLE_LANES];
+    size_t k, j;
+    int i;
+    (void)ahead;
+    for (i = 0; i < rows; i++)
+        for (j = 0; j < width; j++) sum[i][j] = start ? start[j] : c[(size_t)i * c_stride + j];
+    for (k = 0; k < steps; k++)
+        for (i = 0; i < rows; i++) {
+            const float factor = a[(size_t)i * row_step + k * k_step];
+            for (j = 0; j < width; j++) sum[i][j] = lnp_fma(factor, b[k * width + j], sum[i][j]);
+        }
+    for (i = 0; i < rows; i++)
+        for (j = 0; j < width; j++) c[(size_t)i * c_stride + j] = sum[i][j];
+}
+
+#define LNP_TILES_PORTABLE(rows, vectors)                                                          \
+    static void lnp_product_##rows##x##vectors##_portable(LNP_TILE_PARAMETERS)                     \
+    {                                                                                              \
+        lnp_tile_portable(a, b, steps, start, c, c_stride, ahead, rows, vectors, LNP_ROW_PITCH,    \
+                          1);                                                                      \
+    }                                                                                              \
+    static void lnp_gradient_##rows##x##vectors##_portable(LNP_TILE_PARAMETERS)                    \
+    {                                                                                              \
+        lnp_tile_portable(a, b, steps, start, c, c_stride, ahead, rows, vectors, 1,                \
+                          LNP_PORTABLE_ROWS);                                                      \
+    }
+LNP_TILES_PORTABLE(1, 1)
+LNP_TILES_PORTABLE(2, 1)
+LNP_TILES_PORTABLE(3, 1)
+LNP_TILES_PORTABLE(4, 1)
+LNP_TILES_PORTABLE(1, 2)
+LNP_TILES_PORTABLE(2, 2)
+LNP_TILES_PORTABLE(3, 2)
+LNP_TILES_PORTABLE(4, 2)
+
+static const lnp_gemm_kernels lnp_gemm_portable = {
+    LENSNET_ISA_PORTABLE,
+    LNP_PORTABLE_ROWS,
+    LNP_PORTABLE_LANES,
+    2 * LNP_PORTABLE_LANES,
+    LNP_PORTABLE_ROWS,
+    {LNP_ROW_OF_TILES_4(product, 1, portable), LNP_ROW_OF_TILES_4(product, 2, portable)},
+    {LNP_ROW_OF_TILES_4(gradient, 1, portable), LNP_ROW_OF_TILES_4(gradient, 2, portable)},
+    lnp_copy_block_portable,
+    lnp_deal_portable,
+    lnp_pack_panel_portable};
+#endif
+
+#if LNP_X86
+/* ---- AVX2 + FMA: 6 x 16, 12 accumulators, 2 columns, 2 for the broadcast --------------------- */
+
+/* clang-format off */
+#define LNP_AVX2_WIDTH_1 8
+#define LNP_AVX2_WIDTH_2 16
+#define LNP_AVX2_DECLARE_1(i) __m256 c##i##_0;
+#define LNP_AVX2_DECLARE_2(i) __m256 c##i##_0, c##i##_1;
+#define LNP_AVX2_FETCH_1(i) LNP_FETCH(row); row += stride;
+#define LNP_AVX2_FETCH_2(i) LNP_FETCH(row); row += stride;
+#define LNP_AVX2_START_1(i) c##i##_0 = _mm256_loadu_ps(start);
+#define LNP_AVX2_START_2(i) LNP_AVX2_START_1(i) c##i##_1 = _mm256_loadu_ps(start + 8);
+#define LNP_AVX2_LOAD_1(i) c##i##_0 = _mm256_loadu_ps(row); row += stride;
+#define LNP_AVX2_LOAD_2(i) c##i##_1 = _mm256_loadu_ps(row + 8); LNP_AVX2_LOAD_1(i)
+#define LNP_AVX2_STORE_1(i) _mm256_storeu_ps(row, c##i##_0); row += stride;
+#define LNP_AVX2_STORE_2(i) _mm256_storeu_ps(row + 8, c##i##_1); LNP_AVX2_STORE_1(i)
+#define LNP_AVX2_COLUMNS_1 const __m256 b_0 = _mm256_loadu_ps(b);
+#define LNP_AVX2_COLUMNS_2 const __m256 b_0 = _mm256_loadu_ps(b), b_1 = _mm256_loadu_ps(b + 8);
+#define LNP_AVX2_STEP_1(i)                                                                         \
+    c##i##_0 = _mm256_fmadd_ps(_mm256_set1_ps(a[i * row_pitch]), b_0, c##i##_0);
+#define LNP_AVX2_STEP_2(i)                                                                         \
+    {                                                                                              \
+        const __m256 factor = _mm256_set1_ps(a[i * row_pitch]);                                    \
+        c##i##_0 = _mm256_fmadd_ps(factor, b_0, c##i##_0);                                         \
+        c##i##_1 = _mm256_fmadd_ps(factor, b_1, c##i##_1);                                         \
+    }
+/* clang-format on */
+
+#define LNP_TILES_AVX2(rows, vectors)                                                              \
+    LNP_TARGET_AVX2 static void lnp_product_##rows##x##vectors##_avx2(LNP_TILE_PARAMETERS)         \
+        LNP_TILE_BODY(AVX2, rows, vectors, LNP_ROW_PITCH, 1, c + rows * stride)                    \
+            LNP_TARGET_AVX2 static void lnp_gradient_##rows##x##vectors##_avx2(                    \
+                LNP_TILE_PARAMETERS) LNP_TILE_BODY(AVX2, rows, vectors, 1, 8, c + 8 * vectors)
+LNP_TILES_AVX2(1, 1)
+LNP_TILES_AVX2(2, 1)
+LNP_TILES_AVX2(3, 1)
+LNP_TILES_AVX2(4, 1)
+LNP_TILES_AVX2(5, 1)
+LNP_TILES_AVX2(6, 1)
+LNP_TILES_AVX2(1, 2)
+LNP_TILES_AVX2(2, 2)
+LNP_TILES_AVX2(3, 2)
+LNP_TILES_AVX2(4, 2)
+LNP_TILES_AVX2(5, 2)
+LNP_TILES_AVX2(6, 2)
+
+LNP_TARGET_AVX2 static __m256i lnp_first_lanes_avx2(size_t count)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)lnp_min(count, 8)), lane);
+}
+
+LNP_TARGET_AVX2 static void lnp_copy_block_avx2(float *packed, size_t width, const float *source,
+                                                size_t stride, size_t rows, size_t count)
+{
+    const __m256i low = lnp_first_lanes_avx2(count);
+    const __m256i high = lnp_first_lanes_avx2(count > 8 ? count - 8 : 0);
+    for (; rows; rows--, packed += width, source += stride) {
+        _mm256_store_ps(packed, _mm256_maskload_ps(source, low));
+        if (width > 8) _mm256_store_ps(packed + 8, _mm256_maskload_ps(source + 8, high));
+    }
+}
+
+LNP_TARGET_AVX2 static void lnp_deal_avx2(float *dealt, size_t pitch, size_t width,
+                                          const float *source, size_t stride, size_t rows,
+                                          size_t pieces, size_t count, size_t longer)
+{
+    size_t p, i, floats;
+    for (p = 0; p < pieces; p++, source += floats, dealt += pitch) {
+        floats = count + (p < longer);
+        lnp_copy_block_avx2(dealt, width, source, stride, rows, floats);
+        for (i = rows; i < 2 * rows; i++) /* the same of the rows that come next */
+            LNP_FETCH(source + i * stride);
+    }
+}
+
+/* Four rows become four columns within every 128-bit lane. */
+#define LNP_AVX2_TRANSPOSE_4(i, j, k, l)                                                           \
+    {                                                                                              \
+        const __m256 ij = _mm256_unpacklo_ps(r##i, r##j), IJ = _mm256_unpackhi_ps(r##i, r##j);     \
+        const __m256 kl = _mm256_unpacklo_ps(r##k, r##l), KL = _mm256_unpackhi_ps(r##k, r##l);     \
+        r##i = _mm256_shuffle_ps(ij, kl, 0x44);                                                    \
+        r##j = _mm256_shuffle_ps(ij, kl, 0xee);                                                    \
+        r##k = _mm256_shuffle_ps(IJ, KL, 0x44);                                                    \
+        r##l = _mm256_shuffle_ps(IJ, KL, 0xee);                                                    \
+    }
+#define LNP_AVX2_JOIN(step, i, j)                                                                  \
+    _mm256_store_ps(packed + (step)*width, _mm256_permute2f128_ps(r##i, r##j, 0x20));              \
+    _mm256_store_ps(packed + ((step) + 4) * width, _mm256_permute2f128_ps(r##i, r##j, 0x31));
+
+LNP_TARGET_AVX2 static void lnp_transpose_avx2(float *packed, size_t width, const float *w,
+                                               size_t stride)
+{
+#define LNP_AVX2_ROW(i) __m256 r##i = _mm256_loadu_ps(w + i * stride);
+    LNP_REPEAT_8(LNP_AVX2_ROW)
+#undef LNP_AVX2_ROW
+    LNP_AVX2_TRANSPOSE_4(0, 1, 2, 3)
+    LNP_AVX2_TRANSPOSE_4(4, 5, 6, 7)
+    LNP_AVX2_JOIN(0, 0, 4)
+    LNP_AVX2_JOIN(1, 1, 5)
+    LNP_AVX2_JOIN(2, 2, 6)
+    LNP_AVX2_JOIN(3, 3, 7)
+}
+
+LNP_TARGET_AVX2 static void lnp_pack_panel_avx2(float *packed, size_t width, const float *w,
+                                                size_t stride, size_t count, size_t k)
+{
+    size_t step = 0, column;
+    if (count == width)
+        for (; step + 8 <= k; step += 8)
+            for (column = 0; column < width; column += 8)
+                lnp_transpose_avx2(packed + step * width + column, width,
+                                   w + column * stride + step, stride);
+    lnp_pack_panel_portable(packed + step * width, width, w + step, stride, count, k - step);
+}
+
+static const lnp_gemm_kernels lnp_gemm_avx2 = {
+    LENSNET_ISA_AVX2,
+    6,
+    8,
+    16,
+    8,
+    {LNP_ROW_OF_TILES_6(product, 1, avx2), LNP_ROW_OF_TILES_6(product, 2, avx2)},
+    {LNP_ROW_OF_TILES_6(gradient, 1, avx2), LNP_ROW_OF_TILES_6(gradient, 2, avx2)},
+    lnp_copy_block_avx2,
+    lnp_deal_avx2,
+    lnp_pack_panel_avx2};
+#endif
+
+#if LNP_AVX512
+/* ---- AVX-512: 14 x 32, 28 accumulators, 2 columns, 2 for the broadcast ----------------------- */
+
+/* clang-format off */
+#define LNP_AVX512_WIDTH_1 16
+#define LNP_AVX512_WIDTH_2 32
+#define LNP_AVX512_DECLARE_1(i) __m512 c##i##_0;
+#define LNP_AVX512_DECLARE_2(i) __m512 c##i##_0, c##i##_1;
+#define LNP_AVX512_FETCH_1(i) LNP_FETCH(row); row += stride;
+#define LNP_AVX512_FETCH_2(i) LNP_FETCH(row); LNP_FETCH(row + 16); row += stride;
+#define LNP_AVX512_START_1(i) c##i##_0 = _mm512_loadu_ps(start);
+#define LNP_AVX512_START_2(i) LNP_AVX512_START_1(i) c##i##_1 = _mm512_loadu_ps(start + 16);
+#define LNP_AVX512_LOAD_1(i) c##i##_0 = _mm512_loadu_ps(row); row += stride;
+#define LNP_AVX512_LOAD_2(i) c##i##_1 = _mm512_loadu_ps(row + 16); LNP_AVX512_LOAD_1(i)
+#define LNP_AVX512_STORE_1(i) _mm512_storeu_ps(row, c##i##_0); row += stride;
+#define LNP_AVX512_STORE_2(i) _mm512_storeu_ps(row + 16, c##i##_1); LNP_AVX512_STORE_1(i)
+#define LNP_AVX512_COLUMNS_1 const __m512 b_0 = _mm512_loadu_ps(b);
+#define LNP_AVX512_COLUMNS_2 const __m512 b_0 = _mm512_loadu_ps(b), b_1 = _mm512_loadu_ps(b + 16);
+#define LNP_AVX512_STEP_1(i)                                                                       \
+    c##i##_0 = _mm512_fmadd_ps(_mm512_set1_ps(a[i * row_pitch]), b_0, c##i##_0);
+#define LNP_AVX512_STEP_2(i)                                                                       \
+    {                                                                                              \
+        const __m512 factor = _mm512_set1_ps(a[i * row_pitch]);                                    \
+        c##i##_0 = _mm512_fmadd_ps(factor, b_0, c##i##_0);                                         \
+        c##i##_1 = _mm512_fmadd_ps(factor, b_1, c##i##_1);                                         \
+    }
+/* clang-format on */
+
+#define LNP_TILES_AVX512(rows, vectors)                                                            \
+    LNP_TARGET_AVX512 static void lnp_product_##rows##x##vectors##_avx512(LNP_TILE_PARAMETERS)     \
+        LNP_TILE_BODY(AVX512, rows, vectors, LNP_ROW_PITCH, 1, c + rows * stride)                  \
+            LNP_TARGET_AVX512 static void lnp_gradient_##rows##x##vectors##_avx512(                \
+                LNP_TILE_PARAMETERS) LNP_TILE_BODY(AVX512, rows, vectors, 1, 16, c + 16 * vectors)
+LNP_TILES_AVX512(1, 1)
+LNP_TILES_AVX512(2, 1)
+LNP_TILES_AVX512(3, 1)
+LNP_TILES_AVX512(4, 1)
+LNP_TILES_AVX512(5, 1)
+LNP_TILES_AVX512(6, 1)
+LNP_TILES_AVX512(7, 1)
+LNP_TILES_AVX512(8, 1)
+LNP_TILES_AVX512(9, 1)
+LNP_TILES_AVX512(10, 1)
+LNP_TILES_AVX512(11, 1)
+LNP_TILES_AVX512(12, 1)
+LNP_TILES_AVX512(13, 1)
+LNP_TILES_AVX512(14, 1)
+LNP_TILES_AVX512(1, 2)
+LNP_TILES_AVX512(2, 2)
+LNP_TILES_AVX512(3, 2)
+LNP_TILES_AVX512(4, 2)
+LNP_TILES_AVX512(5, 2)
+LNP_TILES_AVX512(6, 2)
+LNP_TILES_AVX512(7, 2)
+LNP_TILES_AVX512(8, 2)
+LNP_TILES_AVX512(9, 2)
+LNP_TILES_AVX512(10, 2)
+LNP_TILES_AVX512(11, 2)
+LNP_TILES_AVX512(12, 2)
+LNP_TILES_AVX512(13, 2)
+LNP_TILES_AVX512(14, 2)
+
+LNP_TARGET_AVX512 static __mmask16 lnp_first_lanes_avx512(size_t count)
+{
+    return (__mmask16)((1u << lnp_min(count, 16)) - 1u);
+}
+
+LNP_TARGET_AVX512 static void lnp_copy_block_avx512(float *packed, size_t width,
+                                                    const float *source, size_t stride, size_t rows,
+                                                    size_t count)
+{
+    const __mmask16 low = lnp_first_lanes_avx512(count);
+    const __mmask16 high = lnp_first_lanes_avx512(count > 16 ? count - 16 : 0);
+    for (; rows; rows--, packed += width, source += stride) {
+        _mm512_store_ps(packed, _mm512_maskz_loadu_ps(low, source));
+        if (width > 16) _mm512_store_ps(packed + 16, _mm512_maskz_loadu_ps(high, source + 16));
+    }
+}
+
+LNP_TARGET_AVX512 static void lnp_deal_avx512(float *dealt, size_t pitch, size_t width,
+                                              const float *source, size_t stride, size_t rows,
+                                              size_t pieces, size_t count, size_t longer)
+{
+    size_t p, i, floats;
+    for (p = 0; p < pieces; p++, source += floats, dealt += pitch) {
+        floats = count + (p < longer);
+        lnp_copy_block_avx512(dealt, width, source, stride, rows, floats);
+        for (i = rows; i < 2 * rows; i++) { /* the same of the rows that come next */
+            LNP_FETCH(source + i * stride);
+            LNP_FETCH(source + i * stride + 16);
+        }
+    }
+}
+
+/* The forms with a mask that keeps all lanes become the plain instructions; gcc 12 wrongly warns of
+ * an uninitialised value inside the plain forms. */
+#define LNP_ALL_LANES ((__mmask16)0xffff)
+
+/* Four rows become four columns within every 128-bit lane; then the lanes of four such groups. */
+#define LNP_AVX512_TRANSPOSE_4(i, j, k, l)                                                         \
+    {                                                                                              \
+        const __m512 ij = _mm512_maskz_unpacklo_ps(LNP_ALL_LANES, r##i, r##j),                     \
+                     IJ = _mm512_maskz_unpackhi_ps(LNP_ALL_LANES, r##i, r##j);                     \
+        const __m512 kl = _mm512_maskz_unpacklo_ps(LNP_ALL_LANES, r##k, r##l),                     \
+                     KL = _mm512_maskz_unpackhi_ps(LNP_ALL_LANES, r##k, r##l);                     \
+        r##i = _mm512_maskz_shuffle_ps(LNP_ALL_LANES, ij, kl, 0x44);                               \
+        r##j = _mm512_maskz_shuffle_ps(LNP_ALL_LANES, ij, kl, 0xee);                               \
+        r##k = _mm512_maskz_shuffle_ps(LNP_ALL_LANES, IJ, KL, 0x44);                               \
+        r##l = _mm512_maskz_shuffle_ps(LNP_ALL_LANES, IJ, KL, 0xee);                               \
+    }
+#define LNP_AVX512_JOIN(step, i, j, k, l)                                                          \
+    {                                                                                              \
+        const __m512 ij = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r##i, r##j, 0x44);             \
+        const __m512 IJ = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r##i, r##j, 0xee);             \
+        const __m512 kl = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r##k, r##l, 0x44);             \
+        const __m512 KL = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r##k, r##l, 0xee);             \
+        _mm512_store_ps(packed + (step)*width,                                                     \
+                        _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, ij, kl, 0x88));                  \
+        _mm512_store_ps(packed + ((step) + 4) * width,                                             \
+                        _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, ij, kl, 0xdd));                  \
+        _mm512_store_ps(packed + ((step) + 8) * width,                                             \
+                        _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, IJ, KL, 0x88));                  \
+        _mm512_store_ps(packed + ((step) + 12) * width,                                            \
+                        _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, IJ, KL, 0xdd));                  \
+    }
+
+/* packed[step][row] = w[row][step] for 16 steps; rows from `count` on are zero. */
+LNP_TARGET_AVX512 static void lnp_transpose_avx512(float *packed, size_t width, const float *w,
+                                                   size_t stride, size_t count, size_t steps)
+{
+    const __mmask16 mask = lnp_first_lanes_avx512(steps);
+#define LNP_AVX512_ROW(i)                                                                          \
+    __m512 r##i = i < count ? _mm512_maskz_loadu_ps(mask, w + i * stride) : _mm512_setzero_ps();
+    LNP_REPEAT_14(LNP_AVX512_ROW)
+    LNP_AVX512_ROW(14)
+    LNP_AVX512_ROW(15)
+#undef LNP_AVX512_ROW
+    LNP_AVX512_TRANSPOSE_4(0, 1, 2, 3)
+    LNP_AVX512_TRANSPOSE_4(4, 5, 6, 7)
+    LNP_AVX512_TRANSPOSE_4(8, 9, 10, 11)
+    LNP_AVX512_TRANSPOSE_4(12, 13, 14, 15)
+    LNP_AVX512_JOIN(0, 0, 4, 8, 12)
+    LNP_AVX512_JOIN(1, 1, 5, 9, 13)
+    LNP_AVX512_JOIN(2, 2, 6, 10, 14) LNP_AVX512_JOIN(3, 3, 7, 11, 15)
+}
+
+LNP_TARGET_AVX512 static void lnp_pack_panel_avx512(float *packed, size_t width, const float *w,
+                                                    size_t stride, size_t count, size_t k)
+{
+    const size_t whole = k / 16 * 16;
+    size_t step, column;
+    for (step = 0; step < whole; step += 16)
+        for (column = 0; column < width; column += 16)
+            lnp_transpose_avx512(packed + step * width + column, width, w + column * stride + step,
+                                 stride, count > column ? count - column : 0, 16);
+    for (column = 0; column < width && whole < k; column += 16) {
+        __m512 rest[16];
+        lnp_transpose_avx512((float *)rest, 16, w + column * stride + whole, stride,
+                             count > column ? count - column : 0, k - whole);
+        for (step = whole; step < k; step++)
+            _mm512_store_ps(packed + step * width + column, rest[step - whole]);
+    }
+}
+
+static const lnp_gemm_kernels lnp_gemm_avx512 = {
+    LENSNET_ISA_AVX512,
+    14,
+    16,
+    32,
+    16,
+    {LNP_ROW_OF_TILES_14(product, 1, avx512), LNP_ROW_OF_TILES_14(product, 2, avx512)},
+    {LNP_ROW_OF_TILES_14(gradient, 1, avx512), LNP_ROW_OF_TILES_14(gradient, 2, avx512)},
+    lnp_copy_block_avx512,
+    lnp_deal_avx512,
+    lnp_pack_panel_avx512};
+#endif
+
+#if LNP_NEON
+/* ---- NEON: 6 x 16, 24 accumulators, 4 for the columns, the rest for the broadcast ------------ */
+
+/* clang-format off */
+/* Without it gcc loads all factors first, and then has too few registers for the sums. */
+#define LNP_NEON_IN_ORDER __asm__ volatile("" ::: "memory");
+#define LNP_NEON_WIDTH_1 8
+#define LNP_NEON_WIDTH_2 16
+#define LNP_NEON_DECLARE_1(i) float32x4_t c##i##_0, c##i##_1;
+#define LNP_NEON_DECLARE_2(i) float32x4_t c##i##_0, c##i##_1, c##i##_2, c##i##_3;
+#define LNP_NEON_FETCH_1(i) LNP_FETCH(row); row += stride;
+#define LNP_NEON_FETCH_2(i) LNP_FETCH(row); row += stride;
+#define LNP_NEON_START_1(i)                                                                        \
+    c##i##_0 = vld1q_f32(start);                                                                   \
+    c##i##_1 = vld1q_f32(start + 4);
+#define LNP_NEON_START_2(i)                                                                        \
+    LNP_NEON_START_1(i)                                                                            \
+    c##i##_2 = vld1q_f32(start + 8);                                                               \
+    c##i##_3 = vld1q_f32(start + 12);
+#define LNP_NEON_LOAD_1(i)                                                                         \
+    c##i##_0 = vld1q_f32(row);                                                                     \
+    c##i##_1 = vld1q_f32(row + 4);                                                                 \
+    row += stride;
+#define LNP_NEON_LOAD_2(i)                                                                         \
+    c##i##_2 = vld1q_f32(row + 8);                                                                 \
+    c##i##_3 = vld1q_f32(row + 12);                                                                \
+    LNP_NEON_LOAD_1(i)
+#define LNP_NEON_STORE_1(i)                                                                        \
+    vst1q_f32(row, c##i##_0);                                                                      \
+    vst1q_f32(row + 4, c##i##_1);                                                                  \
+    row += stride;
+#define LNP_NEON_STORE_2(i)                                                                        \
+    vst1q_f32(row + 8, c##i##_2);                                                                  \
+    vst1q_f32(row + 12, c##i##_3);                                                                 \
+    LNP_NEON_STORE_1(i)
+#define LNP_NEON_COLUMNS_1 const float32x4_t b_0 = vld1q_f32(b), b_1 = vld1q_f32(b + 4);
+#define LNP_NEON_COLUMNS_2                                                                         \
+    LNP_NEON_COLUMNS_1                                                                             \
+    const float32x4_t b_2 = vld1q_f32(b + 8), b_3 = vld1q_f32(b + 12);
+#define LNP_NEON_STEP_1(i)                                                                         \
+    {                                                                                              \
+        const float32x4_t factor = vld1q_dup_f32(a + i * row_pitch);                               \
+        c##i##_0 = vfmaq_f32(c##i##_0, factor, b_0);                                               \
+        c##i##_1 = vfmaq_f32(c##i##_1, factor, b_1);                                               \
+    }
+#define LNP_NEON_STEP_2(i)                                                                         \
+    {                                                                                              \
+        const float32x4_t factor = vld1q_dup_f32(a + i * row_pitch);                               \
+        c##i##_0 = vfmaq_f32(c##i##_0, factor, b_0);                                               \
+        c##i##_1 = vfmaq_f32(c##i##_1, factor, b_1);                                               \
+        c##i##_2 = vfmaq_f32(c##i##_2, factor, b_2);                                               \
+        c##i##_3 = vfmaq_f32(c##i##_3, factor, b_3);                                               \
+        LNP_NEON_IN_ORDER                                                                          \
+    }
+/* clang-format on */
+
+#define LNP_TILES_NEON(rows, vectors)                                                              \
+    static void lnp_product_##rows##x##vectors##_neon(LNP_TILE_PARAMETERS)                         \
+        LNP_TILE_BODY(NEON, rows, vectors, LNP_ROW_PITCH,                                          \
+                      1) static void lnp_gradient_##rows##x##vectors##_neon(LNP_TILE_PARAMETERS)   \
+            LNP_TILE_BODY(NEON, rows, vectors, 1, 8, c + 8 * vectors)
+LNP_TILES_NEON(1, 1)
+LNP_TILES_NEON(2, 1)
+LNP_TILES_NEON(3, 1)
+LNP_TILES_NEON(4, 1)
+LNP_TILES_NEON(5, 1)
+LNP_TILES_NEON(6, 1)
+LNP_TILES_NEON(1, 2)
+LNP_TILES_NEON(2, 2)
+LNP_TILES_NEON(3, 2)
+LNP_TILES_NEON(4, 2)
+LNP_TILES_NEON(5, 2)
+LNP_TILES_NEON(6, 2)
+
+static void lnp_transpose_neon(float *packed, size_t width, const float *w, size_t stride)
+{
+    const float32x4x2_t top = vtrnq_f32(vld1q_f32(w), vld1q_f32(w + stride));
+    const float32x4x2_t end = vtrnq_f32(vld1q_f32(w + 2 * stride), vld1q_f32(w + 3 * stride));
+    vst1q_f32(packed, vcombine_f32(vget_low_f32(top.val[0]), vget_low_f32(end.val[0])));
+    vst1q_f32(packed + width, vcombine_f32(vget_low_f32(top.val[1]), vget_low_f32(end.val[1])));
+    vst1q_f32(packed + 2 * width,
+              vcombine_f32(vget_high_f32(top.val[0]), vget_high_f32(end.val[0])));
+    vst1q_f32(packed + 3 * width,
+              vcombine_f32(vget_high_f32(top.val[1]), vget_high_f32(end.val[1])));
+}
+
+static void lnp_pack_panel_neon(float *packed, size_t width, const float *w, size_t stride,
+                                size_t count, size_t k)
+{
+    size_t step = 0, column;
+    if (count == width)
+        for (; step + 4 <= k; step += 4)
+            for (column = 0; column < width; column += 4)
+                lnp_transpose_neon(packed + step * width + column, width,
+                                   w + column * stride + step, stride);
+    lnp_pack_panel_portable(packed + step * width, width, w + step, stride, count, k - step);
+}
+
+static const lnp_gemm_kernels lnp_gemm_neon = {
+    LENSNET_ISA_PORTABLE,
+    6,
+    8,
+    16,
+    8,
+    {LNP_ROW_OF_TILES_6(product, 1, neon), LNP_ROW_OF_TILES_6(product, 2, neon)},
+    {LNP_ROW_OF_TILES_6(gradient, 1, neon), LNP_ROW_OF_TILES_6(gradient, 2, neon)},
+    lnp_copy_block_portable,
+    lnp_deal_portable,
+    lnp_pack_panel_neon};
+#endif
+
+/* The table of an instruction set that lnp_detect_isa has returned. */
+static const lnp_gemm_kernels *lnp_gemm_kernels_for(lensnet_isa isa)
+{
+    if (isa == LENSNET_ISA_REFERENCE) return &lnp_gemm_reference;
+#if LNP_AVX512
+    if (isa == LENSNET_ISA_AVX512) return &lnp_gemm_avx512;
+#endif
+#if LNP_X86
+    if (isa == LENSNET_ISA_AVX2) return &lnp_gemm_avx2;
+#endif
+#if LNP_NEON
+    return &lnp_gemm_neon;
+#else
+    return &lnp_gemm_portable;
+#endif
+}
+/* =================================================================================================
+ * >>gemm  Matrix products: where nine tenths of the time goes. Three drivers over the tiles above:
+ * lnp_pack_weights, lnp_multiply_rows (forward and dX) and lnp_multiply_gradient (dW).
+ *
+ * The law of same bits: every output is ONE chain of fused multiply-adds over the reduction index
+ * in ascending order. It begins with the bias (or 0, or what stands in memory) and goes on from
+ * memory between blocks, so that tile, block, thread count and instruction set cannot change a bit.
+ * ============================================================================================== */
+
+/* Rows that a worker takes through all panels, 12 tiles of 14 and 3 chunks of 56, unless they are
+ * so long that no more than LNP_BLOCK_FLOATS floats fit the second-level cache. */
+#define LNP_BLOCK_ROWS   ((size_t)168)
+#define LNP_BLOCK_FLOATS ((size_t)176 * 1024)
+/* Left operands up to this size, in up to so many blocks, may be packed by all threads for all. */
+#define LNP_SHARED_FLOATS ((size_t)1024 * 1024)
+#define LNP_SHARED_BLOCKS 32
+/* dW: rows of dY and X that are packed at a time, rows that are packed together, and floats of
+ * packed X that stay in the second-level cache while dY passes. */
+#define LNP_GRADIENT_ROWS   ((size_t)384)
+#define LNP_GRADIENT_GROUP  ((size_t)16)
+#define LNP_GRADIENT_FLOATS ((size_t)96 * 1024)
+
+/* Writes A[first_row + i][first_k + j] to rows[i * stride + j], i < row_count, j < k_count, and
+ * nothing else; row_count <= 32, k_count <= 384. Called from several threads. */
+typedef void (*lnp_fill)(const void *context, float *rows, size_t stride, size_t first_row,
+                         size_t row_count, size_t first_k, size_t k_count);
+
+/* Called once for every output, when the block's outputs are final and still in the cache. Called
+ * from several threads, for disjoint blocks. */
+typedef void (*lnp_finish)(const void *context, size_t first_row, size_t row_count,
+                           size_t first_column, size_t column_count);
+
+/* out[m][n] = bias[n] + sum over k of A[m][k] * B[k][n] */
+typedef struct lnp_product {
+    size_t m, n, k;
+    const float *a; /* A */
+    size_t a_stride;
+    lnp_fill fill; /* if not NULL, it makes A; `a` is then NULL or what it reads, to fetch early */
+    const void *fill_context;
+    const float *packed; /* B, by lnp_pack_weights with the same kernels */
+    const float *bias;   /* n floats; NULL: zeros */
+    int accumulate;      /* chains start from out; bias is not used */
+    float *out;
+    size_t out_stride;
+    lnp_finish finish; /* may be NULL */
+    const void *finish_context;
+    /* chunk_rows != 0: the rows are segments (samples) of segment_rows rows, each cut from its
+     * start into chunks of chunk_rows <= LNP_BLOCK_ROWS rows, the last one short. A block that
+     * finish sees is a whole number of consecutive chunks. */
+    size_t segment_rows, chunk_rows;
+} lnp_product;
+
+/* dw[n][k] += sum over m of dy[m][n] * x[m][k] */
+typedef struct lnp_gradient_product {
+    size_t m, n, k;
+    const float *dy;
+    size_t dy_stride;
+    const float *x; /* X */
+    size_t x_stride;
+    lnp_fill x_fill; /* as in lnp_product */
+    const void *x_fill_context;
+    float *dw; /* (n, k), contiguous */
+} lnp_gradient_product;
+
+/* ---- weights --------------------------------------------------------------------------------- */
+
+/* Columns that panel `first_column` occupies: a whole panel, or the half that holds the rest. */
+static size_t lnp_panel_width(const lnp_gemm_kernels *kernels, size_t n, size_t first_column)
+{
+    return lnp_min(kernels->columns, lnp_round_up(n - first_column, kernels->lanes));
+}
+
+static size_t lnp_packed_floats(const lnp_gemm_kernels *kernels, size_t n, size_t k)
+{
+    return lnp_round_up(n, kernels->lanes) * k;
+}
+
+/* Packs B (k, n) into panels. transposed: w is (n, k), as a linear layer keeps it, B[k][n] =
+ * w[n][k]; else w is B itself, (k, n). `packed` is 64-byte aligned. */
+static void lnp_pack_weights(const lnp_gemm_kernels *kernels, float *packed, const float *w,
+                             size_t n, size_t k, int transposed, int threads)
+{
+    const ptrdiff_t panels = (ptrdiff_t)lnp_ceil_div(n, kernels->columns);
+    ptrdiff_t p;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) schedule(static)
+#endif
+    for (p = 0; p < panels; p++) {
+        const size_t column = (size_t)p * kernels->columns;
+        const size_t width = lnp_panel_width(kernels, n, column);
+        const size_t count = lnp_min(width, n - column);
+        if (transposed)
+            kernels->pack_panel(packed + column * k, width, w + column * k, k, count, k);
+        else
+            kernels->copy_block(packed + column * k, width, w + column, n, k, count);
+    }
+    (void)threads;
+}
+
+/* ---- rows: forward and dX -------------------------------------------------------------------- */
+
+/* How the rows of a product may be cut. */
+typedef struct lnp_chunks {
+    size_t m, segment_rows, rows, per_segment, count;
+} lnp_chunks;
+
+static lnp_chunks lnp_chunks_of(const lnp_gemm_kernels *kernels, const lnp_product *job)
+{
+    lnp_chunks chunks;
+    chunks.m = job->m;
+    chunks.segment_rows = job->chunk_rows ? job->segment_rows : job->m;
+    chunks.rows = job->chunk_rows ? job->chunk_rows : kernels->rows;
+    chunks.per_segment = lnp_ceil_div(chunks.segment_rows, chunks.rows);
+    chunks.count = job->m / chunks.segment_rows * chunks.per_segment +
+                   lnp_ceil_div(job->m % chunks.segment_rows, chunks.rows);
+    return chunks;
+}
+
+static size_t lnp_chunk_start(const lnp_chunks *chunks, size_t chunk)
+{
+    return lnp_min(chunks->m, chunk / chunks->per_segment * chunks->segment_rows +
+                                  chunk % chunks->per_segment * chunks->rows);
+}
+
+/* The chunk boundary nearest to a row. */
+static size_t lnp_chunk_near(const lnp_chunks *chunks, size_t row)
+{
+    const size_t chunk = row / chunks->segment_rows * chunks->per_segment +
+                         row % chunks->segment_rows / chunks->rows;
+    const size_t below = lnp_chunk_start(chunks, chunk);
+    if (chunk >= chunks->count) return chunks->count;
+    return row - below > lnp_chunk_start(chunks, chunk + 1) - row ? chunk + 1 : chunk;
+}
+
+/* Reduction: equal blocks of a multiple of 16. */
+static size_t lnp_k_blocks(size_t k) { return lnp_max(1, lnp_ceil_div(k, LNP_K_BLOCK)); }
+static size_t lnp_k_block(size_t k) { return lnp_round_up(lnp_ceil_div(k, lnp_k_blocks(k)), 16); }
+
+static size_t lnp_tile_floats(const lnp_gemm_kernels *kernels, size_t k)
+{
+    return kernels->rows * LNP_ROW_PITCH * lnp_k_blocks(k);
+}
+
+static size_t lnp_block_rows(size_t k, size_t chunk_rows)
+{
+    const size_t fitting = LNP_BLOCK_FLOATS / lnp_max(k, 1);
+    return lnp_max(chunk_rows, lnp_min(LNP_BLOCK_ROWS, fitting));
+}
+
+static size_t lnp_tiles_in(const lnp_gemm_kernels *kernels, size_t rows)
+{
+    return lnp_ceil_div(rows, kernels->rows);
+}
+
+/* Whether all threads may pack the left operand for all: it is small enough. */
+static int lnp_may_share(size_t m, size_t k, int threads)
+{
+    return threads > 1 && m <= LNP_SHARED_FLOATS / lnp_max(k, 1);
+}
+
+static size_t lnp_product_scratch_floats(const lnp_gemm_kernels *kernels, size_t m, size_t n,
+                                         size_t k, int threads)
+{
+    const size_t own = lnp_tiles_in(kernels, lnp_min(m, LNP_BLOCK_ROWS)) * (size_t)threads;
+    const size_t shared = lnp_tiles_in(kernels, m) + LNP_SHARED_BLOCKS;
+    (void)n;
+    if (kernels->isa == LENSNET_ISA_REFERENCE) return k;
+    return lnp_tile_floats(kernels, k) *
+           (lnp_may_share(m, k, threads) ? lnp_max(own, shared) : own);
+}
+
+/* The plain twin: no packing, no tiles, one thread. */
+static void lnp_multiply_rows_ref(const lnp_product *job, float *row)
+{
+    size_t m, n, k;
+    for (m = 0; m < job->m; m++) {
+        float *out = job->out + m * job->out_stride;
+        size_t done;
+        for (k = 0; k < job->k; k += done) {
+            done = lnp_min(LNP_K_BLOCK, job->k - k);
+            if (job->fill)
+                job->fill(job->fill_context, row + k, job->k, m, 1, k, done);
+            else
+                memcpy(row + k, job->a + m * job->a_stride + k, done * sizeof(float));
+        }
+        for (n = 0; n < job->n; n++) {
+            float sum = job->accumulate ? out[n] : job->bias ? job->bias[n] : 0.0f;
+            for (k = 0; k < job->k; k++) sum = lnp_fma(row[k], job->packed[n * job->k + k], sum);
+            out[n] = sum;
+        }
+    }
+    if (job->finish) job->finish(job->finish_context, 0, job->m, 0, job->n);
+}
+
+/* Deals `count` to `shares` evenly, the larger shares first: where share `i` begins. */
+static size_t lnp_share_start(size_t count, size_t shares, size_t i)
+{
+    return i * (count / shares) + lnp_min(i, count % shares);
+}
+
+/* A worker's rows and where their packed copy lies: [block of k][tile][row][LNP_ROW_PITCH]. */
+typedef struct lnp_row_block {
+    size_t first_row, rows, tiles;
+    float *packed;
+} lnp_row_block;
+
+static float *lnp_packed_tile(const lnp_gemm_kernels *kernels, const lnp_row_block *block,
+                              size_t k_block, size_t tile)
+{
+    return block->packed + (k_block * block->tiles + tile) * kernels->rows * LNP_ROW_PITCH;
+}
+
+/* The rows are dealt to the tiles evenly: 49 = 13 + 12 + 12 + 12, so that no tile is a thin rest.
+ * */
+static size_t lnp_tile_start(const lnp_row_block *block, size_t tile)
+{
+    return lnp_share_start(block->rows, block->tiles, tile);
+}
+
+static void lnp_fill_tile(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                          const lnp_row_block *block, size_t tile)
+{
+    const size_t step = lnp_k_block(job->k);
+    const size_t first = lnp_tile_start(block, tile);
+    const size_t rows = lnp_tile_start(block, tile + 1) - first;
+    size_t k, i;
+    for (k = 0; k < job->k; k += step) {
+        const size_t count = lnp_min(step, job->k - k);
+        const size_t row = block->first_row + first;
+        float *packed = lnp_packed_tile(kernels, block, k / step, tile);
+        if (job->fill) {
+            job->fill(job->fill_context, packed, LNP_ROW_PITCH, row, rows, k, count);
+        } else {
+            for (i = 0; i < rows; i++)
+                memcpy(packed + i * LNP_ROW_PITCH, job->a + (row + i) * job->a_stride + k,
+                       count * sizeof(float));
+        }
+    }
+}
+
+/* A tile whose columns are not whole vectors goes through a buffer, so that nothing is read or
+ * written beyond them. */
+static void lnp_ragged_tile(lnp_tile tile, const float *a, const float *b, size_t steps,
+                            const float *start, float *c, size_t c_stride, const float *ahead,
+                            size_t rows, size_t columns)
+{
+    float buffer[LNP_TILE_ROWS_MAX * LNP_COLUMNS_MAX];
+    size_t i;
+    if (!start) {
+        memset(buffer, 0, sizeof buffer);
+        for (i = 0; i < rows; i++)
+            memcpy(buffer + i * LNP_COLUMNS_MAX, c + i * c_stride, columns * sizeof(float));
+    }
+    tile(a, b, steps, start, buffer, LNP_COLUMNS_MAX, ahead);
+    for (i = 0; i < rows; i++)
+        memcpy(c + i * c_stride, buffer + i * LNP_COLUMNS_MAX, columns * sizeof(float));
+}
+
+/* One panel of B and the columns of the output that it makes. */
+typedef struct lnp_panel {
+    size_t column, columns, width; /* columns <= width */
+    const lnp_tile *tiles;         /* by rows - 1 */
+    const float *b;
+    float start[LNP_COLUMNS_MAX]; /* where the chains begin */
+} lnp_panel;
+
+static void lnp_panel_open(lnp_panel *panel, const lnp_gemm_kernels *kernels,
+                           const lnp_product *job, size_t index)
+{
+    size_t j;
+    panel->column = index * kernels->columns;
+    panel->width = lnp_panel_width(kernels, job->n, panel->column);
+    panel->columns = lnp_min(panel->width, job->n - panel->column);
+    panel->tiles = kernels->product[panel->width / kernels->lanes - 1];
+    panel->b = job->packed + panel->column * job->k;
+    for (j = 0; j < panel->width; j++)
+        panel->start[j] = job->bias && j < panel->columns ? job->bias[panel->column + j] : 0.0f;
+}
+
+/* One tile over one block of k. */
+static void lnp_multiply_tile(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                              const lnp_row_block *block, const lnp_panel *panel, size_t k_block,
+                              size_t t, const float *ahead)
+{
+    const size_t k = k_block * lnp_k_block(job->k);
+    const size_t steps = lnp_min(lnp_k_block(job->k), job->k - k);
+    const size_t first = lnp_tile_start(block, t);
+    const size_t rows = lnp_tile_start(block, t + 1) - first;
+    const lnp_tile tile = panel->tiles[rows - 1];
+    const float *a = lnp_packed_tile(kernels, block, k_block, t);
+    const float *b = panel->b + k * panel->width;
+    const float *start = k_block || job->accumulate ? NULL : panel->start;
+    float *c = job->out + (block->first_row + first) * job->out_stride + panel->column;
+    if (panel->columns == panel->width)
+        tile(a, b, steps, start, c, job->out_stride, ahead);
+    else
+        lnp_ragged_tile(tile, a, b, steps, start, c, job->out_stride, ahead, rows, panel->columns);
+}
+
+static void lnp_panel_close(const lnp_product *job, const lnp_row_block *block,
+                            const lnp_panel *panel)
+{
+    if (job->finish)
+        job->finish(job->finish_context, block->first_row, block->rows, panel->column,
+                    panel->columns);
+}
+
+/* All outputs of one block of rows and one panel: a part of the panel that fits the first-level
+ * cache meets every tile, while the next part is fetched. */
+static void lnp_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                               const lnp_row_block *block, size_t index)
+{
+    const size_t step = lnp_k_block(job->k), k_blocks = lnp_k_blocks(job->k);
+    lnp_panel panel;
+    size_t k_block, t;
+    lnp_panel_open(&panel, kernels, job, index);
+    for (k_block = 0; k_block < k_blocks; k_block++)
+        for (t = 0; t < block->tiles; t++) {
+            const float *next = panel.b + (k_block + 1) * step * panel.width;
+            lnp_multiply_tile(kernels, job, block, &panel, k_block, t,
+                              t * 16 < panel.width ? next + t * step * 16 : panel.b);
+        }
+    lnp_panel_close(job, block, &panel);
+}
+
+/* The same for the first panel, which packs each tile just before its use, while the rows of the
+ * next one are fetched. */
+static void lnp_fill_and_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                                        const lnp_row_block *block)
+{
+    const size_t step = lnp_k_block(job->k), k_blocks = lnp_k_blocks(job->k);
+    lnp_panel panel;
+    size_t k_block, t;
+    lnp_panel_open(&panel, kernels, job, 0);
+    for (t = 0; t < block->tiles; t++) {
+        const size_t next_row = block->first_row + lnp_tile_start(block, t + 1);
+        const float *next = job->a ? job->a + next_row * job->a_stride : panel.b;
+        lnp_fill_tile(kernels, job, block, t);
+        for (k_block = 0; k_block < k_blocks; k_block++)
+            lnp_multiply_tile(kernels, job, block, &panel, k_block, t, next + k_block * step * 16);
+    }
+    lnp_panel_close(job, block, &panel);
+}
+
+/* Cuts the block that begins at `chunk` from the chunks before `end`: even shares of at most
+ * `most_rows`, and at least one chunk. Returns the chunk after it. */
+static size_t lnp_next_block(const lnp_gemm_kernels *kernels, const lnp_chunks *chunks,
+                             size_t chunk, size_t end, size_t most_rows, lnp_row_block *block)
+{
+    const size_t row = lnp_chunk_start(chunks, chunk);
+    const size_t left = lnp_chunk_start(chunks, end) - row;
+    size_t next = lnp_chunk_near(chunks, row + left / lnp_ceil_div(left, most_rows));
+    while (next > chunk + 1 && lnp_chunk_start(chunks, next) - row > most_rows) next--;
+    next = lnp_min(lnp_max(next, chunk + 1), end);
+    block->first_row = row;
+    block->rows = lnp_chunk_start(chunks, next) - row;
+    block->tiles = lnp_tiles_in(kernels, block->rows);
+    return next;
+}
+
+/* One thread's share when each packs its own rows and takes them through all panels. */
+static void lnp_multiply_own_rows(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                                  const lnp_chunks *chunks, float *scratch, size_t worker,
+                                  size_t workers)
+{
+    const size_t most_rows = lnp_block_rows(job->k, chunks->rows);
+    const size_t panels = lnp_ceil_div(job->n, kernels->columns);
+    const size_t end = lnp_chunk_near(chunks, job->m * (worker + 1) / workers);
+    size_t chunk = lnp_chunk_near(chunks, job->m * worker / workers);
+    lnp_row_block block;
+    size_t i;
+    block.packed = scratch + worker * lnp_tile_floats(kernels, job->k) *
+                                 lnp_tiles_in(kernels, lnp_min(job->m, LNP_BLOCK_ROWS));
+    while (chunk < end) {
+        chunk = lnp_next_block(kernels, chunks, chunk, end, most_rows, &block);
+        lnp_fill_and_multiply_panel(kernels, job, &block);
+        for (i = 1; i < panels; i++) lnp_multiply_panel(kernels, job, &block, i);
+    }
+}
+
+/* Cuts all rows into blocks for the shared way; their number, or 0 if there are too many. */
+static size_t lnp_shared_blocks(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                                const lnp_chunks *chunks, float *scratch, lnp_row_block *blocks)
+{
+    const size_t most_rows = lnp_block_rows(job->k, chunks->rows);
+    size_t chunk = 0, count = 0;
+    while (chunk < chunks->count) {
+        if (count == LNP_SHARED_BLOCKS) return 0;
+        blocks[count].packed = scratch;
+        chunk = lnp_next_block(kernels, chunks, chunk, chunks->count, most_rows, &blocks[count]);
+        scratch += blocks[count].tiles * lnp_tile_floats(kernels, job->k);
+        count++;
+    }
+    return count;
+}
+
+/* Rows of the fullest worker, in per mille of an even share: the cost of dealing whole chunks. */
+static size_t lnp_imbalance(const lnp_chunks *chunks, size_t workers)
+{
+    size_t worker, most = 0;
+    for (worker = 0; worker < workers; worker++) {
+        const size_t begin = lnp_chunk_near(chunks, chunks->m * worker / workers);
+        const size_t end = lnp_chunk_near(chunks, chunks->m * (worker + 1) / workers);
+        most = lnp_max(most, lnp_chunk_start(chunks, end) - lnp_chunk_start(chunks, begin));
+    }
+    return most * workers * 1000 / chunks->m;
+}
+
+static void lnp_share_fill(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                           const lnp_row_block *blocks, size_t count, size_t worker, size_t workers)
+{
+    size_t all = 0, i, unit, before = 0;
+    for (i = 0; i < count; i++) all += blocks[i].tiles;
+    for (i = 0; i < count; before += blocks[i].tiles, i++)
+        for (unit = lnp_max(before, all * worker / workers);
+             unit < lnp_min(before + blocks[i].tiles, all * (worker + 1) / workers); unit++)
+            lnp_fill_tile(kernels, job, &blocks[i], unit - before);
+}
+
+/* A worker's part of the output: a range of panels, of which the first and the last may be shared
+ * with a neighbour, so that work is dealt by the block and not by the panel. */
+static void lnp_share_panels(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                             const lnp_row_block *blocks, size_t count, size_t worker,
+                             size_t workers)
+{
+    const size_t panels = lnp_ceil_div(job->n, kernels->columns);
+    const size_t begin = job->m * panels * worker / workers;
+    const size_t end = job->m * panels * (worker + 1) / workers;
+    size_t i, panel;
+    for (i = 0; i < count; i++)
+        for (panel = begin / job->m; panel < panels && panel * job->m < end; panel++) {
+            const size_t position = panel * job->m + blocks[i].first_row;
+            if (position >= begin && position < end)
+                lnp_multiply_panel(kernels, job, &blocks[i], panel);
+        }
+}
+
+/* out = bias + A B, see lnp_product. `scratch`: lnp_product_scratch_floats, 64-byte aligned. Each
+ * thread packs its own rows; where whole chunks cannot be dealt evenly (few rows: the late stages
+ * of a single image) all pack together, and then the panels are dealt. */
+static void lnp_multiply_rows(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                              float *scratch, int threads)
+{
+    lnp_row_block blocks[LNP_SHARED_BLOCKS];
+    lnp_chunks chunks;
+    size_t count = 0;
+    int worker;
+    if (!job->m || !job->n) return;
+    if (kernels->isa == LENSNET_ISA_REFERENCE) {
+        lnp_multiply_rows_ref(job, scratch);
+        return;
+    }
+    chunks = lnp_chunks_of(kernels, job);
+    if (lnp_may_share(job->m, job->k, threads) && lnp_imbalance(&chunks, (size_t)threads) > 1030)
+        count = lnp_shared_blocks(kernels, job, &chunks, scratch, blocks);
+    if (!count) {
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+#endif
+        for (worker = 0; worker < threads; worker++)
+            lnp_multiply_own_rows(kernels, job, &chunks, scratch, (size_t)worker, (size_t)threads);
+        return;
+    }
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads)
+#endif
+    {
+        int each;
+#ifdef _OPENMP
+#pragma omp for schedule(static, 1)
+#endif
+        for (each = 0; each < threads; each++)
+            lnp_share_fill(kernels, job, blocks, count, (size_t)each, (size_t)threads);
+#ifdef _OPENMP
+#pragma omp for schedule(static, 1)
+#endif
+        for (each = 0; each < threads; each++)
+            lnp_share_panels(kernels, job, blocks, count, (size_t)each, (size_t)threads);
+    }
+}
+
+/* ---- the gradient of the weights ------------------------------------------------------------- */
+
+/* The workers form a grid over dW: `across` ranges of tiles (rows of dW) times `along` ranges of
+ * panels (columns). Each packs what it needs for itself, so that no worker waits for another. */
+typedef struct lnp_gradient_grid {
+    size_t across, along;
+} lnp_gradient_grid;
+
+/* The grid with the least work for the fullest worker: arithmetic and packing per row, in cycles.
+ * A panel of X costs more than its size, since a fill may have to make it. */
+static lnp_gradient_grid lnp_gradient_grid_of(const lnp_gemm_kernels *kernels, size_t n, size_t k,
+                                              size_t workers)
+{
+    const size_t tile_cycles = kernels->rows, dy_cycles = 6, x_cycles = 24;
+    lnp_gradient_grid best = {1, 1};
+    size_t least = SIZE_MAX, across;
+    for (across = 1; across <= workers; across++) {
+        const size_t along = workers / across;
+        const size_t tiles = lnp_ceil_div(lnp_ceil_div(n, kernels->rows), across);
+        const size_t panels = lnp_ceil_div(lnp_ceil_div(k, kernels->columns), along);
+        const size_t cycles = tiles * panels * tile_cycles + tiles * dy_cycles + panels * x_cycles;
+        if (cycles < least) {
+            least = cycles;
+            best.across = across;
+            best.along = along;
+        }
+    }
+    return best;
+}
+
+/* One worker's part of dW, for one block of m. dY is packed as [tile of n][m][gradient_step], X, as
+ * many panels at a time as stay in the second-level cache, as [panel of k][m][width]; `pitch` rows
+ * each, an odd number, so that tiles and panels do not fall into the same sets of the caches. */
+typedef struct lnp_gradient_block {
+    size_t tiles, first_tile, last_tile; /* n is dealt to `tiles`; the worker's */
+    size_t first_panel, last_panel;      /* of k, the worker's */
+    size_t first_row, rows, pitch;       /* of m */
+    size_t fetched;                      /* cache lines of the next block that were asked for */
+    float *dy, *x;
+} lnp_gradient_block;
+
+/* Blocks of m are even, so that the last one is not a thin rest. */
+static size_t lnp_gradient_rows(size_t m)
+{
+    return lnp_ceil_div(m, lnp_max(1, lnp_ceil_div(m, LNP_GRADIENT_ROWS)));
+}
+
+static size_t lnp_gradient_pitch(size_t m) { return lnp_gradient_rows(m) | 1; }
+
+static size_t lnp_gradient_panels(const lnp_gemm_kernels *kernels, size_t m)
+{
+    return lnp_max(1, LNP_GRADIENT_FLOATS / (lnp_gradient_pitch(m) * kernels->columns));
+}
+
+/* What a worker packs dY and X into. */
+static size_t lnp_gradient_dy_floats(const lnp_gemm_kernels *kernels, size_t m, size_t n,
+                                     size_t across)
+{
+    const size_t tiles = lnp_ceil_div(lnp_tiles_in(kernels, n), across);
+    return lnp_round_up(tiles * lnp_gradient_pitch(m) * kernels->gradient_step, 16);
+}
+
+static size_t lnp_gradient_x_floats(const lnp_gemm_kernels *kernels, size_t m)
+{
+    return lnp_round_up(lnp_gradient_panels(kernels, m) * lnp_gradient_pitch(m) * kernels->columns,
+                        16);
+}
+
+static size_t lnp_gradient_scratch_floats(const lnp_gemm_kernels *kernels, size_t m, size_t n,
+                                          size_t k, int threads)
+{
+    const lnp_gradient_grid grid = lnp_gradient_grid_of(kernels, n, k, (size_t)threads);
+    if (kernels->isa == LENSNET_ISA_REFERENCE) return k;
+    return (lnp_gradient_dy_floats(kernels, m, n, grid.across) +
+            lnp_gradient_x_floats(kernels, m)) *
+           grid.across * grid.along;
+}
+
+static void lnp_multiply_gradient_ref(const lnp_gradient_product *job, float *row)
+{
+    size_t m, n, k;
+    for (m = 0; m < job->m; m++) {
+        size_t done;
+        for (k = 0; k < job->k; k += done) {
+            done = lnp_min(LNP_COLUMNS_MAX, job->k - k);
+            if (job->x_fill)
+                job->x_fill(job->x_fill_context, row + k, job->k, m, 1, k, done);
+            else
+                memcpy(row + k, job->x + m * job->x_stride + k, done * sizeof(float));
+        }
+        for (n = 0; n < job->n; n++)
+            for (k = 0; k < job->k; k++)
+                job->dw[n * job->k + k] =
+                    lnp_fma(job->dy[m * job->dy_stride + n], row[k], job->dw[n * job->k + k]);
+    }
+}
+
+/* Packs the worker's tiles of dY for this block. */
+static void lnp_gradient_pack_dy(const lnp_gemm_kernels *kernels, const lnp_gradient_product *job,
+                                 const lnp_gradient_block *block)
+{
+    const size_t step = kernels->gradient_step, all_longer = job->n % block->tiles;
+    const size_t longer = lnp_max(all_longer, block->first_tile) - block->first_tile;
+    const size_t tiles = block->last_tile - block->first_tile;
+    const float *dy = job->dy + block->first_row * job->dy_stride +
+                      lnp_share_start(job->n, block->tiles, block->first_tile);
+    size_t row;
+    for (row = 0; row < block->rows; row += LNP_GRADIENT_GROUP)
+        kernels->deal(block->dy + row * step, block->pitch * step, step, dy + row * job->dy_stride,
+                      job->dy_stride, lnp_min(LNP_GRADIENT_GROUP, block->rows - row), tiles,
+                      job->n / block->tiles, lnp_min(longer, tiles));
+}
+
+/* Packs panels of X for this block. */
+static void lnp_gradient_pack_x(const lnp_gemm_kernels *kernels, const lnp_gradient_product *job,
+                                const lnp_gradient_block *block, size_t first_panel, size_t panels)
+{
+    size_t first, panel;
+    for (first = 0; first < block->rows; first += LNP_GRADIENT_GROUP) {
+        const size_t rows = lnp_min(LNP_GRADIENT_GROUP, block->rows - first);
+        const size_t row = block->first_row + first;
+        for (panel = 0; panel < panels; panel++) {
+            const size_t column = (first_panel + panel) * kernels->columns;
+            const size_t width = lnp_panel_width(kernels, job->k, column);
+            const size_t count = lnp_min(width, job->k - column);
+            float *packed = block->x + panel * block->pitch * kernels->columns + first * width;
+            if (!job->x_fill) {
+                kernels->deal(packed, 0, width, job->x + row * job->x_stride + column,
+                              job->x_stride, rows, 1, count, 0);
+                continue;
+            }
+            if (count < width) memset(packed, 0, rows * width * sizeof(float));
+            job->x_fill(job->x_fill_context, packed, width, row, rows, column, count);
+        }
+    }
+}
+
+/* While the tiles of this block are computed, dY and X of the next one are fetched: each tile takes
+ * so many cache lines as it has steps. */
+static const float *lnp_gradient_ahead(const lnp_gradient_product *job, lnp_gradient_block *block)
+{
+    const size_t row = block->first_row + block->rows;
+    const size_t dy_floats = block->rows * job->dy_stride;
+    size_t offset = block->fetched * 16;
+    block->fetched += block->rows;
+    if (row >= job->m) return job->dy;
+    if (offset < dy_floats) return job->dy + row * job->dy_stride + offset;
+    offset -= dy_floats;
+    if (job->x && offset < block->rows * job->x_stride)
+        return job->x + row * job->x_stride + offset;
+    return job->dy;
+}
+
+/* The outputs of one tile of dY and the packed panels, which are neighbours in memory. */
+static void lnp_gradient_tiles(const lnp_gemm_kernels *kernels, const lnp_gradient_product *job,
+                               lnp_gradient_block *block, size_t t, size_t first_panel,
+                               size_t panels)
+{
+    const size_t n = lnp_share_start(job->n, block->tiles, t);
+    const size_t rows = lnp_share_start(job->n, block->tiles, t + 1) - n;
+    const float *a = block->dy + (t - block->first_tile) * block->pitch * kernels->gradient_step;
+    size_t panel;
+    for (panel = 0; panel < panels; panel++) {
+        const size_t column = (first_panel + panel) * kernels->columns;
+        const size_t width = lnp_panel_width(kernels, job->k, column);
+        const size_t columns = lnp_min(width, job->k - column);
+        const lnp_tile tile = kernels->gradient[width / kernels->lanes - 1][rows - 1];
+        const float *ahead = lnp_gradient_ahead(job, block);
+        const float *b = block->x + panel * block->pitch * kernels->columns;
+        float *c = job->dw + n * job->k + column;
+        if (columns == width)
+            tile(a, b, block->rows, NULL, c, job->k, ahead);
+        else
+            lnp_ragged_tile(tile, a, b, block->rows, NULL, c, job->k, ahead, rows, columns);
+    }
+}
+
+static void lnp_gradient_multiply_block(const lnp_gemm_kernels *kernels,
+                                        const lnp_gradient_product *job, lnp_gradient_block *block)
+{
+    const size_t at_once = lnp_gradient_panels(kernels, job->m);
+    size_t panel, t;
+    lnp_gradient_pack_dy(kernels, job, block);
+    for (panel = block->first_panel; panel < block->last_panel; panel += at_once) {
+        const size_t panels = lnp_min(at_once, block->last_panel - panel);
+        lnp_gradient_pack_x(kernels, job, block, panel, panels);
+        for (t = block->first_tile; t < block->last_tile; t++)
+            lnp_gradient_tiles(kernels, job, block, t, panel, panels);
+    }
+}
+
+/* One worker's part of dW. */
+static void lnp_gradient_work(const lnp_gemm_kernels *kernels, const lnp_gradient_product *job,
+                              float *scratch, const lnp_gradient_grid *grid, size_t worker)
+{
+    const size_t dy_floats = lnp_gradient_dy_floats(kernels, job->m, job->n, grid->across);
+    const size_t x_floats = lnp_gradient_x_floats(kernels, job->m);
+    const size_t panels = lnp_ceil_div(job->k, kernels->columns);
+    const size_t i = worker / grid->along, j = worker % grid->along;
+    lnp_gradient_block block;
+    block.tiles = lnp_tiles_in(kernels, job->n);
+    block.first_tile = lnp_share_start(block.tiles, grid->across, i);
+    block.last_tile = lnp_share_start(block.tiles, grid->across, i + 1);
+    block.first_panel = lnp_share_start(panels, grid->along, j);
+    block.last_panel = lnp_share_start(panels, grid->along, j + 1);
+    block.pitch = lnp_gradient_pitch(job->m);
+    block.dy = scratch + worker * (dy_floats + x_floats);
+    block.x = block.dy + dy_floats;
+    for (block.first_row = 0; block.first_row < job->m; block.first_row += block.rows) {
+        block.rows = lnp_min(lnp_gradient_rows(job->m), job->m - block.first_row);
+        block.fetched = 0;
+        lnp_gradient_multiply_block(kernels, job, &block);
+    }
+}
+
+/* dw += dY^T X, see lnp_gradient_product. `scratch`: lnp_gradient_scratch_floats, 64-byte
+ * aligned. */
+static void lnp_multiply_gradient(const lnp_gemm_kernels *kernels, const lnp_gradient_product *job,
+                                  float *scratch, int threads)
+{
+    lnp_gradient_grid grid;
+    int worker, workers;
+    if (!job->m || !job->n || !job->k) return;
+    if (kernels->isa == LENSNET_ISA_REFERENCE) {
+        lnp_multiply_gradient_ref(job, scratch);
+        return;
+    }
+    grid = lnp_gradient_grid_of(kernels, job->n, job->k, (size_t)threads);
+    workers = (int)(grid.across * grid.along);
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+#endif
+    for (worker = 0; worker < workers; worker++)
+        lnp_gradient_work(kernels, job, scratch, &grid, (size_t)worker);
+}
+/* =================================================================================================
+ * >>depthwise  Direct 7x7 depthwise convolution, stride 1, zero padding 3, NHWC: forward, input
+ * gradient, weight gradient. Each output is one FMA chain over the taps (u, v) in row-major order
+ * that begins with the bias (forward) or with what the gradient shall be added to; each weight
+ * gradient is one FMA chain over (sample, y, x). Taps outside the image are skipped. Threads share
+ * outputs, never a chain. Nothing here allocates.
+ *
+ * A tile is up to 16 output pixels of one row times one vector of channels. Its 7 weights of one
+ * filter row and all its sums stay in registers; each pixel of the image row is loaded once and meets
+ * up to 7 sums. Tiles go down the image, so six of their seven image rows are in L1.
+ * ============================================================================================== */
+
+#define LNP_TAPS ((size_t)49)
+
+typedef struct lnp_map {
+    size_t h, w, c;
+} lnp_map;
+
+/* Rows y0..y1 and channels c0..c1 of one sample: out = start + conv(in). `start` is read at pixel *
+ * start_step + channel: 0 for a bias, c for a tensor (which may be out itself), NULL for zeros. */
+typedef void lnp_depthwise_forward_fn(float *out, const float *start, size_t start_step,
+                                      const float *in, const float *packed, const lnp_map *map,
+                                      size_t y0, size_t y1, size_t c0, size_t c1);
+
+/* Continues the chains dk[tap][16] of one vector of channels, dk at channel c % 16, over output row
+ * y of one sample. */
+typedef void lnp_depthwise_gradient_fn(float *dk, const float *dy, const float *in,
+                                       const lnp_map *map, size_t y, size_t c);
+
+/* Kernels for `lanes` channels at once; a table holds them from wide to narrow, down to 1, so that
+ * any number of channels is a few wide vectors and a narrower rest. */
+typedef struct lnp_depthwise_level {
+    size_t lanes;
+    lnp_depthwise_forward_fn *forward;
+    lnp_depthwise_gradient_fn *gradient;
+} lnp_depthwise_level;
+
+typedef struct lnp_depthwise_kernels {
+    lnp_depthwise_level level[3];
+} lnp_depthwise_kernels;
+
+/* -- packed weights: [c / 16][tap][16], zero padded --------------------------------------------- */
+
+static size_t lnp_depthwise_packed_floats(size_t c) { return lnp_round_up(c, 16) * LNP_TAPS; }
+
+/* Channels first..first+16 of `weight` (C,1,7,7) as [tap][16]; mirrored turns the filter by 180
+ * degrees. */
+static void lnp_depthwise_pack_group(float *group, const float *weight, size_t c, size_t first,
+                                     int mirrored)
+{
+    size_t tap, l;
+    for (tap = 0; tap < LNP_TAPS; tap++)
+        for (l = 0; l < 16; l++) {
+            const size_t from = mirrored ? LNP_TAPS - 1 - tap : tap;
+            group[tap * 16 + l] = first + l < c ? weight[(first + l) * LNP_TAPS + from] : 0.0f;
+        }
+}
+
+/* For lnp_depthwise_forward: weight (C,1,7,7) as PyTorch has it. */
+static void lnp_depthwise_pack(float *packed, const float *weight, size_t c)
+{
+    size_t first;
+    for (first = 0; first < c; first += 16)
+        lnp_depthwise_pack_group(packed + first * LNP_TAPS, weight, c, first, 0);
+}
+
+/* For lnp_depthwise_input_gradient. */
+static void lnp_depthwise_pack_mirrored(float *packed, const float *weight, size_t c)
+{
+    size_t first;
+    for (first = 0; first < c; first += 16)
+        lnp_depthwise_pack_group(packed + first * LNP_TAPS, weight, c, first, 1);
+}
+
+/* The tap 0 of channel c; taps are 16 floats apart. */
+static const float *lnp_depthwise_weights(const float *packed, size_t c)
+{
+    return packed + c / 16 * (16 * LNP_TAPS) + c % 16;
+}
+
+/* -- reference ---------------------------------------------------------------------------------- */
+
+static float lnp_depthwise_ref_value(float sum, const float *in, const float *weights,
+                                     const lnp_map *map, size_t y, size_t x, size_t c)
+{
+    size_t u, v;
+    for (u = 0; u < 7; u++)
+        for (v = 0; v < 7; v++)
+            if (y + u >= 3 && y + u - 3 < map->h && x + v >= 3 && x + v - 3 < map->w)
+                sum = lnp_fma(weights[(u * 7 + v) * 16],
+                              in[((y + u - 3) * map->w + x + v - 3) * map->c + c], sum);
+    return sum;
+}
+
+static void lnp_depthwise_forward_ref(float *out, const float *start, size_t start_step,
+                                      const float *in, const float *packed, const lnp_map *map,
+                                      size_t y0, size_t y1, size_t c0, size_t c1)
+{
+    size_t y, x, c;
+    for (y = y0; y < y1; y++)
+        for (x = 0; x < map->w; x++)
+            for (c = c0; c < c1; c++) {
+                const size_t pixel = y * map->w + x;
+                const float first = start ? start[pixel * start_step + c] : 0.0f;
+                out[pixel * map->c + c] = lnp_depthwise_ref_value(
+                    first, in, lnp_depthwise_weights(packed, c), map, y, x, c);
+            }
+}
+
+static void lnp_depthwise_gradient_ref(float *dk, const float *dy, const float *in,
+                                       const lnp_map *map, size_t y, size_t c)
+{
+    size_t u, v, x;
+    for (u = 0; u < 7; u++)
+        for (v = 0; v < 7; v++)
+            for (x = 0; x < map->w; x++)
+                if (y + u >= 3 && y + u - 3 < map->h && x + v >= 3 && x + v - 3 < map->w) {
+                    float *sum = dk + (u * 7 + v) * 16;
+                    *sum = lnp_fma(dy[(y * map->w + x) * map->c + c],
+                                   in[((y + u - 3) * map->w + x + v - 3) * map->c + c], *sum);
+                }
+}
+
+/* -- tiles -------------------------------------------------------------------------------------- */
+
+/* Filter rows u0..u1 meet the image at output row y. */
+LNP_INLINE size_t lnp_depthwise_first_row(size_t y) { return y < 3 ? 3 - y : 0; }
+LNP_INLINE size_t lnp_depthwise_end_row(const lnp_map *map, size_t y)
+{
+    return map->h + 3 - y < 7 ? map->h + 3 - y : 7;
+}
+
+/* Bit p: pixel x0 - 3 + p lies in the image. */
+LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t pixels)
+{
+    uint32_t bits = 0;
+    size_t p;
+    for (p = 0; p < pixels; p++)
+        if (x0 + p >= 3 && x0 + p - 3 < map->w) bits |= (uint32_t)1 << p;
+    return bits;
+}
+
+/* The text below is compiled once per instruction set: `isa` names the vector type lnp_dw_<isa> and
+ * its functions. Everything is unrolled by the preprocessor, with `width` a constant after inlining:
+ * sums in an array that is only indexed by constants stay in registers.
+ * Pixel p of the image row meets output t = p - v under tap v. */
+#define LNP_DW_TAP(isa, p, v)                                                                      \
+    if ((p) >= (v) && (p) - (v) < width)                                                           \
+        sum[(p) >= (v) ? (p) - (v) : 0] =                                                          \
+            lnp_dw_fma_##isa(k##v, pixel, sum[(p) >= (v) ? (p) - (v) : 0]);
+
+#define LNP_DW_PIXEL(isa, p)                                                                       \
+    if ((p) < width + 6) {                                                                         \
+        if (inside & ((uint32_t)1 << (p))) {                                                       \
+            const lnp_dw_##isa pixel = lnp_dw_load_##isa(row + at);                                \
+            LNP_DW_TAP(isa, p, 0)                                                                  \
+            LNP_DW_TAP(isa, p, 1)                                                                  \
+            LNP_DW_TAP(isa, p, 2)                                                                  \
+            LNP_DW_TAP(isa, p, 3)                                                                  \
+            LNP_DW_TAP(isa, p, 4)                                                                  \
+            LNP_DW_TAP(isa, p, 5)                                                                  \
+            LNP_DW_TAP(isa, p, 6)                                                                  \
+        }                                                                                          \
+        at += step;                                                                                \
+    }
+
+#define LNP_DW_START(isa, t)                                                                       \
+    if ((t) < width)                                                                               \
+        sum[t] = start ? lnp_dw_load_##isa(start + (t) * start_step) : lnp_dw_zero_##isa();
+#define LNP_DW_STORE(isa, t)                                                                       \
+    if ((t) < width) lnp_dw_store_##isa(out + (t) * map->c, sum[t]);
+
+#define LNP_DW_16(MACRO, isa)                                                                      \
+    MACRO(isa, 0) MACRO(isa, 1) MACRO(isa, 2) MACRO(isa, 3)                                        \
+    MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6) MACRO(isa, 7)                                        \
+    MACRO(isa, 8) MACRO(isa, 9) MACRO(isa, 10) MACRO(isa, 11)                                      \
+    MACRO(isa, 12) MACRO(isa, 13) MACRO(isa, 14) MACRO(isa, 15)
+#define LNP_DW_22(MACRO, isa)                                                                      \
+    LNP_DW_16(MACRO, isa)                                                                          \
+    MACRO(isa, 16) MACRO(isa, 17) MACRO(isa, 18) MACRO(isa, 19) MACRO(isa, 20) MACRO(isa, 21)
+
+#define LNP_DW_CASE(isa, t)                                                                        \
+    case (t) + 1:                                                                                  \
+        lnp_dw_column_##isa(out, start, start_step, in, weights, map, x0, y0, y1, (t) + 1);        \
+        break;
+
+/* One pixel of the weight gradient: 7 taps of one filter row (or of two); `all` where none is
+ * outside. */
+#define LNP_DW_GRADIENT(isa, v)                                                                    \
+    if (all || (x + (v) >= 3 && x + (v)-3 < w)) {                                                  \
+        sum[v] = lnp_dw_fma_##isa(g, lnp_dw_load_##isa(in + ((v)-3) * step), sum[v]);              \
+        if (two)                                                                                   \
+            sum[7 + (v)] =                                                                         \
+                lnp_dw_fma_##isa(g, lnp_dw_load_##isa(in + next + ((v)-3) * step), sum[7 + (v)]);  \
+    }
+#define LNP_DW_7(MACRO, isa)                                                                       \
+    MACRO(isa, 0) MACRO(isa, 1) MACRO(isa, 2) MACRO(isa, 3) MACRO(isa, 4) MACRO(isa, 5)            \
+    MACRO(isa, 6)
+#define LNP_DW_SUM_LOAD(isa, v)                                                                    \
+    sum[v] = lnp_dw_load_##isa(dk + (v)*16);                                                       \
+    if (two) sum[7 + (v)] = lnp_dw_load_##isa(dk + (7 + (v)) * 16);
+#define LNP_DW_SUM_STORE(isa, v)                                                                   \
+    lnp_dw_store_##isa(dk + (v)*16, sum[v]);                                                       \
+    if (two) lnp_dw_store_##isa(dk + (7 + (v)) * 16, sum[7 + (v)]);
+
+#define LNP_DW_DEFINE(isa, TARGET, lanes, widest, CASES)                                           \
+    /* Output pixels x0..x0+width of rows y0..y1; pointers are at channel c, start and out at row  \
+     * y0, in at the sample. */                                                                    \
+    TARGET LNP_INLINE void lnp_dw_column_##isa(                                                    \
+        float *out, const float *start, size_t start_step, const float *in, const float *weights,  \
+        const lnp_map *map, size_t x0, size_t y0, size_t y1, int width)                            \
+    {                                                                                              \
+        const uint32_t inside = lnp_depthwise_inside(map, x0, (size_t)width + 6);                  \
+        const ptrdiff_t step = (ptrdiff_t)map->c;                                                  \
+        const size_t line = map->w * map->c;                                                       \
+        size_t y, u;                                                                               \
+        for (y = y0; y < y1; y++) {                                                                \
+            lnp_dw_##isa sum[22];                                                                  \
+            const size_t end = lnp_depthwise_end_row(map, y);                                      \
+            LNP_DW_16(LNP_DW_START, isa)                                                           \
+            for (u = lnp_depthwise_first_row(y); u < end; u++) {                                   \
+                const float *row = in + (y + u - 3) * line + x0 * map->c;                          \
+                const float *k = weights + u * (7 * 16);                                           \
+                const lnp_dw_##isa k0 = lnp_dw_load_##isa(k), k1 = lnp_dw_load_##isa(k + 16),      \
+                                   k2 = lnp_dw_load_##isa(k + 32),                                 \
+                                   k3 = lnp_dw_load_##isa(k + 48),                                 \
+                                   k4 = lnp_dw_load_##isa(k + 64),                                 \
+                                   k5 = lnp_dw_load_##isa(k + 80),                                 \
+                                   k6 = lnp_dw_load_##isa(k + 96);                                 \
+                ptrdiff_t at = -3 * step;                                                          \
+                LNP_DW_22(LNP_DW_PIXEL, isa)                                                       \
+            }                                                                                      \
+            LNP_DW_16(LNP_DW_STORE, isa)                                                           \
+            out += line;                                                                           \
+            if (start) start += map->w * start_step;                                               \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    TARGET static void lnp_dw_columns_##isa(                                                       \
+        float *out, const float *start, size_t start_step, const float *in, const float *weights,  \
+        const lnp_map *map, size_t x0, size_t y0, size_t y1, size_t width)                         \
+    {                                                                                              \
+        switch (width) { CASES(LNP_DW_CASE, isa) }                                                 \
+    }                                                                                              \
+                                                                                                   \
+    TARGET static void lnp_depthwise_forward_##isa(                                                \
+        float *out, const float *start, size_t start_step, const float *in, const float *packed,   \
+        const lnp_map *map, size_t y0, size_t y1, size_t c0, size_t c1)                            \
+    {                                                                                              \
+        const size_t tiles = lnp_ceil_div(map->w, widest);                                         \
+        size_t c, t;                                                                               \
+        for (c = c0; c < c1; c += lanes)                                                           \
+            for (t = 0; t < tiles; t++) {                                                          \
+                const size_t x0 = map->w * t / tiles, x1 = map->w * (t + 1) / tiles;               \
+                const size_t pixel = y0 * map->w + x0;                                             \
+                lnp_dw_columns_##isa(out + pixel * map->c + c,                                     \
+                                     start ? start + pixel * start_step + c : NULL, start_step,    \
+                                     in + c, lnp_depthwise_weights(packed, c), map, x0, y0, y1,    \
+                                     x1 - x0);                                                     \
+            }                                                                                      \
+    }                                                                                              \
+                                                                                                   \
+    /* Taps of filter row u (and u + 1 where `two`) over one output row; dk at tap (u, 0), dy and  \
+     * in at pixel 0 of their rows. */                                                             \
+    TARGET LNP_INLINE void lnp_dw_gradient_row_##isa(float *dk, const float *dy, const float *in,  \
+                                                     size_t w, size_t c, int two)                  \
+    {                                                                                              \
+        const ptrdiff_t step = (ptrdiff_t)c, next = (ptrdiff_t)(w * c);                            \
+        lnp_dw_##isa sum[14];                                                                      \
+        size_t x = 0;                                                                              \
+        LNP_DW_7(LNP_DW_SUM_LOAD, isa)                                                             \
+        while (x < w) {                                                                            \
+            int all = 0;                                                                           \
+            for (; x < w && (x < 3 || x + 3 >= w); x++, dy += c, in += c) {                        \
+                const lnp_dw_##isa g = lnp_dw_load_##isa(dy);                                      \
+                LNP_DW_7(LNP_DW_GRADIENT, isa)                                                     \
+            }                                                                                      \
+            all = 1;                                                                               \
+            for (; x + 3 < w; x++, dy += c, in += c) {                                             \
+                const lnp_dw_##isa g = lnp_dw_load_##isa(dy);                                      \
+                LNP_DW_7(LNP_DW_GRADIENT, isa)                                                     \
+            }                                                                                      \
+        }                                                                                          \
+        LNP_DW_7(LNP_DW_SUM_STORE, isa)                                                            \
+    }                                                                                              \
+                                                                                                   \
+    TARGET static void lnp_depthwise_gradient_##isa(float *dk, const float *dy, const float *in,   \
+                                                    const lnp_map *map, size_t y, size_t c)        \
+    {                                                                                              \
+        const size_t line = map->w * map->c, end = lnp_depthwise_end_row(map, y);                  \
+        size_t u = lnp_depthwise_first_row(y);                                                     \
+        dy += y * line + c;                                                                        \
+        in += c;                                                                                   \
+        for (; u + 2 <= end; u += 2)                                                               \
+            lnp_dw_gradient_row_##isa(dk + u * 112, dy, in + (y + u - 3) * line, map->w, map->c,   \
+                                      1);                                                          \
+        if (u < end)                                                                               \
+            lnp_dw_gradient_row_##isa(dk + u * 112, dy, in + (y + u - 3) * line, map->w, map->c,   \
+                                      0);                                                          \
+    }
+
+#define LNP_DW_VECTOR(isa, TARGET, vector, load, store, zero)                                      \
+    typedef vector lnp_dw_##isa;                                                                   \
+    TARGET LNP_INLINE lnp_dw_##isa lnp_dw_load_##isa(const float *x) { return load(x); }           \
+    TARGET LNP_INLINE void lnp_dw_store_##isa(float *y, lnp_dw_##isa v) { store(y, v); }           \
+    TARGET LNP_INLINE lnp_dw_##isa lnp_dw_zero_##isa(void) { return zero; }
+#define LNP_DW_8(MACRO, isa)                                                                       \
+    MACRO(isa, 0) MACRO(isa, 1) MACRO(isa, 2) MACRO(isa, 3)                                        \
+    MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6) MACRO(isa, 7)
+
+#if LNP_X86
+LNP_DW_VECTOR(avx2, LNP_TARGET_AVX2, __m256, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_setzero_ps())
+LNP_TARGET_AVX2 LNP_INLINE __m256 lnp_dw_fma_avx2(__m256 a, __m256 b, __m256 c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+LNP_DW_DEFINE(avx2, LNP_TARGET_AVX2, 8, 8, LNP_DW_8)
+#endif
+#if LNP_AVX512
+LNP_DW_VECTOR(avx512, LNP_TARGET_AVX512, __m512, _mm512_loadu_ps, _mm512_storeu_ps,
+              _mm512_setzero_ps())
+LNP_TARGET_AVX512 LNP_INLINE __m512 lnp_dw_fma_avx512(__m512 a, __m512 b, __m512 c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+LNP_DW_DEFINE(avx512, LNP_TARGET_AVX512, 16, 16, LNP_DW_16)
+#endif
+#if LNP_NEON
+LNP_DW_VECTOR(neon, LNP_UNUSED, float32x4_t, vld1q_f32, vst1q_f32, vdupq_n_f32(0.0f))
+LNP_INLINE float32x4_t lnp_dw_fma_neon(float32x4_t a, float32x4_t b, float32x4_t c)
+{
+    return vfmaq_f32(c, a, b);
+}
+LNP_DW_DEFINE(neon, LNP_UNUSED, 4, 16, LNP_DW_16)
+#endif
+
+#undef LNP_DW_TAP
+#undef LNP_DW_PIXEL
+#undef LNP_DW_START
+#undef LNP_DW_STORE
+#undef LNP_DW_7
+#undef LNP_DW_8
+#undef LNP_DW_16
+#undef LNP_DW_22
+#undef LNP_DW_CASE
+#undef LNP_DW_GRADIENT
+#undef LNP_DW_SUM_LOAD
+#undef LNP_DW_SUM_STORE
+#undef LNP_DW_DEFINE
+#undef LNP_DW_VECTOR
+
+/* The kernels of one instruction set, which must be one that lnp_detect_isa gave. A portable build
+ * without a fused multiply-add has the reference only. */
+static lnp_depthwise_kernels lnp_depthwise_kernels_for(lensnet_isa isa)
+{
+    const lnp_depthwise_level reference = {1, lnp_depthwise_forward_ref,
+                                           lnp_depthwise_gradient_ref};
+    lnp_depthwise_kernels kernels;
+    int levels = 0;
+#if LNP_AVX512
+    const lnp_depthwise_level avx512 = {16, lnp_depthwise_forward_avx512,
+                                        lnp_depthwise_gradient_avx512};
+    if (isa == LENSNET_ISA_AVX512) kernels.level[levels++] = avx512;
+#endif
+#if LNP_X86
+    const lnp_depthwise_level avx2 = {8, lnp_depthwise_forward_avx2, lnp_depthwise_gradient_avx2};
+    if (isa == LENSNET_ISA_AVX512 || isa == LENSNET_ISA_AVX2) kernels.level[levels++] = avx2;
+#endif
+#if LNP_NEON
+    const lnp_depthwise_level neon = {4, lnp_depthwise_forward_neon, lnp_depthwise_gradient_neon};
+    if (isa == LENSNET_ISA_PORTABLE) kernels.level[levels++] = neon;
+#endif
+    (void)isa;
+    while (levels < 3) kernels.level[levels++] = reference;
+    return kernels;
+}
+
+/* -- whole tensors ------------------------------------------------------------------------------ */
+
+static void lnp_depthwise_rows(const lnp_depthwise_kernels *kernels, float *out, const float *start,
+                               size_t start_step, const float *in, const float *packed,
+                               const lnp_map *map, size_t y0, size_t y1)
+{
+    size_t c = 0;
+    int l;
+    for (l = 0; l < 3 && c < map->c; l++) {
+        const lnp_depthwise_level *level = &kernels->level[l];
+        const size_t end = c + (map->c - c) / level->lanes * level->lanes;
+        if (c < end)
+            level->forward(out, start, start_step, in, packed, map, y0, y1, c, end);
+        c = end;
+    }
+}
+
+#define LNP_DEPTHWISE_ROWS ((size_t)14) /* rows per task at most: out and in stay in L2 */
+
+/* Rows per task such that every thread has some work. */
+static size_t lnp_depthwise_task_rows(size_t n, size_t h, int threads)
+{
+    const size_t tasks = lnp_max(1, lnp_ceil_div((size_t)lnp_max(1, (size_t)threads), n));
+    return lnp_min(LNP_DEPTHWISE_ROWS, lnp_ceil_div(h, tasks));
+}
+
+/* out (n,h,w,c) = bias + conv(x), bias may be NULL. Where mean and rstd (n*h*w) are not NULL, they
+ * get the LayerNorm statistics of out, taken while its rows are in cache. out is not x. */
+static void lnp_depthwise_forward(const lnp_depthwise_kernels *kernels, const lnp_row_kernels *rows,
+                                  float *out, float *mean, float *rstd, const float *x,
+                                  const float *packed, const float *bias, size_t n, size_t h,
+                                  size_t w, size_t c, float eps, int threads)
+{
+    lnp_map map;
+    size_t step, blocks;
+    int task, tasks;
+    if (!n || !h || !w || !c) return;
+    map.h = h;
+    map.w = w;
+    map.c = c;
+    step = lnp_depthwise_task_rows(n, h, threads);
+    blocks = lnp_ceil_div(h, step);
+    tasks = (int)(n * blocks);
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) if (threads > 1 && tasks > 1)
+#endif
+    for (task = 0; task < tasks; task++) {
+        const size_t sample = (size_t)task / blocks, y0 = (size_t)task % blocks * step;
+        const size_t y1 = lnp_min(h, y0 + step), pixel = (sample * h + y0) * w;
+        const size_t at = sample * h * w * c;
+        lnp_depthwise_rows(kernels, out + at, bias, 0, x + at, packed, &map, y0, y1);
+        if (mean)
+            rows->row_statistics(mean + pixel, rstd + pixel, out + pixel * c, c, (y1 - y0) * w, c,
+                                 eps);
+    }
+}
+
+/* dx (n,h,w,c) = start + conv(dy, mirrored): start is a tensor like dx, dx itself, or NULL for
+ * zeros; packed by lnp_depthwise_pack_mirrored. dx is not dy. */
+static void lnp_depthwise_input_gradient(const lnp_depthwise_kernels *kernels, float *dx,
+                                         const float *start, const float *dy, const float *packed,
+                                         size_t n, size_t h, size_t w, size_t c, int threads)
+{
+    lnp_map map;
+    size_t step, blocks;
+    int task, tasks;
+    if (!n || !h || !w || !c) return;
+    map.h = h;
+    map.w = w;
+    map.c = c;
+    step = lnp_depthwise_task_rows(n, h, threads);
+    blocks = lnp_ceil_div(h, step);
+    tasks = (int)(n * blocks);
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) if (threads > 1 && tasks > 1)
+#endif
+    for (task = 0; task < tasks; task++) {
+        const size_t at = (size_t)task / blocks * h * w * c, y0 = (size_t)task % blocks * step;
+        lnp_depthwise_rows(kernels, dx + at, start ? start + at : NULL, c, dy + at, packed, &map,
+                           y0, lnp_min(h, y0 + step));
+    }
+}
+
+/* Channels first..first+16 of the weight gradient, over all samples: the chains are brought in from
+ * PyTorch's layout, continued, and put back. */
+static void lnp_depthwise_gradient_group(const lnp_depthwise_kernels *kernels,
+                                         const lnp_row_kernels *rows, float *dweight, float *dbias,
+                                         const float *dy, const float *x, size_t n,
+                                         const lnp_map *map, size_t first)
+{
+    const size_t end = lnp_min(map->c, first + 16), line = map->w * map->c;
+    float dk[16 * LNP_TAPS];
+    size_t i, y, c, tap;
+    lnp_depthwise_pack_group(dk, dweight, map->c, first, 0);
+    for (i = 0; i < n; i++, dy += map->h * line, x += map->h * line)
+        for (y = 0; y < map->h; y++) {
+            const lnp_depthwise_level *level = kernels->level;
+            if (dbias)
+                rows->column_sum(dbias + first, dy + y * line + first, map->c, map->w, end - first);
+            for (c = first; c < end; c += level->lanes) {
+                while (level->lanes > end - c) level++;
+                level->gradient(dk + (c - first), dy, x, map, y, c);
+            }
+        }
+    for (c = first; c < end; c++)
+        for (tap = 0; tap < LNP_TAPS; tap++)
+            dweight[c * LNP_TAPS + tap] = dk[tap * 16 + c - first];
+}
+
+/* dweight (C,1,7,7) and dbias (C; may be NULL) continue over dy, x (n,h,w,c). */
+static void lnp_depthwise_weight_gradient(const lnp_depthwise_kernels *kernels,
+                                          const lnp_row_kernels *rows, float *dweight, float *dbias,
+                                          const float *dy, const float *x, size_t n, size_t h,
+                                          size_t w, size_t c, int threads)
+{
+    const int groups = (int)lnp_ceil_div(c, 16);
+    lnp_map map;
+    int group;
+    (void)threads;
+    map.h = h;
+    map.w = w;
+    map.c = c;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) if (threads > 1 && groups > 1)
+#endif
+    for (group = 0; group < groups; group++)
+        lnp_depthwise_gradient_group(kernels, rows, dweight, dbias, dy, x, n, &map,
+                                     (size_t)group * 16);
+}
+/* =================================================================================================
+ * >>parameters  Names, shapes and flat buffers of the weights, and their copies in kernel order.
+ * Two ways to exist: trainable (one flat buffer of values, maybe one of gradients) or frozen (each
+ * tensor only in the form its operator reads, taken straight from a file). Operators ask for a form
+ * and never know which way it came.
+ * ============================================================================================== */
+
+#define LNP_TENSOR_NAME 160
+
+/* What an operator reads. A tensor has one use; recording the first operator on it decides. */
+typedef enum lnp_use { LNP_USE_PLAIN, LNP_USE_MATRIX, LNP_USE_DEPTHWISE } lnp_use;
+
+typedef struct lnp_weight {
+    char name[LNP_TENSOR_NAME];
+    size_t shape[4];
+    int rank;
+    size_t offset, size;
+    lensnet_initial initial;
+    lnp_use use;
+    size_t groups;     /* of LNP_USE_MATRIX: `groups` matrices of n x k each */
+    size_t n, k;
+    int want_backward; /* dX = dY W is needed: packed_backward exists too */
+    float *frozen;     /* a plain tensor of frozen parameters */
+    float *packed_forward, *packed_backward;
+    uint64_t packed_version;
+} lnp_weight;
+
+struct lensnet_parameters {
+    lensnet_host host;
+    const lnp_gemm_kernels *gemm;
+    lnp_weight *weights;
+    size_t count, capacity, size;
+    float *values, *gradients;
+    uint64_t version; /* of the values; packed copies carry the version they were made from */
+    int frozen;
+    lensnet_error failure; /* of the first bad lensnet_parameter_add */
+};
+
+static int lnp_host_valid(const lensnet_host *host)
+{
+    return host->allocate && host->release && host->threads >= 0;
+}
+
+lensnet_result lensnet_parameters_create(lensnet_parameters **parameters, const lensnet_host *host,
+                                         lensnet_error *error)
+{
+    lensnet_host defaults = lensnet_host_defaults();
+    lensnet_parameters *p;
+    if (!parameters) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "parameters: NULL result pointer");
+    *parameters = NULL;
+    if (!host) host = &defaults;
+    if (!lnp_host_valid(host))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "host: allocate or release is NULL, or threads < 0; start from "
+                        "lensnet_host_defaults()");
+    p = (lensnet_parameters *)lnp_allocate(host, sizeof *p);
+    if (!p) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for a parameter table");
+    memset(p, 0, sizeof *p);
+    p->host = *host;
+    p->gemm = lnp_gemm_kernels_for(lnp_detect_isa(host->isa_cap));
+    p->version = 1;
+    *parameters = p;
+    return LENSNET_OK;
+}
+
+static size_t lnp_matrix_packed_floats(const lensnet_parameters *p, const lnp_weight *w, int backward)
+{
+    return w->groups * lnp_packed_floats(p->gemm, backward ? w->k : w->n, backward ? w->n : w->k);
+}
+
+static size_t lnp_packed_copy_floats(const lensnet_parameters *p, const lnp_weight *w, int backward)
+{
+    return w->use == LNP_USE_MATRIX ? lnp_matrix_packed_floats(p, w, backward)
+                                    : lnp_depthwise_packed_floats(w->shape[0]);
+}
+
+static void lnp_weight_release(const lensnet_parameters *p, lnp_weight *w)
+{
+    lnp_release(&p->host, w->frozen, w->size * sizeof(float));
+    if (w->packed_forward)
+        lnp_release(&p->host, w->packed_forward, lnp_packed_copy_floats(p, w, 0) * sizeof(float));
+    if (w->packed_backward)
+        lnp_release(&p->host, w->packed_backward, lnp_packed_copy_floats(p, w, 1) * sizeof(float));
+}
+
+void lensnet_parameters_destroy(lensnet_parameters *p)
+{
+    size_t i;
+    lensnet_host host;
+    if (!p) return;
+    host = p->host;
+    for (i = 0; i < p->count; i++) lnp_weight_release(p, &p->weights[i]);
+    lnp_release(&host, p->values, p->size * sizeof(float));
+    lnp_release(&host, p->gradients, p->size * sizeof(float));
+    lnp_release(&host, p->weights, p->capacity * sizeof(lnp_weight));
+    lnp_release(&host, p, sizeof *p);
+}
+
+/* Room for one more element of a growing table; 1, or 0 without memory and nothing changed. */
+static int lnp_grow(const lensnet_host *host, void **table, size_t count, size_t *capacity,
+                    size_t element)
+{
+    size_t wanted, bytes;
+    void *larger;
+    if (count < *capacity) return 1;
+    wanted = *capacity ? 2 * *capacity : 16;
+    if (!lnp_multiply(wanted, element, &bytes)) return 0;
+    larger = lnp_allocate(host, bytes);
+    if (!larger) return 0;
+    if (count) memcpy(larger, *table, count * element);
+    lnp_release(host, *table, *capacity * element);
+    *table = larger;
+    *capacity = wanted;
+    return 1;
+}
+
+static lensnet_result lnp_parameter_check(const lensnet_parameters *p, const char *name,
+                                          const size_t *shape, int *rank, size_t *size,
+                                          lensnet_error *error)
+{
+    size_t i;
+    if (p->values || p->frozen)
+        return lnp_fail(error, LENSNET_ERROR_STATE, "parameter added after allocate");
+    if (!name || !*name || strlen(name) >= LNP_TENSOR_NAME)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "parameter name: expected 1 to %d characters", LNP_TENSOR_NAME - 1);
+    for (i = 0; i < p->count; i++)
+        if (!strcmp(p->weights[i].name, name))
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "parameter \"%s\" exists already", name);
+    for (*rank = 0, *size = 1; *rank < 4 && shape[*rank]; ++*rank)
+        if (!lnp_multiply(*size, shape[*rank], size))
+            return lnp_fail(error, LENSNET_ERROR_SHAPE, "parameter \"%s\" is too large", name);
+    for (i = (size_t)*rank; i < 4; i++)
+        if (shape[i]) *rank = 0;
+    if (*rank == 0)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "parameter \"%s\": dimensions must be > 0, unused ones at the end 0", name);
+    if (*size > SIZE_MAX / 16 - p->size)
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "parameter \"%s\": too many weights", name);
+    return LENSNET_OK;
+}
+
+lensnet_parameter lensnet_parameter_add(lensnet_parameters *p, const char *name, size_t d0, size_t d1,
+                                        size_t d2, size_t d3, lensnet_initial initial)
+{
+    lensnet_parameter handle = {-1};
+    size_t shape[4];
+    size_t size = 0;
+    int rank = 0, i;
+    lnp_weight *w;
+    shape[0] = d0;
+    shape[1] = d1;
+    shape[2] = d2;
+    shape[3] = d3;
+    if (!p || p->failure.code) return handle;
+    if (lnp_parameter_check(p, name, shape, &rank, &size, &p->failure)) return handle;
+    if (!lnp_grow(&p->host, (void **)&p->weights, p->count, &p->capacity, sizeof *p->weights)) {
+        lnp_fail(&p->failure, LENSNET_ERROR_MEMORY, "out of memory for parameter \"%s\"", name);
+        return handle;
+    }
+    w = &p->weights[p->count];
+    memset(w, 0, sizeof *w);
+    memcpy(w->name, name, strlen(name) + 1);
+    for (i = 0; i < 4; i++) w->shape[i] = i < rank ? shape[i] : 1;
+    w->rank = rank;
+    w->size = size;
+    w->offset = p->size;
+    w->initial = initial;
+    p->size += size;
+    handle.index = (int)p->count++;
+    return handle;
+}
+
+static void lnp_set_all(float *values, float value, size_t n)
+{
+    while (n--) *values++ = value;
+}
+
+/* Normal values from (seed, name, index), by all threads: Tiny has 28 million. */
+static void lnp_draw(float *values, const lnp_weight *w, double deviation, uint64_t seed, int threads)
+{
+    const uint64_t stream = lensnet_random_stream(w->name);
+    ptrdiff_t i;
+    (void)threads;
+    LNP_PARALLEL_FOR
+    for (i = 0; i < (ptrdiff_t)w->size; i++)
+        values[i] = (float)(deviation * lensnet_random_normal(seed, stream, (uint64_t)i));
+}
+
+static void lnp_initialize(float *values, const lnp_weight *w, uint64_t seed, int threads)
+{
+    switch (w->initial) {
+    case LENSNET_INITIAL_ZERO: lnp_set_all(values, 0.0f, w->size); break;
+    case LENSNET_INITIAL_ONE: lnp_set_all(values, 1.0f, w->size); break;
+    case LENSNET_INITIAL_NORMAL_002: lnp_draw(values, w, 0.02, seed, threads); break;
+    case LENSNET_INITIAL_HE:
+        lnp_draw(values, w, sqrt(2.0 / (double)(w->size / w->shape[0])), seed, threads);
+        break;
+    }
+}
+
+lensnet_result lensnet_parameters_allocate(lensnet_parameters *p, int gradients, uint64_t seed,
+                                           lensnet_error *error)
+{
+    size_t i;
+    if (!p) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "parameters: NULL");
+    if (p->failure.code) return lnp_fail(error, p->failure.code, "%s", p->failure.text);
+    if (p->values || p->frozen)
+        return lnp_fail(error, LENSNET_ERROR_STATE, "parameters are allocated already");
+    p->values = (float *)lnp_allocate(&p->host, p->size * sizeof(float));
+    if (p->values && gradients)
+        p->gradients = (float *)lnp_allocate(&p->host, p->size * sizeof(float));
+    if (!p->values || (gradients && !p->gradients)) {
+        lnp_release(&p->host, p->values, p->size * sizeof(float));
+        p->values = NULL;
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for %.1f million weights",
+                        (double)p->size / 1e6);
+    }
+    if (gradients) memset(p->gradients, 0, p->size * sizeof(float));
+    for (i = 0; i < p->count; i++)
+        lnp_initialize(p->values + p->weights[i].offset, &p->weights[i], seed,
+                       lnp_threads(&p->host));
+    return LENSNET_OK;
+}
+
+size_t lensnet_parameters_count(const lensnet_parameters *p) { return p ? p->count : 0; }
+size_t lensnet_parameters_size(const lensnet_parameters *p) { return p ? p->size : 0; }
+float *lensnet_parameters_values(lensnet_parameters *p) { return p ? p->values : NULL; }
+float *lensnet_parameters_gradients(lensnet_parameters *p) { return p ? p->gradients : NULL; }
+
+void lensnet_parameters_changed(lensnet_parameters *p)
+{
+    if (p) p->version++;
+}
+
+lensnet_parameter_info lensnet_parameters_info(const lensnet_parameters *p, size_t index)
+{
+    lensnet_parameter_info info;
+    memset(&info, 0, sizeof info);
+    if (p && index < p->count) {
+        const lnp_weight *w = &p->weights[index];
+        info.name = w->name;
+        memcpy(info.shape, w->shape, sizeof info.shape);
+        info.rank = w->rank;
+        info.offset = w->offset;
+        info.size = w->size;
+    }
+    return info;
+}
+
+static const float *lnp_values(const lensnet_parameters *p, int index)
+{
+    if (index < 0) return NULL;
+    return p->frozen ? p->weights[index].frozen : p->values + p->weights[index].offset;
+}
+
+static float *lnp_gradients(const lensnet_parameters *p, int index)
+{
+    return index < 0 ? NULL : p->gradients + p->weights[index].offset;
+}
+
+/* --- copies in kernel order -------------------------------------------------------------------- */
+
+/* (K, C, R, S) -> (K, R, S, C): the order in which im2col lays out a channels-last patch. */
+static void lnp_channels_last(float *to, const float *from, const lnp_weight *w)
+{
+    size_t c_count = w->shape[1], taps = w->shape[2] * w->shape[3], o, t, c;
+    for (o = 0; o < w->shape[0]; o++)
+        for (t = 0; t < taps; t++)
+            for (c = 0; c < c_count; c++)
+                *to++ = from[(o * c_count + c) * taps + t];
+}
+
+static void lnp_channels_first(float *to, const float *from, const lnp_weight *w)
+{
+    size_t c_count = w->shape[1], taps = w->shape[2] * w->shape[3], o, t, c;
+    for (o = 0; o < w->shape[0]; o++)
+        for (t = 0; t < taps; t++)
+            for (c = 0; c < c_count; c++)
+                to[(o * c_count + c) * taps + t] = *from++;
+}
+
+static int lnp_has_taps(const lnp_weight *w) { return w->shape[2] * w->shape[3] > 1; }
+
+/* `scratch` holds w->size floats if the tensor has taps. */
+static void lnp_pack_matrix(const lensnet_parameters *p, lnp_weight *w, const float *values,
+                            float *scratch, int threads)
+{
+    size_t g, n = w->n, k = w->k;
+    if (lnp_has_taps(w)) {
+        lnp_channels_last(scratch, values, w);
+        values = scratch;
+    }
+    for (g = 0; g < w->groups; g++, values += n * k) {
+        lnp_pack_weights(p->gemm, w->packed_forward + g * lnp_packed_floats(p->gemm, n, k), values,
+                         n, k, 1, threads);
+        if (w->packed_backward)
+            lnp_pack_weights(p->gemm, w->packed_backward + g * lnp_packed_floats(p->gemm, k, n),
+                             values, k, n, 0, threads);
+    }
+}
+
+static void lnp_pack_weight(const lensnet_parameters *p, lnp_weight *w, const float *values,
+                            float *scratch, int threads)
+{
+    if (w->use == LNP_USE_MATRIX) lnp_pack_matrix(p, w, values, scratch, threads);
+    if (w->use == LNP_USE_DEPTHWISE) {
+        lnp_depthwise_pack(w->packed_forward, values, w->shape[0]);
+        if (w->packed_backward)
+            lnp_depthwise_pack_mirrored(w->packed_backward, values, w->shape[0]);
+    }
+}
+
+static size_t lnp_pack_scratch_floats(const lensnet_parameters *p)
+{
+    size_t i, most = 0;
+    for (i = 0; i < p->count; i++)
+        if (p->weights[i].use == LNP_USE_MATRIX && lnp_has_taps(&p->weights[i]))
+            most = lnp_max(most, p->weights[i].size);
+    return most;
+}
+
+/* Brings every packed copy up to date; free when nothing changed. */
+static void lnp_parameters_pack(lensnet_parameters *p, float *scratch, int threads)
+{
+    size_t i;
+    if (p->frozen) return;
+    for (i = 0; i < p->count; i++) {
+        lnp_weight *w = &p->weights[i];
+        if (!w->packed_forward || w->packed_version == p->version) continue;
+        lnp_pack_weight(p, w, p->values + w->offset, scratch, threads);
+        w->packed_version = p->version;
+    }
+}
+
+/* Bytes of the copies that the recorded uses still need. */
+static size_t lnp_missing_packed_bytes(const lensnet_parameters *p)
+{
+    size_t i, floats = 0;
+    if (p->frozen) return 0;
+    for (i = 0; i < p->count; i++) {
+        const lnp_weight *w = &p->weights[i];
+        if (w->use != LNP_USE_PLAIN && !w->packed_forward) floats += lnp_packed_copy_floats(p, w, 0);
+        if (w->want_backward && !w->packed_backward) floats += lnp_packed_copy_floats(p, w, 1);
+    }
+    return floats * sizeof(float);
+}
+
+/* Takes what lnp_missing_packed_bytes counted. On failure what was taken stays, for the next try. */
+static lensnet_result lnp_allocate_packed(lensnet_parameters *p, lensnet_error *error)
+{
+    size_t i;
+    if (p->frozen) return LENSNET_OK;
+    for (i = 0; i < p->count; i++) {
+        lnp_weight *w = &p->weights[i];
+        if (w->use != LNP_USE_PLAIN && !w->packed_forward) {
+            w->packed_forward =
+                (float *)lnp_allocate(&p->host, lnp_packed_copy_floats(p, w, 0) * sizeof(float));
+            w->packed_version = 0;
+            if (!w->packed_forward) break;
+        }
+        if (w->want_backward && !w->packed_backward) {
+            w->packed_backward =
+                (float *)lnp_allocate(&p->host, lnp_packed_copy_floats(p, w, 1) * sizeof(float));
+            w->packed_version = 0;
+            if (!w->packed_backward) break;
+        }
+    }
+    if (i < p->count)
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for the packed copy of \"%s\"",
+                        p->weights[i].name);
+    return LENSNET_OK;
+}
+
+/* --- freezing ---------------------------------------------------------------------------------- */
+
+/* Hands the values of tensor `index` to `values`. */
+typedef lensnet_result (*lnp_supply)(void *context, size_t index, float *values, lensnet_error *error);
+
+static lensnet_result lnp_freeze_weight(lensnet_parameters *p, size_t index, const float *values,
+                                        float *scratch, lensnet_error *error)
+{
+    lnp_weight *w = &p->weights[index];
+    int plain = w->use == LNP_USE_PLAIN;
+    size_t floats = plain ? w->size : lnp_packed_copy_floats(p, w, 0);
+    float *form = (float *)lnp_allocate(&p->host, floats * sizeof(float));
+    if (!form)
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for the weights \"%s\"", w->name);
+    if (plain) {
+        memcpy(form, values, w->size * sizeof(float));
+        w->frozen = form;
+    } else {
+        w->packed_forward = form;
+        lnp_pack_weight(p, w, values, scratch, 1);
+    }
+    return LENSNET_OK;
+}
+
+/* Gives every tensor the one form that the recorded operators read, and no other: weights exist once
+ * in memory. */
+static lensnet_result lnp_parameters_freeze(lensnet_parameters *p, lnp_supply supply, void *context,
+                                            lensnet_error *error)
+{
+    size_t i, most = 1, scratch = lnp_pack_scratch_floats(p);
+    lensnet_result result = LENSNET_OK;
+    float *staging;
+    for (i = 0; i < p->count; i++) most = lnp_max(most, p->weights[i].size);
+    most = lnp_round_up(most, 16);
+    staging = (float *)lnp_allocate(&p->host, (most + scratch) * sizeof(float));
+    if (!staging) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory while loading weights");
+    p->frozen = 1;
+    for (i = 0; i < p->count && !result; i++) {
+        result = supply(context, i, staging, error);
+        if (!result) result = lnp_freeze_weight(p, i, staging, staging + most, error);
+    }
+    lnp_release(&p->host, staging, (most + scratch) * sizeof(float));
+    return result;
+}
+/* =================================================================================================
+ * >>graph  Record, plan, run.
+ * A graph is two tables, tensors and operators, filled by the recording calls. Planning gives every
+ * value, gradient and saved intermediate a lifetime, measured in operator executions, and a place in
+ * one block so that what never lives together shares memory. Running walks the operators forward,
+ * then backward, one micro-batch after the other. What an operator is stands in one row of the
+ * operator table (>>operator-table); nothing here knows any by name.
+ * ============================================================================================== */
+
+#define LNP_MAX_INPUTS 2
+#define LNP_MAX_PARAMETERS 10
+#define LNP_MAX_SAVED 4
+
+typedef enum lnp_kind {
+    LNP_INPUT,
+    LNP_CONV2D,
+    LNP_DEPTHWISE,
+    LNP_LINEAR,
+    LNP_LAYER_NORM,
+    LNP_GELU,
+    LNP_RELU,
+    LNP_GRN,
+    LNP_ADD,
+    LNP_DROP_PATH,
+    LNP_MEAN_POOL,
+    LNP_MAX_POOL,
+    LNP_CROSS_ENTROPY,
+    LNP_CONVNEXT_BLOCK,
+    LNP_KIND_COUNT
+} lnp_kind;
+
+/* A stretch of the block that lives from one execution to another. The executions of a graph of T
+ * operators are 0 ... T - 1 forward and T ... 2T - 1 backward. */
+typedef struct lnp_buffer {
+    size_t floats; /* for a whole micro-batch */
+    int first, last;
+    size_t offset;
+} lnp_buffer;
+
+typedef struct lnp_activation {
+    size_t h, w, c;
+    int producer;        /* operator */
+    int last_consumer;   /* operator with the highest index that reads it; -1: none */
+    int wants_gradient;
+    int kept;
+    int value, gradient; /* buffers; -1: none */
+} lnp_activation;
+
+typedef struct lnp_op {
+    lnp_kind kind;
+    int inputs[LNP_MAX_INPUTS]; /* tensors; -1: none */
+    int output;                 /* tensor; -1 for the loss */
+    int parameters[LNP_MAX_PARAMETERS];
+    size_t stride, padding, dilation, groups, kernel;
+    float epsilon, rate, smoothing;
+    float *class_weights; /* owned; NULL: all 1 */
+    uint64_t drop_index;  /* how many drop paths were recorded before */
+    int saved[LNP_MAX_SAVED]; /* buffers kept from forward to backward; -1: none */
+    size_t scratch;           /* floats an execution needs, forward or backward */
+} lnp_op;
+
+struct lensnet_graph {
+    lensnet_host host;
+    lensnet_parameters *parameters;
+    lensnet_graph_options options;
+    const lnp_gemm_kernels *gemm;
+    lnp_row_kernels rows;
+    lnp_depthwise_kernels depthwise;
+    int threads;
+    lnp_activation *tensors;
+    size_t tensor_count, tensor_capacity;
+    lnp_op *ops;
+    size_t op_count, op_capacity;
+    lnp_buffer *buffers;
+    size_t buffer_count, buffer_capacity;
+    uint64_t drop_paths;
+    int input, logits, loss; /* input and logits are tensors, loss is an operator; -1: none */
+    lensnet_error failure;   /* of the first recording call that failed */
+    int planned;
+    size_t micro_batch, activation_floats, scratch_floats;
+    float *block;
+    size_t block_bytes;
+};
+
+/* One micro-batch on its way through the graph. */
+typedef struct lnp_run {
+    lensnet_graph *graph;
+    float *collected; /* where a kept tensor of every sample goes, or NULL */
+    int collect;      /* that tensor */
+    const lensnet_batch *batch;
+    lensnet_outputs *outputs;
+    size_t first, n;       /* samples first ... first + n - 1 of the batch */
+    double target_weight;  /* what the loss is divided by, of the whole batch */
+    double loss;
+    float *scratch;
+} lnp_run;
+
+typedef struct lnp_operator {
+    const char *name;
+    int needs_input, needs_output; /* backward reads the values of its inputs, of its output */
+    lensnet_result (*shape)(lensnet_graph *g, lnp_op *op, lensnet_error *error);
+    void (*plan)(lensnet_graph *g, lnp_op *op); /* saved buffers and scratch */
+    void (*forward)(lnp_run *run, const lnp_op *op);
+    void (*backward)(lnp_run *run, const lnp_op *op, float *const *dx);
+    double (*macs)(const lensnet_graph *g, const lnp_op *op);
+} lnp_operator;
+
+static const lnp_operator *lnp_operator_of(lnp_kind kind);
+static void lnp_add_parallel(const lensnet_graph *g, float *y, const float *a, const float *b, size_t n);
+
+/* --- recording --------------------------------------------------------------------------------- */
+
+lensnet_graph_options lensnet_graph_defaults(void)
+{
+    lensnet_graph_options o;
+    memset(&o, 0, sizeof o);
+    o.height = 224;
+    o.width = 224;
+    o.batch = 32;
+    return o;
+}
+
+static lensnet_result lnp_graph_options_check(const lensnet_graph_options *o, lensnet_error *error)
+{
+    if (!o->height || !o->width || !o->batch || o->height > 65536 || o->width > 65536 ||
+        o->batch > 1048576)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "graph: height and width must be 1 ... 65536 and batch 1 ... 1048576; got "
+                        "%lu x %lu, batch %lu",
+                        (unsigned long)o->height, (unsigned long)o->width, (unsigned long)o->batch);
+    return LENSNET_OK;
+}
+
+lensnet_result lensnet_graph_create(lensnet_graph **graph, lensnet_parameters *parameters,
+                                    const lensnet_graph_options *options, lensnet_error *error)
+{
+    lensnet_graph_options defaults = lensnet_graph_defaults();
+    lensnet_result result;
+    lensnet_graph *g;
+    lensnet_isa isa;
+    if (!graph) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "graph: NULL result pointer");
+    *graph = NULL;
+    if (!parameters) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "graph: parameters are NULL");
+    if (!options) options = &defaults;
+    result = lnp_graph_options_check(options, error);
+    if (result) return result;
+    g = (lensnet_graph *)lnp_allocate(&parameters->host, sizeof *g);
+    if (!g) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for a graph");
+    memset(g, 0, sizeof *g);
+    g->host = parameters->host;
+    g->parameters = parameters;
+    g->options = *options;
+    isa = lnp_detect_isa(g->host.isa_cap);
+    g->gemm = parameters->gemm;
+    g->rows = lnp_row_kernels_for(isa);
+    g->depthwise = lnp_depthwise_kernels_for(isa);
+    g->threads = lnp_threads(&g->host);
+    g->input = g->logits = g->loss = -1;
+    *graph = g;
+    return LENSNET_OK;
+}
+
+/* All that the graph took from the host for itself, packed weights apart. */
+static size_t lnp_graph_bytes(const lensnet_graph *g)
+{
+    return sizeof *g + g->block_bytes + g->tensor_capacity * sizeof *g->tensors +
+           g->op_capacity * sizeof *g->ops + g->buffer_capacity * sizeof *g->buffers;
+}
+
+void lensnet_graph_destroy(lensnet_graph *g)
+{
+    size_t i;
+    lensnet_host host;
+    if (!g) return;
+    host = g->host;
+    for (i = 0; i < g->op_count; i++)
+        if (g->ops[i].class_weights)
+            lnp_release(&host, g->ops[i].class_weights,
+                        g->tensors[g->ops[i].inputs[0]].c * sizeof(float));
+    lnp_release(&host, g->block, g->block_bytes);
+    lnp_release(&host, g->tensors, g->tensor_capacity * sizeof *g->tensors);
+    lnp_release(&host, g->ops, g->op_capacity * sizeof *g->ops);
+    lnp_release(&host, g->buffers, g->buffer_capacity * sizeof *g->buffers);
+    lnp_release(&host, g, sizeof *g);
+}
+
+static int lnp_tensor_valid(const lensnet_graph *g, lensnet_tensor x)
+{
+    return x.index >= 0 && (size_t)x.index < g->tensor_count;
+}
+
+/* The place for the next operator, blank; NULL when the graph is poisoned or becomes so. */
+static lnp_op *lnp_record(lensnet_graph *g, lnp_kind kind)
+{
+    lnp_op *op;
+    int i;
+    if (!g || g->failure.code) return NULL;
+    if (g->planned || g->loss >= 0) {
+        lnp_fail(&g->failure, LENSNET_ERROR_STATE, "%s recorded after the %s",
+                 lnp_operator_of(kind)->name, g->planned ? "plan" : "loss");
+        return NULL;
+    }
+    if (!lnp_grow(&g->host, (void **)&g->ops, g->op_count, &g->op_capacity, sizeof *g->ops) ||
+        !lnp_grow(&g->host, (void **)&g->tensors, g->tensor_count, &g->tensor_capacity,
+                  sizeof *g->tensors)) {
+        lnp_fail(&g->failure, LENSNET_ERROR_MEMORY, "out of memory while recording");
+        return NULL;
+    }
+    op = &g->ops[g->op_count];
+    memset(op, 0, sizeof *op);
+    op->kind = kind;
+    op->output = -1;
+    for (i = 0; i < LNP_MAX_INPUTS; i++) op->inputs[i] = -1;
+    for (i = 0; i < LNP_MAX_PARAMETERS; i++) op->parameters[i] = -1;
+    for (i = 0; i < LNP_MAX_SAVED; i++) op->saved[i] = -1;
+    return op;
+}
+
+/* Checks the operator in its place and gives it its output. */
+static lensnet_tensor lnp_commit(lensnet_graph *g, lnp_op *op)
+{
+    const lnp_operator *row = lnp_operator_of(op->kind);
+    lensnet_tensor result = {-1};
+    lnp_activation *y = &g->tensors[g->tensor_count];
+    int i;
+    memset(y, 0, sizeof *y);
+    y->producer = (int)g->op_count;
+    y->last_consumer = y->value = y->gradient = -1;
+    for (i = 0; i < LNP_MAX_PARAMETERS; i++)
+        if (op->parameters[i] >= (int)g->parameters->count) {
+            lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT, "%s: no such parameter", row->name);
+            return result;
+        }
+    op->output = (int)g->tensor_count;
+    if (row->shape(g, op, &g->failure)) return result;
+    for (i = 0; i < LNP_MAX_INPUTS; i++)
+        if (op->inputs[i] >= 0) {
+            g->tensors[op->inputs[i]].last_consumer = (int)g->op_count;
+            if (g->tensors[op->inputs[i]].wants_gradient) y->wants_gradient = 1;
+        }
+    if (op->parameters[0] >= 0) y->wants_gradient = 1;
+    if (!g->options.training) y->wants_gradient = 0;
+    g->op_count++;
+    if (op->kind == LNP_CROSS_ENTROPY) {
+        op->output = -1;
+        return result;
+    }
+    result.index = (int)g->tensor_count++;
+    return result;
+}
+
+static lensnet_tensor lnp_no_tensor(void)
+{
+    lensnet_tensor none = {-1};
+    return none;
+}
+
+/* The common case of recording: one or two inputs; NULL when an input does not exist. */
+static lnp_op *lnp_record_on(lensnet_graph *g, lnp_kind kind, lensnet_tensor a, int b)
+{
+    lnp_op *op = lnp_record(g, kind);
+    lensnet_tensor second;
+    if (!op) return NULL;
+    second.index = b;
+    if (!lnp_tensor_valid(g, a) || (b != -1 && !lnp_tensor_valid(g, second))) {
+        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT, "%s: input is not a tensor of this graph",
+                 lnp_operator_of(kind)->name);
+        return NULL;
+    }
+    op->inputs[0] = a.index;
+    op->inputs[1] = b;
+    return op;
+}
+
+void lensnet_output(lensnet_graph *g, lensnet_tensor logits)
+{
+    if (!g || g->failure.code) return;
+    if (!lnp_tensor_valid(g, logits)) {
+        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT, "output: not a tensor of this graph");
+        return;
+    }
+    g->logits = logits.index;
+    g->tensors[logits.index].kept = 1;
+}
+
+void lensnet_keep(lensnet_graph *g, lensnet_tensor x)
+{
+    if (g && lnp_tensor_valid(g, x) && !g->planned) g->tensors[x.index].kept = 1;
+}
+
+/* --- planning ---------------------------------------------------------------------------------- */
+
+/* A buffer of `floats` for every sample, or -1 without memory (then the graph is poisoned). */
+static int lnp_buffer_add(lensnet_graph *g, size_t floats_per_sample, int first, int last)
+{
+    lnp_buffer *buffer;
+    size_t floats;
+    if (g->failure.code) return -1;
+    if (!lnp_multiply(floats_per_sample, g->micro_batch, &floats) || floats > SIZE_MAX / 64) {
+        lnp_fail(&g->failure, LENSNET_ERROR_MEMORY, "a tensor of the graph is too large to address");
+        return -1;
+    }
+    if (!lnp_grow(&g->host, (void **)&g->buffers, g->buffer_count, &g->buffer_capacity,
+                  sizeof *g->buffers)) {
+        lnp_fail(&g->failure, LENSNET_ERROR_MEMORY, "out of memory while planning");
+        return -1;
+    }
+    buffer = &g->buffers[g->buffer_count];
+    buffer->floats = lnp_round_up(lnp_max(floats, 1), 16);
+    buffer->first = first;
+    buffer->last = last;
+    buffer->offset = 0;
+    return (int)g->buffer_count++;
+}
+
+static int lnp_op_index(const lensnet_graph *g, const lnp_op *op) { return (int)(op - g->ops); }
+static int lnp_backward_time(const lensnet_graph *g, int op)
+{
+    return 2 * (int)g->op_count - 1 - op;
+}
+
+/* An intermediate of `op` that its backward reads; in a graph that only runs forward it lives for
+ * one execution. */
+static int lnp_saved_add(lensnet_graph *g, const lnp_op *op, size_t floats_per_sample)
+{
+    int index = lnp_op_index(g, op);
+    return lnp_buffer_add(g, floats_per_sample, index,
+                          g->options.training ? lnp_backward_time(g, index) : index);
+}
+
+static size_t lnp_pixels(const lnp_activation *t) { return t->h * t->w; }
+static size_t lnp_sample_floats(const lnp_activation *t) { return t->h * t->w * t->c; }
+
+/* The last execution that reads the value of tensor `index`. */
+static int lnp_value_end(const lensnet_graph *g, int index)
+{
+    const lnp_activation *t = &g->tensors[index];
+    int last = t->producer, i, k;
+    if (t->kept) return 2 * (int)g->op_count;
+    for (i = 0; i < (int)g->op_count; i++) {
+        const lnp_op *op = &g->ops[i];
+        const lnp_operator *row = lnp_operator_of(op->kind);
+        for (k = 0; k < LNP_MAX_INPUTS; k++) {
+            if (op->inputs[k] != index) continue;
+            if (i > last) last = i;
+            if (g->options.training && row->needs_input)
+                last = (int)lnp_max((size_t)last, (size_t)lnp_backward_time(g, i));
+        }
+        if (g->options.training && row->needs_output && op->output == index)
+            last = (int)lnp_max((size_t)last, (size_t)lnp_backward_time(g, i));
+    }
+    return last;
+}
+
+static void lnp_plan_tensors(lensnet_graph *g)
+{
+    size_t i;
+    for (i = 0; i < g->tensor_count; i++) {
+        lnp_activation *t = &g->tensors[i];
+        t->value = lnp_buffer_add(g, lnp_sample_floats(t), t->producer, lnp_value_end(g, (int)i));
+        t->gradient = -1;
+        if (t->wants_gradient && t->last_consumer >= 0)
+            t->gradient =
+                lnp_buffer_add(g, lnp_sample_floats(t), lnp_backward_time(g, t->last_consumer),
+                               t->kept ? 2 * (int)g->op_count : lnp_backward_time(g, t->producer));
+    }
+}
+
+/* Where backward of `op` writes the gradient of input k: 0 nowhere, 1 the first to write, 2 a later
+ * one, whose part is added. */
+static int lnp_gradient_turn(const lensnet_graph *g, const lnp_op *op, int k)
+{
+    const lnp_activation *t;
+    if (op->inputs[k] < 0) return 0;
+    t = &g->tensors[op->inputs[k]];
+    if (t->gradient < 0) return 0;
+    if (t->last_consumer > lnp_op_index(g, op)) return 2;
+    return k > 0 && op->inputs[k - 1] == op->inputs[k] ? 2 : 1;
+}
+
+static void lnp_plan_ops(lensnet_graph *g)
+{
+    size_t i, k;
+    g->scratch_floats = lnp_pack_scratch_floats(g->parameters);
+    for (i = 0; i < g->op_count; i++) {
+        lnp_op *op = &g->ops[i];
+        const lnp_operator *row = lnp_operator_of(op->kind);
+        op->scratch = 0;
+        if (row->plan) row->plan(g, op);
+        op->scratch = lnp_round_up(op->scratch, 16);
+        for (k = 0; k < LNP_MAX_INPUTS; k++) /* room for a part that is to be added */
+            if (lnp_gradient_turn(g, op, (int)k) == 2)
+                op->scratch += lnp_round_up(
+                    g->micro_batch * lnp_sample_floats(&g->tensors[op->inputs[k]]), 16);
+        g->scratch_floats = lnp_max(g->scratch_floats, op->scratch);
+    }
+}
+
+/* Places buffers from the largest to the smallest, each at the lowest offset that is free for all of
+ * its life. Quadratic, and a graph has hundreds of buffers at most. */
+static lensnet_result lnp_place(lensnet_graph *g)
+{
+    size_t placed, i, total = 0;
+    int *order = (int *)lnp_allocate(&g->host, g->buffer_count * sizeof(int));
+    if (!order) return lnp_fail(&g->failure, LENSNET_ERROR_MEMORY, "out of memory while planning");
+    for (i = 0; i < g->buffer_count; i++) { /* insertion sort by size, then by number */
+        size_t j = i;
+        while (j > 0 && g->buffers[order[j - 1]].floats < g->buffers[i].floats) {
+            order[j] = order[j - 1];
+            j--;
+        }
+        order[j] = (int)i;
+    }
+    for (placed = 0; placed < g->buffer_count; placed++) {
+        lnp_buffer *b = &g->buffers[order[placed]];
+        size_t offset = 0;
+        int moved = 1;
+        while (moved) {
+            moved = 0;
+            for (i = 0; i < placed; i++) {
+                const lnp_buffer *o = &g->buffers[order[i]];
+                if (o->first > b->last || b->first > o->last) continue;
+                if (offset + b->floats <= o->offset || o->offset + o->floats <= offset) continue;
+                offset = o->offset + o->floats;
+                moved = 1;
+            }
+        }
+        b->offset = offset;
+        total = lnp_max(total, offset + b->floats);
+    }
+    g->activation_floats = total;
+    lnp_release(&g->host, order, g->buffer_count * sizeof(int));
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_plan_at(lensnet_graph *g, size_t micro_batch)
+{
+    g->micro_batch = micro_batch;
+    g->buffer_count = 0;
+    lnp_plan_tensors(g);
+    lnp_plan_ops(g);
+    if (g->failure.code) return g->failure.code;
+    return lnp_place(g);
+}
+
+/* More images at a time feed the matrix products of the late stages better; beyond these sizes the
+ * activations only leave the caches (measured on Tiny at 224: tools/bench.c). */
+#define LNP_TRAINING_FLOATS ((size_t)64 << 20)
+#define LNP_FORWARD_FLOATS ((size_t)4 << 20)
+
+static lensnet_result lnp_plan_micro_batch(lensnet_graph *g)
+{
+    size_t most = g->options.training ? LNP_TRAINING_FLOATS : LNP_FORWARD_FLOATS;
+    size_t n = g->options.micro_batch ? lnp_min(g->options.micro_batch, g->options.batch)
+                                      : lnp_min(g->options.batch, 64);
+    lensnet_result result = lnp_plan_at(g, n);
+    while (!result && !g->options.micro_batch && n > 1 && g->activation_floats > most) {
+        n = (n + 1) / 2;
+        result = lnp_plan_at(g, n);
+    }
+    return result;
+}
+
+static lensnet_result lnp_plan_check(lensnet_graph *g, lensnet_error *error)
+{
+    if (!g) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "graph: NULL");
+    if (g->failure.code) return lnp_fail(error, g->failure.code, "%s", g->failure.text);
+    if (g->logits < 0)
+        return lnp_fail(error, LENSNET_ERROR_STATE,
+                        "graph: no output; record lensnet_cross_entropy or lensnet_output last");
+    return LENSNET_OK;
+}
+
+static size_t lnp_block_bytes(const lensnet_graph *g)
+{
+    return (g->activation_floats + g->scratch_floats) * sizeof(float);
+}
+
+lensnet_result lensnet_graph_plan(lensnet_graph *g, lensnet_plan *plan, lensnet_error *error)
+{
+    lensnet_result result = lnp_plan_check(g, error);
+    size_t i;
+    if (result) return result;
+    if (!g->planned && lnp_plan_micro_batch(g))
+        return lnp_fail(error, g->failure.code, "%s", g->failure.text);
+    g->planned = 1;
+    if (!plan) return LENSNET_OK;
+    memset(plan, 0, sizeof *plan);
+    plan->activation_bytes = g->activation_floats * sizeof(float);
+    plan->scratch_bytes = g->scratch_floats * sizeof(float);
+    plan->packed_bytes = lnp_missing_packed_bytes(g->parameters);
+    plan->bytes = lnp_block_bytes(g) + plan->packed_bytes;
+    plan->micro_batch = g->micro_batch;
+    for (i = 0; i < g->op_count; i++) {
+        const lnp_operator *row = lnp_operator_of(g->ops[i].kind);
+        if (row->macs) plan->macs += row->macs(g, &g->ops[i]);
+    }
+    return LENSNET_OK;
+}
+
+/* What compilers announce by no macro: -fassociative-math folds the first to `a`; clang with
+ * -ffp-contract=fast, for a processor with FMA, fuses the second in spite of the pragma. */
+static int lnp_arithmetic_is_exact(void)
+{
+    volatile float a = 1.0f, b = 16777216.0f, c = 1.000244140625f, d = -1.00048828125f;
+    float sum = a + b, square, rest, factor = c;
+    volatile float back;
+    back = sum - b;
+    square = factor * factor;
+    rest = square + d;
+    return back == 0.0f && rest == 0.0f;
+}
+
+lensnet_result lensnet_graph_allocate(lensnet_graph *g, lensnet_error *error)
+{
+    lensnet_result result;
+    if (!g || !g->planned)
+        return lnp_fail(error, LENSNET_ERROR_STATE, "graph: call lensnet_graph_plan first");
+    if (g->block) return lnp_fail(error, LENSNET_ERROR_STATE, "graph is allocated already");
+    if (!lnp_arithmetic_is_exact())
+        return lnp_fail(error, LENSNET_ERROR_NUMBER,
+                        "this program was compiled with -fassociative-math or with clang's "
+                        "-ffp-contract=fast; results would not be the same bits everywhere: compile "
+                        "without these");
+    result = lnp_allocate_packed(g->parameters, error);
+    if (result) return result;
+    g->block_bytes = lnp_block_bytes(g);
+    g->block = (float *)lnp_allocate(&g->host, g->block_bytes);
+    if (!g->block)
+        return lnp_fail(error, LENSNET_ERROR_MEMORY,
+                        "out of memory for a graph of %.1f MB; a smaller micro_batch takes less",
+                        (double)g->block_bytes / 1e6);
+    return LENSNET_OK;
+}
+
+/* --- running ----------------------------------------------------------------------------------- */
+
+static float *lnp_place_of(const lensnet_graph *g, int buffer)
+{
+    return buffer < 0 ? NULL : g->block + g->buffers[buffer].offset;
+}
+
+static float *lnp_value(const lensnet_graph *g, int tensor)
+{
+    return lnp_place_of(g, g->tensors[tensor].value);
+}
+
+static float *lnp_gradient(const lensnet_graph *g, int tensor)
+{
+    return lnp_place_of(g, g->tensors[tensor].gradient);
+}
+
+static size_t lnp_value_floats(const lnp_run *run, int tensor)
+{
+    return run->n * lnp_sample_floats(&run->graph->tensors[tensor]);
+}
+
+static void lnp_run_backward_op(lnp_run *run, const lnp_op *op)
+{
+    lensnet_graph *g = run->graph;
+    float *dx[LNP_MAX_INPUTS];
+    float *spare = run->scratch + op->scratch; /* parts to add lie at the end of the op's scratch */
+    int k, wanted = op->output < 0 || g->tensors[op->output].gradient >= 0;
+    if (!wanted) return;
+    for (k = 0; k < LNP_MAX_INPUTS; k++) {
+        int turn = lnp_gradient_turn(g, op, k);
+        dx[k] = turn ? lnp_gradient(g, op->inputs[k]) : NULL;
+        if (turn != 2) continue;
+        spare -= lnp_round_up(g->micro_batch * lnp_sample_floats(&g->tensors[op->inputs[k]]), 16);
+        dx[k] = spare;
+    }
+    lnp_operator_of(op->kind)->backward(run, op, dx);
+    for (k = 0; k < LNP_MAX_INPUTS; k++)
+        if (lnp_gradient_turn(g, op, k) == 2) {
+            float *sum = lnp_gradient(g, op->inputs[k]);
+            lnp_add_parallel(g, sum, sum, dx[k], lnp_value_floats(run, op->inputs[k]));
+        }
+}
+
+static void lnp_run_forward(lnp_run *run)
+{
+    lensnet_graph *g = run->graph;
+    size_t i;
+    for (i = 0; i < g->op_count; i++)
+        lnp_operator_of(g->ops[i].kind)->forward(run, &g->ops[i]);
+    if (run->outputs && run->outputs->logits)
+        memcpy(run->outputs->logits + run->first * lnp_sample_floats(&g->tensors[g->logits]),
+               lnp_value(g, g->logits), lnp_value_floats(run, g->logits) * sizeof(float));
+    if (run->collected)
+        memcpy(run->collected + run->first * lnp_sample_floats(&g->tensors[run->collect]),
+               lnp_value(g, run->collect), lnp_value_floats(run, run->collect) * sizeof(float));
+}
+
+static void lnp_run_backward(lnp_run *run)
+{
+    lensnet_graph *g = run->graph;
+    size_t i;
+    for (i = g->op_count; i-- > 0;) lnp_run_backward_op(run, &g->ops[i]);
+    if (run->outputs && run->outputs->input_gradients && g->options.input_gradient)
+        memcpy(run->outputs->input_gradients +
+                   run->first * lnp_sample_floats(&g->tensors[g->input]),
+               lnp_gradient(g, g->input), lnp_value_floats(run, g->input) * sizeof(float));
+}
+
+lensnet_batch lensnet_batch_defaults(void)
+{
+    lensnet_batch b;
+    memset(&b, 0, sizeof b);
+    b.channels = 1;
+    return b;
+}
+
+static lensnet_result lnp_batch_check(const lensnet_graph *g, const lensnet_batch *b, int backward,
+                                      lensnet_error *error)
+{
+    size_t channels, classes, i;
+    if (!g || !g->block)
+        return lnp_fail(error, LENSNET_ERROR_STATE, "graph: call lensnet_graph_allocate first");
+    if (!b || !b->images || b->count == 0 || b->count > g->options.batch)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "batch: expected images and a count of 1 ... %lu, got %lu",
+                        (unsigned long)g->options.batch, (unsigned long)(b ? b->count : 0));
+    channels = g->tensors[g->input].c;
+    classes = g->tensors[g->logits].c;
+    if (b->channels != 1 && b->channels != channels)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE, "batch: expected 1 or %lu channels, got %lu",
+                        (unsigned long)channels, (unsigned long)b->channels);
+    if (backward && (!g->options.training || g->loss < 0 || !g->parameters->gradients))
+        return lnp_fail(error, LENSNET_ERROR_STATE,
+                        "backward: the graph must be recorded for training, with a loss, over parameters "
+                        "allocated with gradients");
+    if (backward && !b->labels && !b->targets)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "batch: labels or targets are needed");
+    for (i = 0; b->labels && i < b->count; i++)
+        if (b->labels[i] >= 0 && (size_t)b->labels[i] >= classes)
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                            "batch: label %d of image %lu, expected 0 ... %lu, or < 0 to ignore it",
+                            b->labels[i], (unsigned long)i, (unsigned long)classes - 1);
+    return LENSNET_OK;
+}
+
+/* What the loss of the whole batch is divided by: the weights of its labels, or its count. */
+static double lnp_target_weight(const lensnet_graph *g, const lensnet_batch *b)
+{
+    const float *weights = g->loss >= 0 ? g->ops[g->loss].class_weights : NULL;
+    double sum = 0;
+    size_t i;
+    if (b->targets || !b->labels) return (double)b->count;
+    for (i = 0; i < b->count; i++)
+        if (b->labels[i] >= 0) sum += weights ? (double)weights[b->labels[i]] : 1.0;
+    return sum;
+}
+
+static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch,
+                                    lensnet_outputs *outputs, int backward, float *collected,
+                                    lensnet_tensor collect, lensnet_error *error)
+{
+    lensnet_result result = lnp_batch_check(g, batch, backward, error);
+    lnp_run run;
+    uint64_t mode;
+    if (result) return result;
+    mode = lnp_mode_enter(g->threads);
+    memset(&run, 0, sizeof run);
+    run.graph = g;
+    run.batch = batch;
+    run.outputs = outputs;
+    run.collected = collected;
+    run.collect = collect.index;
+    run.scratch = g->block + g->activation_floats;
+    run.target_weight = lnp_target_weight(g, batch);
+    lnp_parameters_pack(g->parameters, run.scratch, g->threads);
+    if (backward)
+        memset(g->parameters->gradients, 0, g->parameters->size * sizeof(float));
+    for (run.first = 0; run.first < batch->count; run.first += run.n) {
+        run.n = lnp_min(g->micro_batch, batch->count - run.first);
+        lnp_run_forward(&run);
+        if (backward) lnp_run_backward(&run);
+    }
+    if (outputs) outputs->loss = run.target_weight > 0 ? run.loss / run.target_weight : 0.0;
+    lnp_mode_leave(mode, g->threads);
+    return LENSNET_OK;
+}
+
+lensnet_result lensnet_forward(lensnet_graph *g, const lensnet_batch *batch, lensnet_outputs *outputs,
+                               lensnet_error *error)
+{
+    return lnp_run_batch(g, batch, outputs, 0, NULL, lnp_no_tensor(), error);
+}
+
+lensnet_result lensnet_forward_backward(lensnet_graph *g, const lensnet_batch *batch,
+                                        lensnet_outputs *outputs, lensnet_error *error)
+{
+    return lnp_run_batch(g, batch, outputs, 1, NULL, lnp_no_tensor(), error);
+}
+
+/* lensnet_forward that also collects a kept tensor of every sample; `collected` may be NULL. */
+static lensnet_result lnp_run_collect(lensnet_graph *g, const lensnet_batch *batch,
+                                      lensnet_outputs *outputs, float *collected,
+                                      lensnet_tensor collect, lensnet_error *error)
+{
+    return lnp_run_batch(g, batch, outputs, 0, collected, collect, error);
+}
+
+const float *lensnet_tensor_value(const lensnet_graph *g, lensnet_tensor x)
+{
+    if (!g || !g->block || !lnp_tensor_valid(g, x) || !g->tensors[x.index].kept) return NULL;
+    return lnp_value(g, x.index);
+}
+
+const float *lensnet_tensor_gradient(const lensnet_graph *g, lensnet_tensor x)
+{
+    if (!g || !g->block || !lnp_tensor_valid(g, x) || !g->tensors[x.index].kept) return NULL;
+    return lnp_gradient(g, x.index);
+}
+
+void lensnet_tensor_shape(const lensnet_graph *g, lensnet_tensor x, size_t *height, size_t *width,
+                          size_t *channels)
+{
+    int valid = g && lnp_tensor_valid(g, x);
+    if (height) *height = valid ? g->tensors[x.index].h : 0;
+    if (width) *width = valid ? g->tensors[x.index].w : 0;
+    if (channels) *channels = valid ? g->tensors[x.index].c : 0;
+}
+/* =================================================================================================
+ * >>operators-impl  Each operator in order: recording, shape rule, plan, forward, backward.
+ * Nothing here computes in an inner loop: the work is in the kernels, the order of sums with them
+ * (>>rows). A worker always owns outputs, never a share of a sum, so the number of threads cannot
+ * be seen in the results. The table at the end is all that the graph knows.
+ * ============================================================================================== */
+
+/* --- work shared by several operators ---------------------------------------------------------- */
+
+#define LNP_PIECE ((size_t)8192) /* floats an elementwise worker takes at a time: a third of L1 */
+
+static ptrdiff_t lnp_pieces(size_t n) { return (ptrdiff_t)lnp_ceil_div(n, LNP_PIECE); }
+
+static size_t lnp_piece_floats(ptrdiff_t piece, size_t n)
+{
+    return lnp_min(LNP_PIECE, n - (size_t)piece * LNP_PIECE);
+}
+
+static void lnp_add_parallel(const lensnet_graph *g, float *y, const float *a, const float *b, size_t n)
+{
+    ptrdiff_t i, pieces = lnp_pieces(n);
+    const int threads = g->threads;
+    (void)threads;
+    LNP_PARALLEL_FOR
+    for (i = 0; i < pieces; i++) {
+        size_t at = (size_t)i * LNP_PIECE;
+        g->rows.add(y + at, a + at, b + at, lnp_piece_floats(i, n));
+    }
+}
+
+/* Columns are cut into strips for sums down the rows: a strip belongs to one worker. */
+#define LNP_STRIP_COLUMNS ((size_t)512)
+
+static size_t lnp_strip_width(size_t columns, int threads)
+{
+    size_t width = lnp_round_up(lnp_ceil_div(columns, (size_t)threads), 16);
+    return lnp_min(lnp_max(width, 32), LNP_STRIP_COLUMNS);
+}
+
+/* gradient[c] += sum over rows of dy[row][c], one chain per column. */
+static void lnp_column_sums(const lensnet_graph *g, float *gradient, const float *dy, size_t rows,
+                            size_t columns)
+{
+    size_t width = lnp_strip_width(columns, g->threads);
+    ptrdiff_t i, strips = (ptrdiff_t)lnp_ceil_div(columns, width);
+    const int threads = g->threads;
+    (void)threads;
+    if (!gradient) return;
+    LNP_PARALLEL_FOR
+    for (i = 0; i < strips; i++) {
+        size_t c = (size_t)i * width;
+        g->rows.column_sum(gradient + c, dy + c, columns, rows, lnp_min(width, columns - c));
+    }
+}
+
+static const float *lnp_op_values(const lensnet_graph *g, const lnp_op *op, int k)
+{
+    return lnp_values(g->parameters, op->parameters[k]);
+}
+
+static float *lnp_op_gradients(const lensnet_graph *g, const lnp_op *op, int k)
+{
+    return lnp_gradients(g->parameters, op->parameters[k]);
+}
+
+static const lnp_weight *lnp_op_weight(const lensnet_graph *g, const lnp_op *op, int k)
+{
+    return &g->parameters->weights[op->parameters[k]];
+}
+
+static lnp_activation *lnp_in(const lensnet_graph *g, const lnp_op *op)
+{
+    return &g->tensors[op->inputs[0]];
+}
+
+static lnp_activation *lnp_out(const lensnet_graph *g, const lnp_op *op)
+{
+    return &g->tensors[op->output];
+}
+
+static void lnp_same_shape(lnp_activation *y, const lnp_activation *x)
+{
+    y->h = x->h;
+    y->w = x->w;
+    y->c = x->c;
+}
+
+static lensnet_result lnp_shape_same(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+{
+    (void)error;
+    lnp_same_shape(lnp_out(g, op), lnp_in(g, op));
+    return LENSNET_OK;
+}
+
+/* A vector parameter of `count` values in any shape. */
+static lensnet_result lnp_expect_vector(const lensnet_graph *g, const lnp_op *op, int k, size_t count,
+                                        lensnet_error *error)
+{
+    const lnp_weight *w;
+    if (op->parameters[k] < 0) return LENSNET_OK;
+    w = lnp_op_weight(g, op, k);
+    if (w->size != count || w->use != LNP_USE_PLAIN)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE, "%s: parameter \"%s\" has %lu values, expected %lu",
+                        lnp_operator_of(op->kind)->name, w->name, (unsigned long)w->size,
+                        (unsigned long)count);
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_expect_parameters(const lnp_op *op, int count, lensnet_error *error)
+{
+    int k;
+    for (k = 0; k < count; k++)
+        if (op->parameters[k] < 0)
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "%s: parameter %d is missing",
+                            lnp_operator_of(op->kind)->name, k);
+    return LENSNET_OK;
+}
+
+/* Declares that parameter k is read as matrices; `backward` where dX is needed. */
+static lensnet_result lnp_use_matrix(lensnet_graph *g, const lnp_op *op, int k, size_t groups,
+                                     int backward, lensnet_error *error)
+{
+    lnp_weight *w = &g->parameters->weights[op->parameters[k]];
+    if (w->use == LNP_USE_DEPTHWISE || (w->use == LNP_USE_MATRIX && w->groups != groups))
+        return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
+                        "parameter \"%s\" is used by two operators of different kinds", w->name);
+    if (g->parameters->frozen) return LENSNET_OK; /* shared between threads: not to be written */
+    w->use = LNP_USE_MATRIX;
+    w->groups = groups;
+    w->n = w->shape[0] / groups;
+    w->k = w->size / w->shape[0];
+    if (backward && g->options.training) w->want_backward = 1;
+    return LENSNET_OK;
+}
+
+/* Declares that parameter k is the kernel of the direct depthwise convolution of the input. */
+static lensnet_result lnp_use_depthwise(lensnet_graph *g, const lnp_op *op, int k,
+                                        lensnet_error *error)
+{
+    lnp_weight *w = &g->parameters->weights[op->parameters[k]];
+    size_t c = lnp_in(g, op)->c;
+    if (w->use == LNP_USE_MATRIX || w->rank != 4 || w->shape[0] != c || w->size != 49 * c ||
+        w->shape[2] != 7)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "depthwise conv2d: parameter \"%s\" is not (%lu, 1, 7, 7), or another operator "
+                        "uses it in another way",
+                        w->name, (unsigned long)c);
+    if (g->parameters->frozen) return LENSNET_OK;
+    w->use = LNP_USE_DEPTHWISE;
+    if (g->options.training && lnp_in(g, op)->wants_gradient) w->want_backward = 1;
+    return LENSNET_OK;
+}
+
+/* --- input ------------------------------------------------------------------------------------- */
+
+lensnet_tensor lensnet_input(lensnet_graph *g, size_t channels)
+{
+    lnp_op *op = lnp_record(g, LNP_INPUT);
+    lensnet_tensor x;
+    if (!op) return lnp_no_tensor();
+    if (g->input >= 0 || channels == 0) {
+        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT, "input: one per graph, with 1 or more channels");
+        return lnp_no_tensor();
+    }
+    op->groups = channels;
+    x = lnp_commit(g, op);
+    if (x.index >= 0) {
+        g->input = x.index;
+        g->tensors[x.index].wants_gradient = g->options.training && g->options.input_gradient;
+        if (g->options.input_gradient) g->tensors[x.index].kept = 1;
+    }
+    return x;
+}
+
+static lensnet_result lnp_input_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+{
+    lnp_activation *y = lnp_out(g, op);
+    (void)error;
+    y->h = g->options.height;
+    y->w = g->options.width;
+    y->c = op->groups;
+    return LENSNET_OK;
+}
+
+static void lnp_input_forward(lnp_run *run, const lnp_op *op)
+{
+    lensnet_graph *g = run->graph;
+    const lnp_activation *y = lnp_out(g, op);
+    size_t given = run->batch->channels, pixels = lnp_pixels(y);
+    const float *images = run->batch->images + run->first * pixels * given;
+    float *value = lnp_value(g, op->output);
+    size_t i, c;
+    if (given == y->c) {
+        memcpy(value, images, run->n * pixels * y->c * sizeof(float));
+        return;
+    }
+    for (i = 0; i < run->n * pixels; i++)
+        for (c = 0; c < y->c; c++) *value++ = images[i];
+}
+
+static void lnp_input_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+{
+    (void)run;
+    (void)op;
+    (void)dx;
+}
+
+/* --- linear ------------------------------------------------------------------------------------ */
+
+lensnet_tensor lensnet_linear(lensnet_graph *g, lensnet_tensor x, lensnet_parameter weight,
+                              lensnet_parameter bias)
+{
+    lnp_op *op = lnp_record_on(g, LNP_LINEAR, x, -1);
+    if (!op) return lnp_no_tensor();
+    op->parameters[0] = weight.index;
+    op->parameters[1] = bias.index;
+    return lnp_commit(g, op);
+}
+
+static lensnet_result lnp_linear_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+{
+    const lnp_activation *x = lnp_in(g, op);
+    lnp_activation *y = lnp_out(g, op);
+    const lnp_weight *w;
+    lensnet_result result = lnp_expect_parameters(op, 1, error);
+    if (result) return result;
+    w = lnp_op_weight(g, op, 0);
+    if (w->shape[1] != x->c || w->size != w->shape[0] * x->c)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "linear: \"%s\" is (%lu, %lu), expected (K, %lu) for the input's channels",
+                        w->name, (unsigned long)w->shape[0], (unsigned long)w->shape[1],
+                        (unsigned long)x->c);
+    lnp_same_shape(y, x);
+    y->c = w->shape[0];
+    result = lnp_expect_vector(g, op, 1, y->c, error);
+    return result ? result : lnp_use_matrix(g, op, 0, 1, x->wants_gradient, error);
+}
+
+static size_t lnp_linear_scratch(const lensnet_graph *g, size_t m, size_t n, size_t k)
+{
+    size_t floats = lnp_product_scratch_floats(g->gemm, m, n, k, g->threads);
+    if (!g->options.training) return floats;
+    floats = lnp_max(floats, lnp_product_scratch_floats(g->gemm, m, k, n, g->threads));
+    return lnp_max(floats, lnp_gradient_scratch_floats(g->gemm, m, n, k, g->threads));
+}
+
+static void lnp_linear_plan(lensnet_graph *g, lnp_op *op)
+{
+    const lnp_activation *x = lnp_in(g, op);
+    op->scratch = lnp_linear_scratch(g, g->micro_batch * lnp_pixels(x), lnp_out(g, op)->c, x->c);
+}
+
+/* out (m, n) = a (m, k) W^T + bias, with the packed weight of parameter `p`. */
+static lnp_product lnp_product_of(const lensnet_graph *g, const lnp_op *op, int p, int bias, size_t m)
+{
+    const lnp_weight *w = lnp_op_weight(g, op, p);
+    lnp_product job;
+    memset(&job, 0, sizeof job);
+    job.m = m;
+    job.n = w->n;
+    job.k = w->k;
+    job.a_stride = w->k;
+    job.packed = w->packed_forward;
+    job.bias = bias < 0 ? NULL : lnp_op_values(g, op, bias);
+    job.out_stride = w->n;
+    return job;
+}
+
+/* out (m, k) = a (m, n) W: the gradient of a product's input. */
+static lnp_product lnp_product_back(const lensnet_graph *g, const lnp_op *op, int p, size_t m)
+{
+    const lnp_weight *w = lnp_op_weight(g, op, p);
+    lnp_product job;
+    memset(&job, 0, sizeof job);
+    job.m = m;
+    job.n = w->k;
+    job.k = w->n;
+    job.a_stride = w->n;
+    job.packed = w->packed_backward;
+    job.out_stride = w->k;
+    return job;
+}
+
+static lnp_gradient_product lnp_gradient_of(const lensnet_graph *g, const lnp_op *op, int p, size_t m)
+{
+    const lnp_weight *w = lnp_op_weight(g, op, p);
+    lnp_gradient_product job;
+    memset(&job, 0, sizeof job);
+    job.m = m;
+    job.n = w->n;
+    job.k = w->k;
+    job.dy_stride = w->n;
+    job.x_stride = w->k;
+    job.dw = lnp_op_gradients(g, op, p);
+    return job;
+}
+
+static void lnp_linear_forward(lnp_run *run, const lnp_op *op)
+{
+    lensnet_graph *g = run->graph;
+    lnp_product job = lnp_product_of(g, op, 0, 1, run->n * lnp_pixels(lnp_in(g, op)));
+    job.a = lnp_value(g, op->inputs[0]);
+    job.out = lnp_value(g, op->output);
+    lnp_multiply_rows(g->gemm, &job, run->scratch, g->threads);
+}
+
+static void lnp_linear_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+{
+    lensnet_graph *g = run->graph;
+    size_t m = run->n * lnp_pixels(lnp_in(g, op));
+    const float *dy = lnp_gradient(g, op->output);
+    lnp_gradient_product weight = lnp_gradient_of(g, op, 0, m);
+    weight.dy = dy;
+    weight.x = lnp_value(g, op->inputs[0]);
+    lnp_multiply_gradient(g->gemm, &weight, run->scratch, g->threads);
+    lnp_column_sums(g, lnp_op_gradients(g, op, 1), dy, m, weight.n);
+    if (dx[0]) {
+        lnp_product input = lnp_product_back(g, op, 0, m);
+        input.a = dy;
+        input.out = dx[0];
+        lnp_multiply_rows(g->gemm, &input, run->scratch, g->threads);
+    }
+}
+
+static double lnp_linear_macs(const lensnet_graph *g, const lnp_op *op)
+{
+    return (double)lnp_sample_floats(lnp_out(g, op)) * (double)lnp_in(g, op)->c;
+}
+
+/* --- conv2d: im2col + GEMM --------------------------------------------------------------------- */
+
+lensnet_conv2d_desc lensnet_conv2d_defaults(void)
+{
+    lensnet_conv2d_desc d;
+    d.stride = 1;
+    d.padding = 0;
+    d.dilation = 1;
+    d.groups = 1;
+    return d;
+}
+
+/* The direct kernels serve the one depthwise shape that ConvNeXt has. */
+static int lnp_is_direct(const lnp_weight *w, const lensnet_conv2d_desc *d, size_t channels)
+{
+    return d->groups == channels && w->shape[0] == channels && w->shape[1] == 1 && w->shape[2] == 7 &&
+           w->shape[3] == 7 && d->stride == 1 && d->padding == 3 && d->dilation == 1;
+}
+
+lensnet_tensor lensnet_conv2d(lensnet_graph *g, lensnet_tensor x, lensnet_parameter weight,
+                              lensnet_parameter bias, const lensnet_conv2d_desc *desc)
+{
+    lensnet_conv2d_desc defaults = lensnet_conv2d_defaults();
+    lnp_op *op = lnp_record_on(g, LNP_CONV2D, x, -1);
+    if (!op) return lnp_no_tensor();
+    if (!desc) desc = &defaults;
+    op->parameters[0] = weight.index;
+    op->parameters[1] = bias.index;
+    op->stride = desc->stride;
+    op->padding = desc->padding;
+    op->dilation = desc->dilation;
+    op->groups = desc->groups;
+    if (weight.index >= 0 && (size_t)weight.index < g->parameters->count &&
+        lnp_is_direct(lnp_op_weight(g, op, 0), desc, g->tensors[x.index].c))
+        op->kind = LNP_DEPTHWISE;
+    return lnp_commit(g, op);
+}
+
+/* Outputs along one axis; 0 if the kernel does not fit. */
+static size_t lnp_conv_outputs(size_t in, size_t kernel, size_t stride, size_t padding, size_t dilation)
+{
+    size_t span = dilation * (kernel - 1) + 1;
+    return in + 2 * padding < span ? 0 : (in + 2 * padding - span) / stride + 1;
+}
+
+static lensnet_result lnp_conv_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+{
+    const lnp_activation *x = lnp_in(g, op);
+    lnp_activation *y = lnp_out(g, op);
+    const lnp_weight *w;
+    lensnet_result result = lnp_expect_parameters(op, 1, error);
+    if (result) return result;
+    w = lnp_op_weight(g, op, 0);
+    if (!op->groups || !op->stride || !op->dilation || op->padding > 4096 || op->dilation > 4096 ||
+        w->shape[0] % op->groups || x->c % op->groups || w->shape[1] != x->c / op->groups)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "conv2d: \"%s\" is (%lu, %lu, %lu, %lu); %lu input channels in %lu groups do "
+                        "not fit it",
+                        w->name, (unsigned long)w->shape[0], (unsigned long)w->shape[1],
+                        (unsigned long)w->shape[2], (unsigned long)w->shape[3], (unsigned long)x->c,
+                        (unsigned long)op->groups);
+    y->h = lnp_conv_outputs(x->h, w->shape[2], op->stride, op->padding, op->dilation);
+    y->w = lnp_conv_outputs(x->w, w->shape[3], op->stride, op->padding, op->dilation);
+    y->c = w->shape[0];
+    if (!y->h || !y->w)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "conv2d: \"%s\" with a %lu x %lu kernel does not fit a %lu x %lu input; use "
+                        "larger images",
+                        w->name, (unsigned long)w->shape[2], (unsigned long)w->shape[3],
+                        (unsigned long)x->h, (unsigned long)x->w);
+    result = lnp_expect_vector(g, op, 1, y->c, error);
+    if (result) return result;
+    return lnp_use_matrix(g, op, 0, op->groups, x->wants_gradient, error);
+}
+
+/* Group `group` of a convolution as a matrix whose rows are output pixels and whose columns are
+ * (r, s, c) of the patch. */
+typedef struct lnp_patches {
+    const float *x;
+    size_t h, w, c;           /* of the input */
+    size_t out_h, out_w;
+    size_t r_count, s_count, group_c, first_c;
+    size_t stride, padding, dilation;
+} lnp_patches;
+
+static lnp_patches lnp_patches_of(const lensnet_graph *g, const lnp_op *op, const float *x, size_t group)
+{
+    const lnp_activation *in = lnp_in(g, op), *out = lnp_out(g, op);
+    const lnp_weight *w = lnp_op_weight(g, op, 0);
+    lnp_patches p;
+    p.x = x;
+    p.h = in->h;
+    p.w = in->w;
+    p.c = in->c;
+    p.out_h = out->h;
+    p.out_w = out->w;
+    p.r_count = w->shape[2];
+    p.s_count = w->shape[3];
+    p.group_c = in->c / op->groups;
+    p.first_c = group * p.group_c;
+    p.stride = op->stride;
+    p.padding = op->padding;
+    p.dilation = op->dilation;
+    return p;
+}
+
+/* The input pixel under tap (r, s) of output pixel `row`, or NULL in the padding. `row` counts through
+ * all samples. */
+static const float *lnp_patch_pixel(const lnp_patches *p, size_t row, size_t tap)
+{
+    size_t per_sample = p->out_h * p->out_w, sample = row / per_sample, pixel = row % per_sample;
+    size_t y = pixel / p->out_w * p->stride + tap / p->s_count * p->dilation;
+    size_t x = pixel % p->out_w * p->stride + tap % p->s_count * p->dilation;
+    if (y < p->padding || x < p->padding || y - p->padding >= p->h || x - p->padding >= p->w)
+        return NULL;
+    return p->x + ((sample * p->h + y - p->padding) * p->w + x - p->padding) * p->c + p->first_c;
+}
+
+/* lnp_fill: a rectangle of the patch matrix. */
+static void lnp_patches_fill(const void *context, float *rows, size_t stride, size_t first_row,
+                             size_t row_count, size_t first_k, size_t k_count)
+{
+    const lnp_patches *p = (const lnp_patches *)context;
+    size_t i;
+    for (i = 0; i < row_count; i++) {
+        float *row = rows + i * stride;
+        size_t k = first_k, end = first_k + k_count;
+        while (k < end) { /* one tap at a time */
+            size_t c = k % p->group_c, count = lnp_min(p->group_c - c, end - k);
+            const float *pixel = lnp_patch_pixel(p, first_row + i, k / p->group_c);
+            if (pixel)
+                memcpy(row, pixel + c, count * sizeof(float));
+            else
+                memset(row, 0, count * sizeof(float));
+            row += count;
+            k += count;
+        }
+    }
+}
+
+static size_t lnp_conv_rows(const lensnet_graph *g, const lnp_op *op)
+{
+    return g->micro_batch * lnp_pixels(lnp_out(g, op));
+}
+
+static void lnp_conv_plan(lensnet_graph *g, lnp_op *op)
+{
+    const lnp_weight *w = lnp_op_weight(g, op, 0);
+    size_t rows = lnp_conv_rows(g, op);
+    op->scratch = lnp_linear_scratch(g, rows, w->n, w->k);
+    if (g->options.training) /* the gradient in im2col's order, and the gradient of the patches */
+        op->scratch += lnp_round_up(w->size, 16) + lnp_round_up(rows * w->k, 16);
+}
+
+static void lnp_conv_forward(lnp_run *run, const lnp_op *op)
+{
+    lensnet_graph *g = run->graph;
+    size_t group;
+    for (group = 0; group < op->groups; group++) {
+        lnp_patches patches = lnp_patches_of(g, op, lnp_value(g, op->inputs[0]), group);
+        lnp_product job = lnp_product_of(g, op, 0, 1, run->n * lnp_pixels(lnp_out(g, op)));
+        job.fill = lnp_patches_fill;
+        job.fill_context = &patches;
+        job.packed += group * lnp_packed_floats(g->gemm, job.n, job.k);
+        if (job.bias) job.bias += group * job.n;
+        job.out = lnp_value(g, op->output) + group * job.n;
+        job.out_stride = lnp_out(g, op)->c;
+        lnp_multiply_rows(g->gemm, &job, run->scratch, g->threads);
+    }
+}
+
+/* Adds each patch's gradient to the pixels it came from, in the order of the patches; one worker has
+ * a whole sample. */
+static void lnp_patches_scatter(const lensnet_graph *g, float *dx, const float *dpatches,
+                                const lnp_patches *p, size_t samples)
+{
+    const int threads = g->threads;
+    ptrdiff_t sample;
+    (void)threads;
+    LNP_PARALLEL_FOR
+    for (sample = 0; sample < (ptrdiff_t)samples; sample++) {
+        size_t per_sample = p->out_h * p->out_w, taps = p->r_count * p->s_count, i, tap;
+        for (i = (size_t)sample * per_sample; i < ((size_t)sample + 1) * per_sample; i++)
+            for (tap = 0; tap < taps; tap++) {
+                const float *pixel = lnp_patch_pixel(p, i, tap);
+                float *to = pixel ? dx + (pixel - p->x) : NULL;
+                const float *from = dpatches + (i * taps + tap) * p->group_c;
+                if (to) g->rows.add(to, to, from, p->group_c);
+            }
+    }
+}
+
+static void lnp_conv_backward_group(lnp_run *run, const lnp_op *op, size_t group, float *gradient,
+                                    float *dpatches, float *scratch, float *dx)
+{
+    lensnet_graph *g = run->graph;
+    size_t m = run->n * lnp_pixels(lnp_out(g, op)), channels = lnp_out(g, op)->c;
+    lnp_patches patches = lnp_patches_of(g, op, lnp_value(g, op->inputs[0]), group);
+    lnp_gradient_product weight = lnp_gradient_of(g, op, 0, m);
+    weight.dy = lnp_gradient(g, op->output) + group * weight.n;
+    weight.dy_stride = channels;
+    weight.x_fill = lnp_patches_fill;
+    weight.x_fill_context = &patches;
+    weight.dw = gradient + group * weight.n * weight.k;
+    lnp_multiply_gradient(g->gemm, &weight, scratch, g->threads);
+    if (dx) {
+        lnp_product input = lnp_product_back(g, op, 0, m);
+        input.a = weight.dy;
+        input.a_stride = channels;
+        input.packed += group * lnp_packed_floats(g->gemm, input.n, input.k);
+        input.out = dpatches;
+        lnp_multiply_rows(g->gemm, &input, scratch, g->threads);
+        lnp_patches_scatter(g, dx, dpatches, &patches, run->n);
+    }
+}
+
+static void lnp_conv_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+{
+    lensnet_graph *g = run->graph;
+    const lnp_weight *w = lnp_op_weight(g, op, 0);
+    float *gradient = run->scratch;
+    float *dpatches = gradient + lnp_round_up(w->size, 16);
+    float *scratch = dpatches + lnp_round_up(lnp_conv_rows(g, op) * w->k, 16);
+    size_t group;
+    lnp_column_sums(g, lnp_op_gradients(g, op, 1), lnp_gradient(g, op->output),
+                    run->n * lnp_pixels(lnp_out(g, op)), lnp_out(g, op)->c);
+    if (dx[0]) memset(dx[0], 0, lnp_value_floats(run, op->inputs[0]) * sizeof(float));
+    lnp_channels_last(gradient, lnp_op_gradients(g, op, 0), w); /* chains go on from what is there */
+    for (group = 0; group < op->groups; group++)
+        lnp_conv_backward_group(run, op, group, gradient, dpatches, scratch, dx[0]);
+    lnp_channels_first(lnp_op_gradients(g, op, 0), gradient, w);
+}
+
+static double lnp_conv_macs(const lensnet_graph *g, const lnp_op *op)
+{
+    return (double)lnp_sample_floats(lnp_out(g, op)) *
+           (double)(lnp_op_weight(g, op, 0)->size / lnp_out(g, op)->c);
+}
+
+/* --- depthwise 7 x 7, direct ------------------------------------------------------------------- */
+
+static lensnet_result lnp_depthwise_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+{
+    lensnet_result result = lnp_use_depthwise(g, op, 0, error);
+    lnp_same_shape(lnp_out(g, op), lnp_in(g, op));
+    return result ? result : lnp_expect_vector(g, op, 1, lnp_in(g, op)->c, error);
+}
+
+static void lnp_depthwise_forward_op(lnp_run *run, const lnp_op *op)
+{
+    lensnet_graph *g = run->graph;
+    const lnp_activation *x = lnp_in(g, op);
+    lnp_depthwise_forward(&g->depthwise, &g->rows, lnp_value(g, op->output), NULL, NULL,
+                          lnp_value(g, op->inputs[0]), lnp_op_weight(g, op, 0)->packed_forward,
+                          lnp_op_values(g, op, 1), run->n, x->h, x->w, x->c, 0, g->threads);
+}
+
+static void lnp_depthwise_backward_op(lnp_run *run, const lnp_op *op, float *const *dx)
+{
+    lensnet_graph *g = run->graph;
+    const lnp_activation *x = lnp_in(g, op);
+    const float *dy = lnp_gradient(g, op->output);
+    lnp_depthwise_weight_gradient(&g->depthwise, &g->rows, lnp_op_gradients(g, op, 0),
+                                  lnp_op_gradients(g, op, 1), dy, lnp_value(g, op->inputs[0]), run->n,
+                                  x->h, x->w, x->c, g->threads);
+    if (dx[0])
+        lnp_depthwise_input_gradient(&g->depthwise, dx[0], NULL, dy,
+                                     lnp_op_weight(g, op, 0)->packed_backward, run->n, x->h, x->w,
+                                     x->c, g->threads);
+}
+
+/* --- layer norm -------------------------------------------------------------------------------- */
+
+lensnet_tensor lensnet_layer_norm(lensnet_graph *g, lensnet_tensor x, lensnet_parameter weight,
+                                  lensnet_parameter bias, float epsilon)
+{
+    lnp_op *op = lnp_record_on(g, LNP_LAYER_NORM, x, -1);
+    if (!op) return lnp_no_tensor();
+    op->parameters[0] = weight.index;
+    op->parameters[1] = bias.index;
+    op->epsilon = epsilon;
+    return lnp_commit(g, op);
+}
+
+static lensnet_result lnp_layer_norm_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+{
+    lensnet_result result = lnp_expect_parameters(op, 2, error);
+    lnp_same_shape(lnp_out(g, op), lnp_in(g, op));
+    if (!result) result = lnp_expect_vector(g, op, 0, lnp_in(g, op)->c, error);
+    if (!result) result = lnp_expect_vector(g, op, 1, lnp_in(g, op)->c, error);
+    return result;
+}
+
+static void lnp_layer_norm_plan(lensnet_graph *g, lnp_op *op)
+{
+    op->saved[0] = lnp_saved_add(g, op, lnp_pixels(lnp_in(g, op))); /* mean */
+    op->saved[1] = lnp_saved_add(g, op, lnp_pixels(lnp_in(g, op))); /* 1 / deviation */
+}
+
+#define LNP_ROWS_AT_A_TIME ((size_t)16)
+
+static void lnp_layer_norm_forward(lnp_run *run, const lnp_op *op)
+{
+    lensnet_graph *g = run->graph;
+    const size_t c = lnp_in(g, op)->c, rows = run->n * lnp_pixels(lnp_in(g, op));
+    const float *x = lnp_value(g, op->inputs[0]);
+    const float *w = lnp_op_values(g, op, 0), *b = lnp_op_values(g, op, 1);
+    float *y = lnp_value(g, op->output);
+    float *mean = lnp_place_of(g, op->saved[0]), *rstd = lnp_place_of(g, op->saved[1]);
+    const int threads = g->threads;
+    ptrdiff_t i, blocks = (ptrdiff_t)lnp_ceil_div(rows, LNP_ROWS_AT_A_TIME);
+    (void)threads;
+    LNP_PARALLEL_FOR
+    for (i = 0; i < blocks; i++) {
+        size_t row = (size_t)i * LNP_ROWS_AT_A_TIME, count = lnp_min(LNP_ROWS_AT_A_TIME, rows - row);
+        g->rows.row_statistics(mean + row, rstd + row, x + row * c, c, count, c, op->epsilon);
+        g->rows.normalize_rows(y + row * c, c, x + row * c, c, mean + row, rstd + row, w, b, count, c);
+    }
+}
+
+/* Also the backward of the fused block: dx may be dy. */
+static void lnp_layer_norm_gradients(const lensnet_graph *g, float *dx, float *dw, float *db,
+                                     const float *dy, const float *x, const float *mean,
+                                     const float *rstd, const float *w, size_t rows, size_t c)
+{
+    const int threads = g->threads;
+    const size_t width = lnp_strip_width(c, threads);
+    ptrdiff_t i, strips = (ptrdiff_t)lnp_ceil_div(c, width);
+    ptrdiff_t blocks = (ptrdiff_t)lnp_ceil_div(rows, LNP_ROWS_AT_A_TIME);
+    LNP_PARALLEL_FOR
+    for (i = 0; i < strips; i++) {
+        size_t at = (size_t)i * width;
+        g->rows.layer_norm_backward_columns(dw + at, db + at, dy + at, x + at, mean, rstd, c, rows,
+                                            lnp_min(width, c - at));
+    }
+    if (!dx) return;
+    LNP_PARALLEL_FOR
+    for (i = 0; i < blocks; i++) {
+        size_t row = (size_t)i * LNP_ROWS_AT_A_TIME, count = lnp_min(LNP_ROWS_AT_A_TIME, rows - row);
+        g->rows.layer_norm_backward_rows(dx + row * c, dy + row * c, x + row * c, mean + row,
+                                         rstd + row, w, count, c);
+    }
+}
+
+static void lnp_layer_norm_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+{
+    lensnet_graph *g = run->graph;
+    lnp_layer_norm_gradients(g, dx[0], lnp_op_gradients(g, op, 0), lnp_op_gradients(g, op, 1),
+                             lnp_gradient(g, op->output), lnp_value(g, op->inputs[0]),
+                             lnp_place_of(g, op->saved[0]), lnp_place_of(g, op->saved[1]),
+                             lnp_op_values(g, op, 0), run->n * lnp_pixels(lnp_in(g, op)),
+                             lnp_in(g, op)->c);
+}
+
+/* --- gelu, relu, add --------------------------------------------------------------------------- */
+
+lensnet_tensor lensnet_gelu(lensnet_graph *g, lensnet_tensor x)
+{
+    lnp_op *op = lnp_record_on(g, LNP_GELU, x, -1);
+    return op ? lnp_commit(g, op) : lnp_no_tensor();
+}
+
+lensnet_tensor lensnet_relu(lensnet_graph *g, lensnet_tensor x)
+{
+    lnp_op *op = lnp_record_on(g, LNP_RELU, x, -1);
+    return op ? lnp_commit(g, op) : lnp_no_tensor();
+}
+
+static void lnp_activate(lnp_run *run, const lnp_op *op, void (*kernel)(float *, const float *, size_t))
+{
+    lensnet_graph *g = run->graph;
+    const size_t n = lnp_value_floats(run, op->output);
+    const float *x = lnp_value(g, op->inputs[0]);
+    float *y = lnp_value(g, op->output);
+    const int threads = g->threads;
+    ptrdiff_t i, pieces = lnp_pieces(n);
+    (void)threads;
+    LNP_PARALLEL_FOR
+    for (i = 0; i < pieces; i++) {
+        size_t at = (size_t)i * LNP_PIECE;
+        kernel(y + at, x + at, lnp_piece_floats(i, n));
+    }
+}
+
+static void lnp_activate_backward(lnp_run *run, const lnp_op *op, float *dx,
+                                  void (*kernel)(float *, const float *, const float *, size_t))
+{
+    lensnet_graph *g = run->graph;
+    const size_t n = lnp_value_floats(run, op->output);
+    const float *x = lnp_value(g, op->inputs[0]), *dy = lnp_gradient(g, op->output);
+    const int threads = g->threads;
+    ptrdiff_t i, pieces = lnp_pieces(n);
+    (void)threads;
+    LNP_PARALLEL_FOR
+    for (i = 0; i < pieces; i++) {
+        size_t at = (size_t)i * LNP_PIECE;
+        kernel(dx + at, dy + at, x + at, lnp_piece_floats(i, n));
+    }
+}
+
+static void lnp_gelu_forward(lnp_run *run, const lnp_op *op)
+{
+    lnp_activate(run, op, run->graph->rows.gelu);
+}
+
+static void lnp_gelu_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+{
+    if (dx[0]) lnp_activate_backward(run, op, dx[0], run->graph->rows.gelu_backward);
+}
+
+static void lnp_relu_forward(lnp_run *run, const lnp_op *op)
+{
+    lnp_activate(run, op, run->graph->rows.relu);
+}
+
+static void lnp_relu_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+{
+    if (dx[0]) lnp_activate_backward(run, op, dx[0], run->graph->rows.relu_backward);
+}
+
+lensnet_tensor lensnet_add(lensnet_graph *g, lensnet_tensor a, lensnet_tensor b)
+{
+    lnp_op *op = lnp_record_on(g, LNP_ADD, a, b.index < 0 ? -2 : b.index);
+    return op ? lnp_commit(g, op) : lnp_no_tensor();
+}
+
+static lensnet_result lnp_add_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+{
+    const lnp_activation *a = lnp_in(g, op), *b = &g->tensors[op->inputs[1]];
+    lnp_same_shape(lnp_out(g, op), a);
+    if (a->h != b->h || a->w != b->w || a->c != b->c)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "add: (%lu, %lu, %lu) and (%lu, %lu, %lu) differ", (unsigned long)a->h,
+                        (unsigned long)a->w, (unsigned long)a->c, (unsigned long)b->h,
+                        (unsigned long)b->w, (unsigned long)b->c);
+    return LENSNET_OK;
+}
+
+static void lnp_add_forward(lnp_run *run, const lnp_op *op)
+{
+    lensnet_graph *g = run->graph;
+    lnp_add_parallel(g, lnp_value(g, op->output), lnp_value(g, op->inputs[0]),
+                     lnp_value(g, op->inputs[1]), lnp_value_floats(run, op->output));
+}
+
+static void lnp_add_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+{
+    size_t bytes = lnp_value_floats(run, op->output) * sizeof(float);
+    int k;
+    for (k = 0; k < 2; k++)
+        if (dx[k]) memcpy(dx[k], lnp_gradient(run->graph, op->output), bytes);
+}
+
+/* --- GRN --------------------------------------------------------------------------------------- */
+
+lensnet_tensor lensnet_grn(lensnet_graph *g, lensnet_tensor x, lensnet_parameter gamma,
+                           lensnet_parameter beta)
+{
+    lnp_op *op = lnp_record_on(g, LNP_GRN, x, -1);
+    if (!op) return lnp_no_tensor();
+    op->parameters[0] = gamma.index;
+    op->parameters[1] = beta.index;
+    return lnp_commit(g, op);
+}
+
+static lensnet_result lnp_grn_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+{
+    lensnet_result result = lnp_expect_parameters(op, 2, error);
+    lnp_same_shape(lnp_out(g, op), lnp_in(g, op));
+    if (!result) result = lnp_expect_vector(g, op, 0, lnp_in(g, op)->c, error);
+    if (!result) result = lnp_expect_vector(g, op, 1, lnp_in(g, op)->c, error);
+    return result;
+}
+
+static void lnp_grn_plan(lensnet_graph *g, lnp_op *op)
+{
+    size_t c = lnp_in(g, op)->c;
+    op->saved[0] = lnp_saved_add(g, op, c);              /* G of every sample and channel */
+    op->scratch = 4 * lnp_round_up(g->micro_batch * c, 16); /* totals (double), factors, coefficients */
+}
+
+/* totals[sample][c]: sums over the pixels of a sample of a * b. */
+static void lnp_pixel_totals(const lensnet_graph *g, double *totals, const float *a, const float *b,
+                             size_t samples, size_t pixels, size_t c)
+{
+    const int threads = g->threads;
+    const size_t width = lnp_strip_width(c, threads), strips = lnp_ceil_div(c, width);
+    ptrdiff_t i;
+    LNP_PARALLEL_FOR
+    for (i = 0; i < (ptrdiff_t)(samples * strips); i++) {
+        size_t sample = (size_t)i / strips, at = (size_t)i % strips * width;
+        size_t count = lnp_min(width, c - at), offset = sample * pixels * c + at;
+        lnp_pixel_products(&g->rows, totals + sample * c + at, a + offset, b + offset, c, pixels,
+                           count);
+    }
+}
+
+static void lnp_grn_forward(lnp_run *run, const lnp_op *op)
+{
+    lensnet_graph *g = run->graph;
+    const size_t c = lnp_in(g, op)->c, pixels = lnp_pixels(lnp_in(g, op));
+    double *totals = (double *)(void *)run->scratch;
+    float *factor = run->scratch + 2 * lnp_round_up(g->micro_batch * c, 16);
+    float *norm = lnp_place_of(g, op->saved[0]);
+    const float *x = lnp_value(g, op->inputs[0]);
+    float *y = lnp_value(g, op->output);
+    size_t sample;
+    const int threads = g->threads;
+    ptrdiff_t i;
+    (void)threads;
+    lnp_pixel_totals(g, totals, x, x, run->n, pixels, c);
+    for (sample = 0; sample < run->n; sample++)
+        lnp_grn_factors(norm + sample * c, factor + sample * c, totals + sample * c,
+                        lnp_op_values(g, op, 0), c);
+    LNP_PARALLEL_FOR
+    for (i = 0; i < (ptrdiff_t)(run->n * pixels); i++)
+        g->rows.scale_shift_rows(y + (size_t)i * c, c, x + (size_t)i * c, c,
+                                 factor + (size_t)i / pixels * c, lnp_op_values(g, op, 1), 1, c);
+}
+
+static void lnp_grn_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+{
+    lensnet_graph *g = run->graph;
+    const size_t c = lnp_in(g, op)->c, pixels = lnp_pixels(lnp_in(g, op));
+    const size_t part = lnp_round_up(g->micro_batch * c, 16);
+    double *totals = (double *)(void *)run->scratch;
+    float *factor = run->scratch + 2 * part, *coefficient = run->scratch + 3 * part;
+    const float *x = lnp_value(g, op->inputs[0]), *dy = lnp_gradient(g, op->output);
+    size_t sample;
+    const int threads = g->threads;
+    ptrdiff_t i;
+    (void)threads;
+    lnp_pixel_totals(g, totals, dy, x, run->n, pixels, c);
+    lnp_column_sums(g, lnp_op_gradients(g, op, 1), dy, run->n * pixels, c);
+    for (sample = 0; sample < run->n; sample++)
+        lnp_grn_coefficients(coefficient + sample * c, factor + sample * c, lnp_op_gradients(g, op, 0),
+                             totals + sample * c, lnp_place_of(g, op->saved[0]) + sample * c,
+                             lnp_op_values(g, op, 0), c);
+    if (!dx[0]) return;
+    LNP_PARALLEL_FOR
+    for (i = 0; i < (ptrdiff_t)(run->n * pixels); i++) {
+        size_t at = (size_t)i * c, of_sample = (size_t)i / pixels * c;
+        g->rows.grn_backward_rows(dx[0] + at, dy + at, x + at, factor + of_sample,
+                                  coefficient + of_sample, c, 1, c);
+    }
+}
+
+/* --- drop path --------------------------------------------------------------------------------- */
+
+lensnet_tensor lensnet_drop_path(lensnet_graph *g, lensnet_tensor x, float rate)
+{
+    lnp_op *op = lnp_record_on(g, LNP_DROP_PATH, x, -1);
+    if (!op) return lnp_no_tensor();
+    op->rate = rate;
+    op->drop_index = g->drop_paths++;
+    return lnp_commit(g, op);
+}
+
+static lensnet_result lnp_drop_path_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+{
+    if (!(op->rate >= 0.0f && op->rate < 1.0f))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "drop path: rate %g, expected 0 <= rate < 1",
+                        (double)op->rate);
+    return lnp_shape_same(g, op, error);
+}
+
+/* What sample `i` of the micro-batch is multiplied by: number (sample in batch) of the stream
+ * (step, drop path) decides, so that neither splits nor resuming change it. */
+static float lnp_drop_scale(const lnp_run *run, const lnp_op *op, size_t i)
+{
+    uint64_t stream = run->batch->step * 65536 + op->drop_index;
+    if (!run->graph->options.training || op->rate <= 0.0f) return 1.0f;
+    if (lensnet_random_uniform(run->batch->seed, stream, run->first + i) < (double)op->rate)
+        return 0.0f;
+    return 1.0f / (1.0f - op->rate);
+}
+
+static void lnp_scale_samples(lnp_run *run, const lnp_op *op, float *to, const float *from)
+{
+    const lensnet_graph *g = run->graph;
+    size_t floats = lnp_sample_floats(lnp_in(g, op)), i;
+    for (i = 0; i < run->n; i++)
+        g->rows.scale(to + i * floats, from + i * floats, lnp_drop_scale(run, op, i), floats);
+}
+
+static void lnp_drop_path_forward(lnp_run *run, const lnp_op *op)
+{
+    lnp_scale_samples(run, op, lnp_value(run->graph, op->output),
+                      lnp_value(run->graph, op->inputs[0]));
+}
+
+static void lnp_drop_path_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+{
+    if (dx[0]) lnp_scale_samples(run, op, dx[0], lnp_gradient(run->graph, op->output));
+}
+
+/* --- pooling ----------------------------------------------------------------------------------- */
+
+lensnet_tensor lensnet_mean_pool(lensnet_graph *g, lensnet_tensor x)
+{
+    lnp_op *op = lnp_record_on(g, LNP_MEAN_POOL, x, -1);
+    return op ? lnp_commit(g, op) : lnp_no_tensor();
+}
+
+static lensnet_result lnp_mean_pool_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+{
+    lnp_activation *y = lnp_out(g, op);
+    (void)error;
+    y->h = y->w = 1;
+    y->c = lnp_in(g, op)->c;
+    return LENSNET_OK;
+}
+
+static void lnp_mean_pool_forward(lnp_run *run, const lnp_op *op)
+{
+    lensnet_graph *g = run->graph;
+    const lnp_activation *x = lnp_in(g, op);
+    lnp_mean_pool(&g->rows, lnp_value(g, op->output), lnp_value(g, op->inputs[0]), run->n,
+                  lnp_pixels(x), x->c);
+}
+
+static void lnp_mean_pool_backward_op(lnp_run *run, const lnp_op *op, float *const *dx)
+{
+    lensnet_graph *g = run->graph;
+    const lnp_activation *x = lnp_in(g, op);
+    if (dx[0])
+        lnp_mean_pool_backward(dx[0], lnp_gradient(g, op->output), run->n, lnp_pixels(x), x->c);
+}
+
+lensnet_tensor lensnet_max_pool(lensnet_graph *g, lensnet_tensor x, size_t kernel, size_t stride,
+                                size_t padding)
+{
+    lnp_op *op = lnp_record_on(g, LNP_MAX_POOL, x, -1);
+    if (!op) return lnp_no_tensor();
+    op->kernel = kernel;
+    op->stride = stride;
+    op->padding = padding;
+    return lnp_commit(g, op);
+}
+
+static lensnet_result lnp_max_pool_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+{
+    const lnp_activation *x = lnp_in(g, op);
+    lnp_activation *y = lnp_out(g, op);
+    if (!op->kernel || !op->stride || op->kernel > 4096 || 2 * op->padding > op->kernel)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "max pool: kernel and stride must be > 0 and padding at most half the kernel");
+    y->h = lnp_conv_outputs(x->h, op->kernel, op->stride, op->padding, 1);
+    y->w = lnp_conv_outputs(x->w, op->kernel, op->stride, op->padding, 1);
+    y->c = x->c;
+    if (!y->h || !y->w)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE, "max pool: kernel %lu does not fit %lu x %lu",
+                        (unsigned long)op->kernel, (unsigned long)x->h, (unsigned long)x->w);
+    return LENSNET_OK;
+}
+
+static void lnp_max_pool_plan(lensnet_graph *g, lnp_op *op)
+{
+    op->saved[0] = lnp_saved_add(g, op, lnp_sample_floats(lnp_out(g, op))); /* where, int32 */
+}
+
+static lnp_pool_shape lnp_pool_shape_of(const lnp_run *run, const lnp_op *op)
+{
+    const lnp_activation *x = lnp_in(run->graph, op);
+    lnp_pool_shape shape;
+    shape.n = run->n;
+    shape.h = x->h;
+    shape.w = x->w;
+    shape.c = x->c;
+    shape.kernel = op->kernel;
+    shape.stride = op->stride;
+    shape.pad = op->padding;
+    shape.out_h = lnp_out(run->graph, op)->h;
+    shape.out_w = lnp_out(run->graph, op)->w;
+    return shape;
+}
+
+static void lnp_max_pool_forward(lnp_run *run, const lnp_op *op)
+{
+    lensnet_graph *g = run->graph;
+    lnp_pool_shape shape = lnp_pool_shape_of(run, op);
+    lnp_max_pool(lnp_value(g, op->output), (int32_t *)(void *)lnp_place_of(g, op->saved[0]),
+                 lnp_value(g, op->inputs[0]), &shape);
+}
+
+static void lnp_max_pool_backward_op(lnp_run *run, const lnp_op *op, float *const *dx)
+{
+    lensnet_graph *g = run->graph;
+    lnp_pool_shape shape = lnp_pool_shape_of(run, op);
+    if (dx[0])
+        lnp_max_pool_backward(dx[0], lnp_gradient(g, op->output),
+                              (const int32_t *)(void *)lnp_place_of(g, op->saved[0]), &shape);
+}
+
+/* --- softmax cross-entropy --------------------------------------------------------------------- */
+
+lensnet_loss lensnet_loss_defaults(void)
+{
+    lensnet_loss loss;
+    loss.label_smoothing = 0.0f;
+    loss.class_weights = NULL;
+    return loss;
+}
+
+static int lnp_loss_valid(const lensnet_loss *loss, size_t classes)
+{
+    size_t k;
+    if (!(loss->label_smoothing >= 0.0f && loss->label_smoothing < 1.0f)) return 0;
+    for (k = 0; loss->class_weights && k < classes; k++)
+        if (!(loss->class_weights[k] >= 0.0f) || loss->class_weights[k] > 3.0e38f) return 0;
+    return 1;
+}
+
+void lensnet_cross_entropy(lensnet_graph *g, lensnet_tensor logits, const lensnet_loss *loss)
+{
+    lensnet_loss defaults = lensnet_loss_defaults();
+    lnp_op *op = lnp_record_on(g, LNP_CROSS_ENTROPY, logits, -1);
+    size_t classes;
+    int index;
+    if (!op) return;
+    if (!loss) loss = &defaults;
+    classes = g->tensors[logits.index].c;
+    if (!lnp_loss_valid(loss, classes)) {
+        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT,
+                 "cross-entropy: label smoothing must be 0 ... < 1 and class weights finite, >= 0");
+        return;
+    }
+    op->smoothing = loss->label_smoothing;
+    if (loss->class_weights) {
+        op->class_weights = (float *)lnp_allocate(&g->host, classes * sizeof(float));
+        if (!op->class_weights) {
+            lnp_fail(&g->failure, LENSNET_ERROR_MEMORY, "out of memory for class weights");
+            return;
+        }
+        memcpy(op->class_weights, loss->class_weights, classes * sizeof(float));
+    }
+    index = (int)g->op_count;
+    lnp_commit(g, op);
+    if (g->failure.code) {
+        lnp_release(&g->host, op->class_weights, classes * sizeof(float));
+        op->class_weights = NULL;
+        return;
+    }
+    g->loss = index;
+    lensnet_output(g, logits);
+}
+
+static lensnet_result lnp_cross_entropy_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+{
+    const lnp_activation *x = lnp_in(g, op);
+    if (x->h != 1 || x->w != 1)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "cross-entropy: logits are (N, %lu, %lu, %lu), expected (N, 1, 1, K)",
+                        (unsigned long)x->h, (unsigned long)x->w, (unsigned long)x->c);
+    return LENSNET_OK;
+}
+
+static void lnp_cross_entropy_plan(lensnet_graph *g, lnp_op *op)
+{
+    size_t k = lnp_in(g, op)->c;
+    op->saved[0] = lnp_saved_add(g, op, k); /* gradient of the logits */
+    op->scratch = lnp_round_up(g->micro_batch * k, 16) + 2 * lnp_round_up(g->micro_batch, 16);
+}
+
+/* Row of the target matrix for a label: numerics of torch.nn.functional.cross_entropy. A negative
+ * label gives zeros: it takes part in nothing. */
+static void lnp_target_row(float *target, int label, const lnp_op *op, size_t classes)
+{
+    size_t k;
+    for (k = 0; k < classes; k++) {
+        double weight = op->class_weights ? (double)op->class_weights[k] : 1.0;
+        double smoothing = (double)op->smoothing;
+        double t = smoothing / (double)classes * weight;
+        if ((int)k == label) t += (1 - smoothing) * weight;
+        target[k] = label < 0 ? 0.0f : (float)t;
+    }
+}
+
+static void lnp_cross_entropy_forward(lnp_run *run, const lnp_op *op)
+{
+    lensnet_graph *g = run->graph;
+    const size_t k = lnp_in(g, op)->c;
+    const lensnet_batch *batch = run->batch;
+    double *losses = (double *)(void *)run->scratch;
+    float *targets = run->scratch + 2 * lnp_round_up(g->micro_batch, 16);
+    size_t i;
+    if (!batch->labels && !batch->targets) return;
+    for (i = 0; i < run->n; i++)
+        if (batch->targets)
+            memcpy(targets + i * k, batch->targets + (run->first + i) * k, k * sizeof(float));
+        else
+            lnp_target_row(targets + i * k, batch->labels[run->first + i], op, k);
+    lnp_softmax_cross_entropy(losses, lnp_place_of(g, op->saved[0]), lnp_value(g, op->inputs[0]),
+                              targets, run->target_weight > 0 ? 1 / run->target_weight : 0.0, run->n,
+                              k);
+    for (i = 0; i < run->n; i++) run->loss += losses[i];
+}
+
+static void lnp_cross_entropy_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+{
+    lensnet_graph *g = run->graph;
+    if (dx[0])
+        memcpy(dx[0], lnp_place_of(g, op->saved[0]),
+               lnp_value_floats(run, op->inputs[0]) * sizeof(float));
+}
+/* =================================================================================================
+ * >>block  One ConvNeXt V2 block as one operator:
+ *
+ *     y = x + drop_path(W2 grn(gelu(W1 layer_norm(depthwise(x)))))         (paper, figure 5)
+ *
+ * What it saves over its plain operators is memory traffic, not arithmetic: the norm is applied while
+ * rows enter the first product, GELU and the sum of squares while its results are in cache, GRN while
+ * rows enter the second product, the residual while its results are in cache. Kept for backward are x,
+ * the depthwise output with its row statistics and the hidden layer before GELU: 6 C floats a pixel
+ * instead of 15. Every sum has the order that the plain operators have, so the bits are the same.
+ *
+ * A group of samples goes through the wide part at a time, so that its 4 C floats a pixel stay in the
+ * last-level cache while the block needs them.
+ * ============================================================================================== */
+
+enum {
+    LNP_B_DEPTHWISE,
+    LNP_B_DEPTHWISE_BIAS,
+    LNP_B_NORM,
+    LNP_B_NORM_BIAS,
+    LNP_B_EXPAND,
+    LNP_B_EXPAND_BIAS,
+    LNP_B_GAMMA,
+    LNP_B_BETA,
+    LNP_B_REDUCE,
+    LNP_B_REDUCE_BIAS
+};
+
+enum { LNP_SAVED_DEPTHWISE, LNP_SAVED_STATISTICS, LNP_SAVED_HIDDEN, LNP_SAVED_GRN };
+
+/* Wide activations of a group: 1.5 M floats = 6 MB. One sample of Tiny's first stage at 224 is 4.8. */
+#define LNP_GROUP_FLOATS ((size_t)3 << 19)
+
+static const float lnp_block_norm_epsilon = 1e-6f;
+
+static size_t lnp_block_group(const lensnet_graph *g, const lnp_op *op)
+{
+    size_t wide = 4 * lnp_sample_floats(lnp_in(g, op));
+    return lnp_min(g->micro_batch, lnp_max(1, LNP_GROUP_FLOATS / lnp_max(wide, 1)));
+}
+
+static int lnp_block_keeps_hidden(const lensnet_graph *g)
+{
+    return g->options.training && !g->options.recompute;
+}
+
+static size_t lnp_chunk_count(size_t pixels) { return lnp_ceil_div(pixels, LNP_CHUNK_ROWS); }
+
+/* One group of samples on its way through a block: everything its steps need, as pointers to its first
+ * sample. */
+typedef struct lnp_block {
+    lensnet_graph *g;
+    const lnp_op *op;
+    size_t samples, pixels, rows, c, wide; /* rows = samples * pixels, wide = 4 c */
+    const float *x;
+    float *depthwise, *mean, *rstd; /* saved */
+    float *hidden;                  /* W1 ... + b1, before GELU */
+    float *active;                  /* gelu(hidden) */
+    float *norm;                    /* G of GRN, saved: (samples, wide) */
+    float *factor, *coefficient;    /* of GRN: (samples, wide) */
+    double *totals;                 /* (samples, wide) */
+    float *partials;                /* chunk sums: (samples, chunks, wide) */
+    float *dactive, *dnarrow, *dresidual; /* backward: (rows, wide), (rows, c), (rows, c) */
+    float *scratch;                 /* of the products */
+    const float *scales;            /* drop path, one a sample */
+    float *y;
+} lnp_block;
+
+/* Floats of each part of the scratch, in the order in which lnp_block_begin lays them out. */
+typedef struct lnp_block_parts {
+    size_t scales, per_sample, partials, hidden, active, dactive, narrow, product;
+} lnp_block_parts;
+
+static lnp_block_parts lnp_block_sizes(const lensnet_graph *g, const lnp_op *op)
+{
+    const lnp_activation *x = lnp_in(g, op);
+    size_t group = lnp_block_group(g, op), pixels = lnp_pixels(x), rows = group * pixels;
+    size_t c = x->c, wide = 4 * c;
+    int training = g->options.training;
+    lnp_block_parts s;
+    s.scales = lnp_round_up(g->micro_batch, 16);
+    s.per_sample = lnp_round_up(group * wide, 16);
+    s.partials = lnp_round_up(group * lnp_chunk_count(pixels) * wide, 16);
+    s.active = lnp_round_up(rows * wide, 16);
+    s.hidden = training && g->options.recompute ? s.active : 0;
+    s.dactive = training ? s.active : 0;
+    s.narrow = training ? lnp_round_up(rows * c, 16) : 0;
+    s.product = lnp_max(lnp_linear_scratch(g, rows, wide, c), lnp_linear_scratch(g, rows, c, wide));
+    return s;
+}
+
+static void lnp_block_plan(lensnet_graph *g, lnp_op *op)
+{
+    const lnp_activation *x = lnp_in(g, op);
+    lnp_block_parts s = lnp_block_sizes(g, op);
+    op->saved[LNP_SAVED_DEPTHWISE] = lnp_saved_add(g, op, lnp_sample_floats(x));
+    op->saved[LNP_SAVED_STATISTICS] = lnp_saved_add(g, op, 2 * lnp_pixels(x));
+    if (lnp_block_keeps_hidden(g))
+        op->saved[LNP_SAVED_HIDDEN] = lnp_saved_add(g, op, 4 * lnp_sample_floats(x));
+    op->saved[LNP_SAVED_GRN] = lnp_saved_add(g, op, 4 * x->c);
+    op->scratch = s.scales + 4 * s.per_sample + s.partials + s.hidden + s.active + s.dactive +
+                  2 * s.narrow + s.product;
+}
+
+static float *lnp_take(float **scratch, size_t floats)
+{
+    float *part = *scratch;
+    *scratch += floats;
+    return floats ? part : NULL;
+}
+
+/* The group that begins with sample `first` of the micro-batch. */
+static lnp_block lnp_block_begin(lnp_run *run, const lnp_op *op, size_t first)
+{
+    lensnet_graph *g = run->graph;
+    const lnp_activation *x = lnp_in(g, op);
+    lnp_block_parts s = lnp_block_sizes(g, op);
+    float *scratch = run->scratch;
+    float *scales = lnp_take(&scratch, s.scales);
+    float *statistics = lnp_place_of(g, op->saved[LNP_SAVED_STATISTICS]);
+    float *kept = lnp_place_of(g, op->saved[LNP_SAVED_HIDDEN]);
+    lnp_block b;
+    size_t i;
+    memset(&b, 0, sizeof b);
+    b.g = g;
+    b.op = op;
+    b.samples = lnp_min(lnp_block_group(g, op), run->n - first);
+    b.pixels = lnp_pixels(x);
+    b.rows = b.samples * b.pixels;
+    b.c = x->c;
+    b.wide = 4 * x->c;
+    b.x = lnp_value(g, op->inputs[0]) + first * b.pixels * b.c;
+    b.y = lnp_value(g, op->output) + first * b.pixels * b.c;
+    b.depthwise = lnp_place_of(g, op->saved[LNP_SAVED_DEPTHWISE]) + first * b.pixels * b.c;
+    b.mean = statistics + first * b.pixels;
+    b.rstd = statistics + (g->micro_batch + first) * b.pixels;
+    b.norm = lnp_place_of(g, op->saved[LNP_SAVED_GRN]) + first * b.wide;
+    b.totals = (double *)(void *)lnp_take(&scratch, 2 * s.per_sample);
+    b.factor = lnp_take(&scratch, s.per_sample);
+    b.coefficient = lnp_take(&scratch, s.per_sample);
+    b.partials = lnp_take(&scratch, s.partials);
+    b.hidden = lnp_take(&scratch, s.hidden);
+    if (kept) b.hidden = kept + first * b.pixels * b.wide;
+    b.active = lnp_take(&scratch, s.active);
+    if (!b.hidden) b.hidden = b.active; /* forward only: GELU in place */
+    b.dactive = lnp_take(&scratch, s.dactive);
+    b.dnarrow = lnp_take(&scratch, s.narrow);
+    b.dresidual = lnp_take(&scratch, s.narrow);
+    b.scratch = scratch;
+    for (i = 0; i < b.samples; i++) scales[first + i] = lnp_drop_scale(run, op, first + i);
+    b.scales = scales + first;
+    return b;
+}
+
+/* lnp_fill: rows of layer_norm(depthwise). */
+static void lnp_block_normalized(const void *context, float *rows, size_t stride, size_t first_row,
+                                 size_t row_count, size_t first_k, size_t k_count)
+{
+    const lnp_block *b = (const lnp_block *)context;
+    const float *x = b->depthwise + first_row * b->c + first_k;
+    b->g->rows.normalize_rows(rows, stride, x, b->c, b->mean + first_row, b->rstd + first_row,
+                              lnp_op_values(b->g, b->op, LNP_B_NORM) + first_k,
+                              lnp_op_values(b->g, b->op, LNP_B_NORM_BIAS) + first_k, row_count,
+                              k_count);
+}
+
+/* lnp_fill: rows of grn(active). */
+static void lnp_block_responses(const void *context, float *rows, size_t stride, size_t first_row,
+                                size_t row_count, size_t first_k, size_t k_count)
+{
+    const lnp_block *b = (const lnp_block *)context;
+    const float *shift = lnp_op_values(b->g, b->op, LNP_B_BETA) + first_k;
+    while (row_count) { /* one sample's rows at a time */
+        size_t sample = first_row / b->pixels;
+        size_t count = lnp_min(row_count, (sample + 1) * b->pixels - first_row);
+        b->g->rows.scale_shift_rows(rows, stride, b->active + first_row * b->wide + first_k, b->wide,
+                                    b->factor + sample * b->wide + first_k, shift, count, k_count);
+        rows += count * stride;
+        first_row += count;
+        row_count -= count;
+    }
+}
+
+/* lnp_finish of the first product: GELU, and the sums of squares of the chunks it holds. */
+static void lnp_block_activate(const void *context, size_t first_row, size_t row_count,
+                               size_t first_column, size_t column_count)
+{
+    const lnp_block *b = (const lnp_block *)context;
+    size_t chunks = lnp_chunk_count(b->pixels);
+    while (row_count) { /* one chunk at a time */
+        size_t sample = first_row / b->pixels, pixel = first_row % b->pixels;
+        size_t count = lnp_min(LNP_CHUNK_ROWS, b->pixels - pixel);
+        size_t at = first_row * b->wide + first_column;
+        float *sums = b->partials + (sample * chunks + pixel / LNP_CHUNK_ROWS) * b->wide + first_column;
+        memset(sums, 0, column_count * sizeof(float));
+        b->g->rows.gelu_squares(b->active + at, b->wide, b->hidden + at, b->wide, sums, count,
+                                column_count);
+        first_row += count;
+        row_count -= count;
+    }
+}
+
+/* lnp_finish of the second product: y = x + scale * y. */
+static void lnp_block_residual(const void *context, size_t first_row, size_t row_count,
+                               size_t first_column, size_t column_count)
+{
+    const lnp_block *b = (const lnp_block *)context;
+    size_t row;
+    for (row = first_row; row < first_row + row_count; row++) {
+        size_t at = row * b->c + first_column;
+        b->g->rows.add_scaled(b->y + at, b->x + at, b->y + at, b->scales[row / b->pixels],
+                              column_count);
+    }
+}
+
+static void lnp_block_expand(const lnp_block *b, lnp_finish finish)
+{
+    lnp_product job = lnp_product_of(b->g, b->op, LNP_B_EXPAND, LNP_B_EXPAND_BIAS, b->rows);
+    job.fill = lnp_block_normalized;
+    job.fill_context = b;
+    job.out = b->hidden;
+    job.finish = finish;
+    job.finish_context = b;
+    job.segment_rows = b->pixels;
+    job.chunk_rows = LNP_CHUNK_ROWS;
+    lnp_multiply_rows(b->g->gemm, &job, b->scratch, b->g->threads);
+}
+
+static void lnp_block_grn_statistics(const lnp_block *b)
+{
+    size_t i, chunks = lnp_chunk_count(b->pixels);
+    for (i = 0; i < b->samples; i++) {
+        lnp_chunk_totals(b->totals + i * b->wide, b->partials + i * chunks * b->wide, chunks, b->wide);
+        lnp_grn_factors(b->norm + i * b->wide, b->factor + i * b->wide, b->totals + i * b->wide,
+                        lnp_op_values(b->g, b->op, LNP_B_GAMMA), b->wide);
+    }
+}
+
+static void lnp_block_reduce(const lnp_block *b)
+{
+    lnp_product job = lnp_product_of(b->g, b->op, LNP_B_REDUCE, LNP_B_REDUCE_BIAS, b->rows);
+    job.fill = lnp_block_responses;
+    job.fill_context = b;
+    job.out = b->y;
+    job.finish = lnp_block_residual;
+    job.finish_context = b;
+    lnp_multiply_rows(b->g->gemm, &job, b->scratch, b->g->threads);
+}
+
+static void lnp_block_forward(lnp_run *run, const lnp_op *op)
+{
+    lensnet_graph *g = run->graph;
+    const lnp_activation *x = lnp_in(g, op);
+    size_t first;
+    for (first = 0; first < run->n; first += lnp_block_group(g, op)) {
+        lnp_block b = lnp_block_begin(run, op, first);
+        lnp_depthwise_forward(&g->depthwise, &g->rows, b.depthwise, b.mean, b.rstd, b.x,
+                              lnp_op_weight(g, op, LNP_B_DEPTHWISE)->packed_forward,
+                              lnp_op_values(g, op, LNP_B_DEPTHWISE_BIAS), b.samples, x->h, x->w, x->c,
+                              lnp_block_norm_epsilon, g->threads);
+        lnp_block_expand(&b, lnp_block_activate);
+        lnp_block_grn_statistics(&b);
+        lnp_block_reduce(&b);
+    }
+}
+
+/* --- backward ---------------------------------------------------------------------------------- */
+
+/* dz = scale * dy of every sample; dy itself where no sample is scaled. */
+static const float *lnp_block_branch_gradient(const lnp_block *b, const float *dy)
+{
+    size_t i, floats = b->pixels * b->c;
+    int scaled = 0;
+    for (i = 0; i < b->samples; i++)
+        if (b->scales[i] < 1.0f || b->scales[i] > 1.0f) scaled = 1;
+    if (!scaled) return dy;
+    for (i = 0; i < b->samples; i++)
+        b->g->rows.scale(b->dresidual + i * floats, dy + i * floats, b->scales[i], floats);
+    return b->dresidual;
+}
+
+/* gelu and its slope from the hidden layer, and the sums over pixels that GRN's backward needs. The
+ * slope replaces the hidden layer, which is not needed again. */
+static void lnp_block_backward_first(const lnp_block *b)
+{
+    const lensnet_graph *g = b->g;
+    const int threads = g->threads;
+    const size_t width = lnp_strip_width(b->wide, threads), chunks = lnp_chunk_count(b->pixels);
+    float *dbeta = lnp_op_gradients(g, b->op, LNP_B_BETA);
+    ptrdiff_t i, strips = (ptrdiff_t)lnp_ceil_div(b->wide, width);
+    memset(b->partials, 0, b->samples * chunks * b->wide * sizeof(float));
+    LNP_PARALLEL_FOR
+    for (i = 0; i < strips; i++) {
+        size_t c = (size_t)i * width, count = lnp_min(width, b->wide - c), sample, chunk;
+        for (sample = 0; sample < b->samples; sample++)
+            for (chunk = 0; chunk < chunks; chunk++) {
+                size_t pixel = chunk * LNP_CHUNK_ROWS;
+                size_t at = (sample * b->pixels + pixel) * b->wide + c;
+                g->rows.grn_backward_first(
+                    b->active + at, b->hidden + at, b->partials + (sample * chunks + chunk) * b->wide + c,
+                    dbeta + c, b->hidden + at, b->dactive + at, b->wide,
+                    lnp_min(LNP_CHUNK_ROWS, b->pixels - pixel), count);
+            }
+    }
+    for (i = 0; i < (ptrdiff_t)b->samples; i++) {
+        size_t at = (size_t)i * b->wide;
+        lnp_chunk_totals(b->totals + at, b->partials + (size_t)i * chunks * b->wide, chunks, b->wide);
+        lnp_grn_coefficients(b->coefficient + at, b->factor + at,
+                             lnp_op_gradients(g, b->op, LNP_B_GAMMA), b->totals + at, b->norm + at,
+                             lnp_op_values(g, b->op, LNP_B_GAMMA), b->wide);
+    }
+}
+
+/* Gradient of the hidden layer, in place of the gradient of GRN's output; and the bias that follows. */
+static void lnp_block_backward_second(const lnp_block *b)
+{
+    const lensnet_graph *g = b->g;
+    const int threads = g->threads;
+    const size_t width = lnp_strip_width(b->wide, threads);
+    float *db = lnp_op_gradients(g, b->op, LNP_B_EXPAND_BIAS);
+    ptrdiff_t i, strips = (ptrdiff_t)lnp_ceil_div(b->wide, width);
+    LNP_PARALLEL_FOR
+    for (i = 0; i < strips; i++) {
+        size_t c = (size_t)i * width, count = lnp_min(width, b->wide - c), sample;
+        for (sample = 0; sample < b->samples; sample++) {
+            size_t at = sample * b->pixels * b->wide + c, k = sample * b->wide + c;
+            g->rows.grn_backward_second(b->dactive + at, db + c, b->dactive + at, b->active + at,
+                                        b->hidden + at, b->factor + k, b->coefficient + k, b->wide,
+                                        b->pixels, count);
+        }
+    }
+}
+
+/* Through W2 and GRN: gradients of W2, b2, gamma, beta; leaves the gradient of the hidden layer in
+ * b->dactive. */
+static void lnp_block_backward_reduce(const lnp_block *b, const float *dz)
+{
+    lensnet_graph *g = b->g;
+    lnp_product input = lnp_product_back(g, b->op, LNP_B_REDUCE, b->rows);
+    lnp_gradient_product weight = lnp_gradient_of(g, b->op, LNP_B_REDUCE, b->rows);
+    input.a = dz;
+    input.out = b->dactive;
+    lnp_multiply_rows(g->gemm, &input, b->scratch, g->threads);
+    if (g->options.recompute) lnp_block_expand(b, NULL);
+    lnp_block_backward_first(b);
+    weight.dy = dz;
+    weight.x_fill = lnp_block_responses;
+    weight.x_fill_context = b;
+    lnp_multiply_gradient(g->gemm, &weight, b->scratch, g->threads);
+    lnp_column_sums(g, lnp_op_gradients(g, b->op, LNP_B_REDUCE_BIAS), dz, b->rows, b->c);
+    lnp_block_backward_second(b);
+}
+
+/* Through W1 and the norm: leaves the gradient of the depthwise output in b->dnarrow. */
+static void lnp_block_backward_expand(const lnp_block *b)
+{
+    lensnet_graph *g = b->g;
+    lnp_product input = lnp_product_back(g, b->op, LNP_B_EXPAND, b->rows);
+    lnp_gradient_product weight = lnp_gradient_of(g, b->op, LNP_B_EXPAND, b->rows);
+    weight.dy = b->dactive;
+    weight.x_fill = lnp_block_normalized;
+    weight.x_fill_context = b;
+    lnp_multiply_gradient(g->gemm, &weight, b->scratch, g->threads);
+    input.a = b->dactive;
+    input.out = b->dnarrow;
+    lnp_multiply_rows(g->gemm, &input, b->scratch, g->threads);
+    lnp_layer_norm_gradients(g, b->dnarrow, lnp_op_gradients(g, b->op, LNP_B_NORM),
+                             lnp_op_gradients(g, b->op, LNP_B_NORM_BIAS), b->dnarrow, b->depthwise,
+                             b->mean, b->rstd, lnp_op_values(g, b->op, LNP_B_NORM), b->rows, b->c);
+}
+
+static void lnp_block_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+{
+    lensnet_graph *g = run->graph;
+    const lnp_activation *x = lnp_in(g, op);
+    size_t first;
+    for (first = 0; first < run->n; first += lnp_block_group(g, op)) {
+        lnp_block b = lnp_block_begin(run, op, first);
+        const size_t at = first * b.pixels * b.c;
+        const float *dy = lnp_gradient(g, op->output) + at;
+        lnp_block_backward_reduce(&b, lnp_block_branch_gradient(&b, dy));
+        lnp_block_backward_expand(&b);
+        lnp_depthwise_weight_gradient(&g->depthwise, &g->rows, lnp_op_gradients(g, op, LNP_B_DEPTHWISE),
+                                      lnp_op_gradients(g, op, LNP_B_DEPTHWISE_BIAS), b.dnarrow, b.x,
+                                      b.samples, x->h, x->w, x->c, g->threads);
+        if (!dx[0]) continue;
+        lnp_depthwise_input_gradient(&g->depthwise, b.dresidual, NULL, b.dnarrow,
+                                     lnp_op_weight(g, op, LNP_B_DEPTHWISE)->packed_backward, b.samples,
+                                     x->h, x->w, x->c, g->threads);
+        lnp_add_parallel(g, dx[0] + at, dy, b.dresidual, b.rows * b.c);
+    }
+}
+
+/* --- recording --------------------------------------------------------------------------------- */
+
+static lensnet_result lnp_block_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+{
+    const size_t c = lnp_in(g, op)->c;
+    const int back = 1;
+    lensnet_result result = lnp_expect_parameters(op, LNP_MAX_PARAMETERS, error);
+    if (!result) result = lnp_use_depthwise(g, op, LNP_B_DEPTHWISE, error);
+    lnp_same_shape(lnp_out(g, op), lnp_in(g, op));
+    if (!result) result = lnp_expect_vector(g, op, LNP_B_DEPTHWISE_BIAS, c, error);
+    if (!result) result = lnp_expect_vector(g, op, LNP_B_NORM, c, error);
+    if (!result) result = lnp_expect_vector(g, op, LNP_B_NORM_BIAS, c, error);
+    if (!result) result = lnp_use_matrix(g, op, LNP_B_EXPAND, 1, back, error);
+    if (!result) result = lnp_expect_vector(g, op, LNP_B_EXPAND_BIAS, 4 * c, error);
+    if (!result) result = lnp_expect_vector(g, op, LNP_B_GAMMA, 4 * c, error);
+    if (!result) result = lnp_expect_vector(g, op, LNP_B_BETA, 4 * c, error);
+    if (!result) result = lnp_use_matrix(g, op, LNP_B_REDUCE, 1, back, error);
+    if (!result) result = lnp_expect_vector(g, op, LNP_B_REDUCE_BIAS, c, error);
+    return result;
+}
+
+static double lnp_block_macs(const lensnet_graph *g, const lnp_op *op)
+{
+    double c = (double)lnp_in(g, op)->c;
+    return (double)lnp_pixels(lnp_in(g, op)) * (49 * c + 8 * c * c);
+}
+
+/* The fused block. `parameters` in the order of the enum above. */
+static lensnet_tensor lnp_record_block(lensnet_graph *g, lensnet_tensor x,
+                                       const lensnet_parameter *parameters, float rate)
+{
+    lnp_op *op = lnp_record_on(g, LNP_CONVNEXT_BLOCK, x, -1);
+    int i;
+    if (!op) return lnp_no_tensor();
+    for (i = 0; i < LNP_MAX_PARAMETERS; i++) op->parameters[i] = parameters[i].index;
+    op->rate = rate;
+    op->drop_index = g->drop_paths++;
+    return lnp_commit(g, op);
+}
+/* =================================================================================================
+ * >>operator-table  What the graph knows about operators: one row each, in the order of lnp_kind.
+ * ============================================================================================== */
+
+static const lnp_operator lnp_operators[LNP_KIND_COUNT] = {
+    /* name, backward needs input / output, shape, plan, forward, backward, macs */
+    {"input", 0, 0, lnp_input_shape, NULL, lnp_input_forward, lnp_input_backward, NULL},
+    {"conv2d", 1, 0, lnp_conv_shape, lnp_conv_plan, lnp_conv_forward, lnp_conv_backward,
+     lnp_conv_macs},
+    {"depthwise conv2d", 1, 0, lnp_depthwise_shape, NULL, lnp_depthwise_forward_op,
+     lnp_depthwise_backward_op, lnp_conv_macs},
+    {"linear", 1, 0, lnp_linear_shape, lnp_linear_plan, lnp_linear_forward, lnp_linear_backward,
+     lnp_linear_macs},
+    {"layer norm", 1, 0, lnp_layer_norm_shape, lnp_layer_norm_plan, lnp_layer_norm_forward,
+     lnp_layer_norm_backward, NULL},
+    {"gelu", 1, 0, lnp_shape_same, NULL, lnp_gelu_forward, lnp_gelu_backward, NULL},
+    {"relu", 1, 0, lnp_shape_same, NULL, lnp_relu_forward, lnp_relu_backward, NULL},
+    {"grn", 1, 0, lnp_grn_shape, lnp_grn_plan, lnp_grn_forward, lnp_grn_backward, NULL},
+    {"add", 0, 0, lnp_add_shape, NULL, lnp_add_forward, lnp_add_backward, NULL},
+    {"drop path", 0, 0, lnp_drop_path_shape, NULL, lnp_drop_path_forward, lnp_drop_path_backward,
+     NULL},
+    {"mean pool", 0, 0, lnp_mean_pool_shape, NULL, lnp_mean_pool_forward, lnp_mean_pool_backward_op,
+     NULL},
+    {"max pool", 0, 0, lnp_max_pool_shape, lnp_max_pool_plan, lnp_max_pool_forward,
+     lnp_max_pool_backward_op, NULL},
+    {"cross-entropy", 0, 0, lnp_cross_entropy_shape, lnp_cross_entropy_plan,
+     lnp_cross_entropy_forward, lnp_cross_entropy_backward, NULL},
+    {"ConvNeXt V2 block", 1, 0, lnp_block_shape, lnp_block_plan, lnp_block_forward,
+     lnp_block_backward, lnp_block_macs}};
+
+static const lnp_operator *lnp_operator_of(lnp_kind kind) { return &lnp_operators[kind]; }
+/* =================================================================================================
+ * >>archives  Safetensors, the names of ConvNeXt V2 in three libraries, Hugging Face folders.
+ * A file is hostile: every size is checked against the file before it is used, the table is all
+ * that an archive allocates, and a file that is written appears entirely or not at all. The rooms
+ * above use the archive, lnp_slot_next / lnp_role_name / lnp_role_shape for the table of
+ * parameters, lnp_checkpoint_* to read one in anybody's names, lnp_folder_save and lnp_labels_read.
+ * ============================================================================================== */
+
+/* --- numbers of 16 bits ----------------------------------------------------------------------- */
+
+static uint32_t lnp_float_bits(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static float lnp_bits_float(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static float lnp_bfloat_to_float(uint16_t bfloat) { return lnp_bits_float((uint32_t)bfloat << 16); }
+
+/* To nearest, ties to even; a NaN keeps what fits of its payload and stays a NaN. */
+static uint16_t lnp_float_to_bfloat(float value)
+{
+    uint32_t bits = lnp_float_bits(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) {
+        uint32_t high = bits >> 16;
+        return (uint16_t)((high & 0x7fu) ? high : high | 0x40u);
+    }
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+/* IEEE 754 binary16. Integers only, so that the host's flush-to-zero does not reach subnormals. */
+static float lnp_half_to_float(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
+    uint32_t exponent = half >> 10 & 0x1fu;
+    uint32_t mantissa = half & 0x3ffu;
+    if (exponent == 0x1f) return lnp_bits_float(sign | 0x7f800000u | mantissa << 13);
+    if (exponent == 0) {
+        if (mantissa == 0) return lnp_bits_float(sign);
+        for (exponent = 1; !(mantissa & 0x400u); exponent--) mantissa <<= 1;
+        mantissa &= 0x3ffu;
+    }
+    return lnp_bits_float(sign | (exponent + 112) << 23 | mantissa << 13); /* modulo 2^32 */
+}
+
+static uint32_t lnp_shift_to_even(uint32_t value, uint32_t shift)
+{
+    uint32_t half = 1u << (shift - 1);
+    return (value + half - 1 + (value >> shift & 1u)) >> shift;
+}
+
+/* To nearest, ties to even; beyond 65504 infinite; a NaN keeps what fits of its payload. */
+static uint16_t lnp_float_to_half(float value)
+{
+    uint32_t bits = lnp_float_bits(value);
+    uint32_t sign = bits >> 16 & 0x8000u;
+    uint32_t exponent = bits >> 23 & 0xffu;
+    uint32_t mantissa = bits & 0x7fffffu;
+    if (exponent == 0xff && mantissa) {
+        uint32_t payload = mantissa >> 13;
+        return (uint16_t)(sign | 0x7c00u | (payload ? payload : 0x200u));
+    }
+    if (exponent >= 143) return (uint16_t)(sign | 0x7c00u); /* 2^16 and more */
+    if (exponent < 102) return (uint16_t)sign;              /* less than half the smallest */
+    if (exponent < 113) {                                   /* subnormal: no hidden bit */
+        return (uint16_t)(sign | lnp_shift_to_even(mantissa | 0x800000u, 126 - exponent));
+    }
+    /* a carry out of the mantissa rightly runs into the exponent */
+    return (uint16_t)(sign | lnp_shift_to_even((exponent - 112) << 23 | mantissa, 13));
+}
+
+/* --- little-endian bytes ---------------------------------------------------------------------- */
+
+static uint32_t lnp_load16(const unsigned char *bytes)
+{
+    return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8;
+}
+
+static uint32_t lnp_load32(const unsigned char *bytes)
+{
+    return lnp_load16(bytes) | lnp_load16(bytes + 2) << 16;
+}
+
+static uint64_t lnp_load64(const unsigned char *bytes)
+{
+    return (uint64_t)lnp_load32(bytes) | (uint64_t)lnp_load32(bytes + 4) << 32;
+}
+
+static void lnp_store16(unsigned char *bytes, uint32_t value)
+{
+    bytes[0] = (unsigned char)(value & 0xffu);
+    bytes[1] = (unsigned char)(value >> 8 & 0xffu);
+}
+
+static void lnp_store32(unsigned char *bytes, uint32_t value)
+{
+    lnp_store16(bytes, value);
+    lnp_store16(bytes + 2, value >> 16);
+}
+
+static void lnp_store64(unsigned char *bytes, uint64_t value)
+{
+    lnp_store32(bytes, (uint32_t)(value & 0xffffffffu));
+    lnp_store32(bytes + 4, (uint32_t)(value >> 32));
+}
+
+/* --- types ------------------------------------------------------------------------------------ */
+
+typedef struct lnp_type_row {
+    const char *name;
+    unsigned bits;
+    int readable; /* as float32 */
+} lnp_type_row;
+
+static const lnp_type_row lnp_types[LENSNET_DTYPE_COUNT] = {
+    {"BOOL", 8, 1},    {"F4", 4, 0},          {"F6_E2M3", 6, 0},     {"F6_E3M2", 6, 0},
+    {"U8", 8, 1},      {"I8", 8, 1},          {"F8_E5M2", 8, 0},     {"F8_E4M3", 8, 0},
+    {"F8_E8M0", 8, 0}, {"F8_E4M3FNUZ", 8, 0}, {"F8_E5M2FNUZ", 8, 0}, {"I16", 16, 1},
+    {"U16", 16, 1},    {"F16", 16, 1},        {"BF16", 16, 1},       {"I32", 32, 1},
+    {"U32", 32, 1},    {"F32", 32, 1},        {"C64", 64, 0},        {"F64", 64, 1},
+    {"I64", 64, 1},    {"U64", 64, 1}};
+
+const char *lensnet_dtype_text(lensnet_dtype dtype)
+{
+    return (unsigned)dtype < LENSNET_DTYPE_COUNT ? lnp_types[dtype].name : "unknown type";
+}
+
+static int lnp_type_find(lensnet_dtype *type, const char *name)
+{
+    int i;
+    for (i = 0; i < (int)LENSNET_DTYPE_COUNT; i++) {
+        if (strcmp(lnp_types[i].name, name) == 0) {
+            *type = (lensnet_dtype)i;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static float lnp_double_at(const unsigned char *bytes)
+{
+    uint64_t bits = lnp_load64(bytes);
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return (float)value;
+}
+
+/* `count` stored numbers to float32. Four-byte types may be converted in place. */
+static void lnp_to_float(float *values, const unsigned char *in, size_t count, lensnet_dtype type)
+{
+    size_t i;
+    switch (type) {
+    case LENSNET_DTYPE_BOOL:
+        for (i = 0; i < count; i++) values[i] = in[i] ? 1.0f : 0.0f;
+        break;
+    case LENSNET_DTYPE_U8:
+        for (i = 0; i < count; i++) values[i] = (float)in[i];
+        break;
+    case LENSNET_DTYPE_I8:
+        for (i = 0; i < count; i++) values[i] = (float)(int8_t)in[i];
+        break;
+    case LENSNET_DTYPE_I16:
+        for (i = 0; i < count; i++) values[i] = (float)(int16_t)lnp_load16(in + 2 * i);
+        break;
+    case LENSNET_DTYPE_U16:
+        for (i = 0; i < count; i++) values[i] = (float)lnp_load16(in + 2 * i);
+        break;
+    case LENSNET_DTYPE_F16:
+        for (i = 0; i < count; i++) values[i] = lnp_half_to_float((uint16_t)lnp_load16(in + 2 * i));
+        break;
+    case LENSNET_DTYPE_BF16:
+        for (i = 0; i < count; i++)
+            values[i] = lnp_bfloat_to_float((uint16_t)lnp_load16(in + 2 * i));
+        break;
+    case LENSNET_DTYPE_I32:
+        for (i = 0; i < count; i++) values[i] = (float)(int32_t)lnp_load32(in + 4 * i);
+        break;
+    case LENSNET_DTYPE_U32:
+        for (i = 0; i < count; i++) values[i] = (float)lnp_load32(in + 4 * i);
+        break;
+    case LENSNET_DTYPE_F32:
+        for (i = 0; i < count; i++) values[i] = lnp_bits_float(lnp_load32(in + 4 * i));
+        break;
+    case LENSNET_DTYPE_F64:
+        for (i = 0; i < count; i++) values[i] = lnp_double_at(in + 8 * i);
+        break;
+    case LENSNET_DTYPE_I64:
+        for (i = 0; i < count; i++) values[i] = (float)(int64_t)lnp_load64(in + 8 * i);
+        break;
+    case LENSNET_DTYPE_U64:
+        for (i = 0; i < count; i++) values[i] = (float)lnp_load64(in + 8 * i);
+        break;
+    default: break; /* not readable: the caller has refused it */
+    }
+}
+
+/* `count` float32 numbers to F32, F16 or BF16. Returns how many were converted: less than `count`
+ * when the next one is finite but would become infinite. */
+static size_t lnp_from_float(unsigned char *out, const float *values, size_t count,
+                             lensnet_dtype type)
+{
+    uint32_t infinite = type == LENSNET_DTYPE_F16 ? 0x7c00u : 0x7f80u;
+    size_t i;
+    if (type == LENSNET_DTYPE_F32) {
+        for (i = 0; i < count; i++) lnp_store32(out + 4 * i, lnp_float_bits(values[i]));
+        return count;
+    }
+    for (i = 0; i < count; i++) {
+        int finite = (lnp_float_bits(values[i]) & 0x7f800000u) != 0x7f800000u;
+        uint32_t bits = type == LENSNET_DTYPE_F16 ? lnp_float_to_half(values[i])
+                                                  : lnp_float_to_bfloat(values[i]);
+        if (finite && (bits & 0x7fffu) == infinite) return i;
+        lnp_store16(out + 2 * i, bits);
+    }
+    return count;
+}
+
+/* --- text ------------------------------------------------------------------------------------- */
+
+/* A name from a file, made fit for an error sentence: short, and without control characters. */
+typedef struct lnp_quoted {
+    char text[100];
+} lnp_quoted;
+
+static const char *lnp_quote(lnp_quoted *quoted, const char *name)
+{
+    size_t i;
+    for (i = 0; name[i] && i < sizeof quoted->text - 1; i++) {
+        unsigned char c = (unsigned char)name[i];
+        quoted->text[i] = c < 32 || c == 127 ? '?' : name[i];
+    }
+    quoted->text[i] = 0;
+    return quoted->text;
+}
+
+/* Length in bytes of the UTF-8 character at `text`; 0 if it is none (RFC 3629: no overlong forms,
+ * no surrogates, nothing beyond U+10FFFF). */
+static size_t lnp_utf8_length(const unsigned char *text, size_t left)
+{
+    unsigned c = text[0];
+    unsigned low = 0x80, high = 0xbf;
+    size_t length = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
+    size_t i;
+    if (length > left) return 0;
+    if (c == 0xe0) low = 0xa0;
+    if (c == 0xed) high = 0x9f;
+    if (c == 0xf0) low = 0x90;
+    if (c == 0xf4) high = 0x8f;
+    for (i = 1; i < length; i++) {
+        if (text[i] < low || text[i] > high) return 0;
+        low = 0x80;
+        high = 0xbf;
+    }
+    return length;
+}
+
+static int lnp_utf8_valid(const char *text, size_t length)
+{
+    size_t at = 0;
+    while (at < length) {
+        size_t step = lnp_utf8_length((const unsigned char *)text + at, length - at);
+        if (!step) return 0;
+        at += step;
+    }
+    return 1;
+}
+
+static char *lnp_utf8_put(char *out, uint32_t code)
+{
+    if (code < 0x80) {
+        *out++ = (char)code;
+        return out;
+    }
+    if (code < 0x800) {
+        *out++ = (char)(0xc0 | code >> 6);
+    } else {
+        if (code < 0x10000) {
+            *out++ = (char)(0xe0 | code >> 12);
+        } else {
+            *out++ = (char)(0xf0 | code >> 18);
+            *out++ = (char)(0x80 | (code >> 12 & 0x3f));
+        }
+        *out++ = (char)(0x80 | (code >> 6 & 0x3f));
+    }
+    *out++ = (char)(0x80 | (code & 0x3f));
+    return out;
+}
+
+static void lnp_swap(unsigned char *a, unsigned char *b, size_t size)
+{
+    size_t i;
+    for (i = 0; i < size; i++) {
+        unsigned char kept = a[i];
+        a[i] = b[i];
+        b[i] = kept;
+    }
+}
+
+static void lnp_sift(unsigned char *items, size_t root, size_t count, size_t size,
+                     int (*compare)(const void *, const void *))
+{
+    for (;;) {
+        size_t child = 2 * root + 1;
+        if (child >= count) return;
+        if (child + 1 < count && compare(items + child * size, items + (child + 1) * size) < 0) {
+            child++;
+        }
+        if (compare(items + root * size, items + child * size) >= 0) return;
+        lnp_swap(items + root * size, items + child * size, size);
+        root = child;
+    }
+}
+
+/* Heap sort in place: no memory, no bad case that a file could choose. */
+static void lnp_sort(void *array, size_t count, size_t size,
+                     int (*compare)(const void *, const void *))
+{
+    unsigned char *items = (unsigned char *)array;
+    size_t i;
+    for (i = count / 2; i > 0; i--) lnp_sift(items, i - 1, count, size, compare);
+    for (i = count; i > 1; i--) {
+        lnp_swap(items, items + (i - 1) * size, size);
+        lnp_sift(items, 0, i - 1, size, compare);
+    }
+}
+
+/* --- JSON ------------------------------------------------------------------------------------- */
+
+#define LNP_JSON_DEPTH 32
+
+/* A position in a text that the reader may change: strings are decoded where they stand and end in
+ * a zero there. The first problem stays; after it nothing is read any more, so that callers check
+ * once, at the end of what they read. */
+typedef struct lnp_json {
+    char *text; /* ends in a zero */
+    size_t length, at;
+    int depth;
+    const char *problem; /* NULL, or what was wrong at `at` */
+} lnp_json;
+
+static void lnp_json_fail(lnp_json *json, const char *problem)
+{
+    if (!json->problem) json->problem = problem;
+}
+
+static char lnp_json_peek(lnp_json *json)
+{
+    while (json->at < json->length && strchr(" \t\r\n", json->text[json->at]) &&
+           json->text[json->at]) {
+        json->at++;
+    }
+    return json->at < json->length && !json->problem ? json->text[json->at] : '\0';
+}
+
+static int lnp_json_take(lnp_json *json, char wanted)
+{
+    if (lnp_json_peek(json) != wanted || json->problem) return 0;
+    json->at++;
+    return 1;
+}
+
+static void lnp_json_begin(lnp_json *json, char bracket)
+{
+    if (!lnp_json_take(json, bracket)) {
+        lnp_json_fail(json, bracket == '{' ? "expected an object" : "expected an array");
+    }
+    if (++json->depth > LNP_JSON_DEPTH) lnp_json_fail(json, "nested too deeply");
+}
+
+/* 1 before each member, with the comma behind the one before it taken; 0 at the closing bracket, or
+ * when there is a problem. */
+static int lnp_json_more(lnp_json *json, char bracket, size_t *count)
+{
+    if (lnp_json_take(json, bracket)) {
+        json->depth--;
+        return 0;
+    }
+    if (*count && !lnp_json_take(json, ',')) lnp_json_fail(json, "expected a comma or the end");
+    ++*count;
+    return !json->problem;
+}
+
+static uint32_t lnp_json_hex(lnp_json *json)
+{
+    uint32_t value = 0;
+    int i;
+    for (i = 0; i < 4; i++) {
+        char c = json->at < json->length ? json->text[json->at] : '\0';
+        uint32_t digit = c >= '0' && c <= '9'   ? (uint32_t)(c - '0')
+                         : c >= 'a' && c <= 'f' ? (uint32_t)(c - 'a' + 10)
+                         : c >= 'A' && c <= 'F' ? (uint32_t)(c - 'A' + 10)
+                                                : 16u;
+        if (digit == 16u) {
+            lnp_json_fail(json, "expected four hexadecimal digits");
+            return 0;
+        }
+        value = value << 4 | digit;
+        json->at++;
+    }
+    return value;
+}
+
+static uint32_t lnp_json_unicode(lnp_json *json)
+{
+    uint32_t code = lnp_json_hex(json);
+    uint32_t low;
+    if (code == 0) lnp_json_fail(json, "a string with a zero character");
+    if (code < 0xd800 || code > 0xdfff) return code;
+    if (code > 0xdbff || json->length - json->at < 2 || json->text[json->at] != '\\' ||
+        json->text[json->at + 1] != 'u') {
+        lnp_json_fail(json, "half a surrogate pair");
+        return 0;
+    }
+    json->at += 2;
+    low = lnp_json_hex(json);
+    if (low < 0xdc00 || low > 0xdfff) lnp_json_fail(json, "half a surrogate pair");
+    return 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
+}
+
+static char *lnp_json_escape(lnp_json *json, char *out)
+{
+    static const char letters[] = "\"\\/bfnrt";
+    static const char meanings[] = "\"\\/\b\f\n\r\t";
+    char c = json->at < json->length ? json->text[json->at] : '\0';
+    const char *letter = c ? strchr(letters, c) : NULL;
+    if (letter) {
+        json->at++;
+        *out = meanings[letter - letters];
+        return out + 1;
+    }
+    if (c == 'u') {
+        uint32_t code;
+        json->at++;
+        code = lnp_json_unicode(json);
+        return json->problem ? out : lnp_utf8_put(out, code);
+    }
+    lnp_json_fail(json, "an unknown escape in a string");
+    return out;
+}
+
+/* The decoded string, in the text itself; NULL when there is a problem. Never longer than it was.
+ *  */
+static char *lnp_json_string(lnp_json *json)
+{
+    char *start, *out;
+    if (!lnp_json_take(json, '"')) {
+        lnp_json_fail(json, "expected a string");
+        return NULL;
+    }
+    start = out = json->text + json->at;
+    while (json->at < json->length && !json->problem) {
+        char c = json->text[json->at++];
+        if (c == '"') {
+            *out = 0;
+            return start;
+        }
+        if ((unsigned char)c < 32) {
+            json->at--;
+            lnp_json_fail(json, "a control character in a string");
+        } else if (c == '\\') {
+            out = lnp_json_escape(json, out);
+        } else {
+            *out++ = c;
+        }
+    }
+    lnp_json_fail(json, "a string without an end");
+    return NULL;
+}
+
+static char *lnp_json_key(lnp_json *json)
+{
+    char *key = lnp_json_string(json);
+    if (key && !lnp_json_take(json, ':')) lnp_json_fail(json, "expected a colon");
+    return json->problem ? NULL : key;
+}
+
+static int lnp_is_digit(char c) { return c >= '0' && c <= '9'; }
+
+/* A non-negative integer: no sign, fraction, exponent or leading zero. */
+static uint64_t lnp_json_integer(lnp_json *json)
+{
+    uint64_t value = 0;
+    size_t digits = 0;
+    (void)lnp_json_peek(json);
+    while (json->at < json->length && lnp_is_digit(json->text[json->at]) && !json->problem) {
+        uint64_t digit = (uint64_t)(json->text[json->at] - '0');
+        if ((digits && !value) || value > (UINT64_MAX - digit) / 10) {
+            lnp_json_fail(json,
+                          value ? "an integer beyond 64 bits" : "an integer with a leading 0");
+            return 0;
+        }
+        value = value * 10 + digit;
+        digits++;
+        json->at++;
+    }
+    if (!digits || (json->at < json->length && strchr(".eE", json->text[json->at]))) {
+        lnp_json_fail(json, "expected a non-negative integer");
+    }
+    return value;
+}
+
+static size_t lnp_json_digits(lnp_json *json)
+{
+    size_t start = json->at;
+    while (json->at < json->length && lnp_is_digit(json->text[json->at])) json->at++;
+    return json->at - start;
+}
+
+static int lnp_json_accept(lnp_json *json, const char *characters)
+{
+    char c = json->at < json->length ? json->text[json->at] : '\0';
+    if (!c || !strchr(characters, c)) return 0;
+    json->at++;
+    return 1;
+}
+
+static void lnp_json_skip_number(lnp_json *json)
+{
+    int good;
+    (void)lnp_json_accept(json, "-");
+    good = lnp_json_accept(json, "0") || lnp_json_digits(json);
+    if (good && lnp_json_accept(json, ".")) good = lnp_json_digits(json) > 0;
+    if (good && lnp_json_accept(json, "eE")) {
+        (void)lnp_json_accept(json, "+-");
+        good = lnp_json_digits(json) > 0;
+    }
+    if (!good) lnp_json_fail(json, "expected a value");
+}
+
+static void lnp_json_skip_word(lnp_json *json, const char *word)
+{
+    size_t length = strlen(word);
+    if (json->length - json->at < length || memcmp(json->text + json->at, word, length) != 0) {
+        lnp_json_fail(json, "expected a value");
+        return;
+    }
+    json->at += length;
+}
+
+/* Reads over any value; its depth is bounded by lnp_json_begin. */
+static void lnp_json_skip(lnp_json *json)
+{
+    char c = lnp_json_peek(json);
+    size_t count = 0;
+    if (json->problem) return;
+    if (c == '{') {
+        lnp_json_begin(json, '{');
+        while (lnp_json_more(json, '}', &count)) {
+            (void)lnp_json_key(json);
+            lnp_json_skip(json);
+        }
+    } else if (c == '[') {
+        lnp_json_begin(json, '[');
+        while (lnp_json_more(json, ']', &count)) lnp_json_skip(json);
+    } else if (c == '"') {
+        (void)lnp_json_string(json);
+    } else if (c == 't') {
+        lnp_json_skip_word(json, "true");
+    } else if (c == 'f') {
+        lnp_json_skip_word(json, "false");
+    } else if (c == 'n') {
+        lnp_json_skip_word(json, "null");
+    } else {
+        lnp_json_skip_number(json);
+    }
+}
+
+static void lnp_json_end(lnp_json *json)
+{
+    (void)lnp_json_peek(json);
+    if (json->at < json->length) lnp_json_fail(json, "something behind the end");
+}
+
+/* --- archive: reading ------------------------------------------------------------------------- */
+
+#define LNP_HEADER_MAX   ((uint64_t)100000000) /* the format's own bound */
+#define LNP_CHUNK        16384                 /* bytes converted at a time, on the stack */
+#define LNP_METADATA_KEY "__metadata__"
+
+struct lensnet_archive {
+    lensnet_host host;
+    void *file;                  /* or NULL, and then: */
+    const unsigned char *memory; /* borrowed */
+    uint64_t size;
+    const char *path; /* for sentences; stands behind the header in `text` */
+    char *text;       /* the header, its strings decoded in place */
+    size_t text_bytes, header_length;
+    lensnet_archive_entry *entries; /* in file order */
+    size_t count, capacity;
+    const lensnet_archive_entry **by_name;
+    lensnet_archive_pair *pairs;
+    size_t pair_count, pair_capacity;
+};
+
+static lensnet_result lnp_archive_read(void *bytes, const lensnet_archive *archive, uint64_t offset,
+                                       size_t count, lensnet_error *error)
+{
+    if (!count) return LENSNET_OK;
+    if (!archive->file) {
+        memcpy(bytes, archive->memory + (size_t)offset, count);
+        return LENSNET_OK;
+    }
+    if (archive->host.file_read(archive->file, offset, bytes, count, archive->host.user) != 0) {
+        return lnp_fail(
+            error, LENSNET_ERROR_FILE,
+            "Cannot read %llu bytes at byte %llu of '%s': the device failed, or the file "
+            "was changed while it was open.",
+            (unsigned long long)count, (unsigned long long)offset, archive->path);
+    }
+    return LENSNET_OK;
+}
+
+/* Room for one more item in a growing array: the array, perhaps moved, or NULL when memory is out
+ * (and then the old one stands). */
+static void *lnp_grown(const lensnet_host *host, void *items, size_t *capacity, size_t count,
+                       size_t size)
+{
+    size_t larger = *capacity ? *capacity : 16;
+    size_t bytes;
+    void *block;
+    if (count < *capacity) return items;
+    if (*capacity && !lnp_multiply(*capacity, 2, &larger)) return NULL;
+    if (!lnp_multiply(larger, size, &bytes)) return NULL;
+    block = lnp_allocate(host, bytes);
+    if (!block) return NULL;
+    if (count) memcpy(block, items, count * size);
+    lnp_release(host, items, *capacity * size);
+    *capacity = larger;
+    return block;
+}
+
+static lensnet_result lnp_no_memory(lensnet_error *error, const char *what, const char *path)
+{
+    lnp_quoted quoted;
+    return lnp_fail(error, LENSNET_ERROR_MEMORY, "Out of memory for %s of '%s'.", what,
+                    lnp_quote(&quoted, path));
+}
+
+static lensnet_result lnp_archive_json_error(const lensnet_archive *archive, const lnp_json *json,
+                                             lensnet_error *error)
+{
+    return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                    "'%s' is not a valid safetensors file: %s at byte %llu of its header. Was the "
+                    "file copied completely?",
+                    archive->path, json->problem, (unsigned long long)json->at);
+}
+
+static lensnet_result lnp_archive_entry_error(const lensnet_archive *archive, const char *name,
+                                              const char *problem, lensnet_error *error)
+{
+    lnp_quoted quoted;
+    return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                    "'%s' is not a valid safetensors file: tensor '%s' %s.", archive->path,
+                    lnp_quote(&quoted, name), problem);
+}
+
+static lensnet_result lnp_archive_add_pair(lensnet_archive *archive, const char *key,
+                                           const char *value, lensnet_error *error)
+{
+    void *pairs = lnp_grown(&archive->host, archive->pairs, &archive->pair_capacity,
+                            archive->pair_count, sizeof *archive->pairs);
+    if (!pairs) return lnp_no_memory(error, "the metadata", archive->path);
+    archive->pairs = (lensnet_archive_pair *)pairs;
+    archive->pairs[archive->pair_count].key = key;
+    archive->pairs[archive->pair_count].value = value;
+    archive->pair_count++;
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_archive_parse_metadata(lensnet_archive *archive, lnp_json *json,
+                                                 lensnet_error *error)
+{
+    lensnet_result result = LENSNET_OK;
+    size_t count = 0;
+    lnp_json_begin(json, '{');
+    while (!result && lnp_json_more(json, '}', &count)) {
+        const char *key = lnp_json_key(json);
+        const char *value = lnp_json_string(json);
+        if (json->problem) break;
+        result = lnp_archive_add_pair(archive, key, value, error);
+    }
+    return result;
+}
+
+enum { LNP_FIELD_TYPE = 1, LNP_FIELD_SHAPE = 2, LNP_FIELD_OFFSETS = 4, LNP_FIELD_ALL = 7 };
+
+static int lnp_archive_field(const char *key)
+{
+    if (strcmp(key, "dtype") == 0) return LNP_FIELD_TYPE;
+    if (strcmp(key, "shape") == 0) return LNP_FIELD_SHAPE;
+    if (strcmp(key, "data_offsets") == 0) return LNP_FIELD_OFFSETS;
+    return 0;
+}
+
+static lensnet_result lnp_archive_parse_type(lensnet_archive_entry *entry,
+                                             const lensnet_archive *archive, lnp_json *json,
+                                             lensnet_error *error)
+{
+    const char *name = lnp_json_string(json);
+    lnp_quoted type, tensor;
+    if (!name || lnp_type_find(&entry->dtype, name)) return LENSNET_OK;
+    return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                    "'%s' is not a valid safetensors file: tensor '%s' has the type '%s'; expected "
+                    "one like F32, F16, BF16 or I64.",
+                    archive->path, lnp_quote(&tensor, entry->name), lnp_quote(&type, name));
+}
+
+static lensnet_result lnp_archive_parse_shape(lensnet_archive_entry *entry,
+                                              const lensnet_archive *archive, lnp_json *json,
+                                              lensnet_error *error)
+{
+    lnp_quoted quoted;
+    size_t count = 0;
+    lnp_json_begin(json, '[');
+    while (lnp_json_more(json, ']', &count)) {
+        uint64_t size = lnp_json_integer(json);
+        if (count > LENSNET_ARCHIVE_RANK) {
+            return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
+                            "Tensor '%s' of '%s' has more than %d dimensions.",
+                            lnp_quote(&quoted, entry->name), archive->path, LENSNET_ARCHIVE_RANK);
+        }
+        entry->shape[count - 1] = size;
+    }
+    entry->rank = (int)count;
+    return LENSNET_OK;
+}
+
+/* Offsets count from the end of the header; `bytes` holds the end until the table is checked. */
+static void lnp_archive_parse_offsets(lensnet_archive_entry *entry, lnp_json *json)
+{
+    size_t count = 0;
+    lnp_json_begin(json, '[');
+    while (lnp_json_more(json, ']', &count)) {
+        uint64_t value = lnp_json_integer(json);
+        if (count == 1) entry->offset = value;
+        if (count == 2) entry->bytes = value;
+        if (count == 3) lnp_json_fail(json, "more than two data offsets");
+    }
+    if (count < 2) lnp_json_fail(json, "fewer than two data offsets");
+}
+
+static lensnet_result lnp_archive_parse_entry(lensnet_archive_entry *entry,
+                                              const lensnet_archive *archive, lnp_json *json,
+                                              lensnet_error *error)
+{
+    lensnet_result result = LENSNET_OK;
+    size_t count = 0;
+    int seen = 0;
+    lnp_json_begin(json, '{');
+    while (!result && lnp_json_more(json, '}', &count)) {
+        const char *key = lnp_json_key(json);
+        int field = key ? lnp_archive_field(key) : 0;
+        if (field & seen) lnp_json_fail(json, "a field of a tensor stands twice");
+        seen |= field;
+        if (field == LNP_FIELD_TYPE) {
+            result = lnp_archive_parse_type(entry, archive, json, error);
+        } else if (field == LNP_FIELD_SHAPE) {
+            result = lnp_archive_parse_shape(entry, archive, json, error);
+        } else if (field == LNP_FIELD_OFFSETS) {
+            lnp_archive_parse_offsets(entry, json);
+        } else {
+            lnp_json_skip(json);
+        }
+    }
+    if (!result && !json->problem && seen != LNP_FIELD_ALL) {
+        return lnp_archive_entry_error(archive, entry->name, "lacks a dtype, shape or data_offsets",
+                                       error);
+    }
+    return result;
+}
+
+static lensnet_result lnp_archive_add_entry(lensnet_archive *archive, const char *name,
+                                            lnp_json *json, lensnet_error *error)
+{
+    lensnet_archive_entry *entry;
+    void *entries = lnp_grown(&archive->host, archive->entries, &archive->capacity, archive->count,
+                              sizeof *archive->entries);
+    if (!entries) return lnp_no_memory(error, "the table", archive->path);
+    archive->entries = (lensnet_archive_entry *)entries;
+    entry = archive->entries + archive->count;
+    memset(entry, 0, sizeof *entry);
+    entry->name = name;
+    archive->count++;
+    return lnp_archive_parse_entry(entry, archive, json, error);
+}
+
+static lensnet_result lnp_archive_parse(lensnet_archive *archive, lensnet_error *error)
+{
+    lensnet_result result = LENSNET_OK;
+    lnp_json json;
+    size_t count = 0;
+    int metadata_seen = 0;
+    memset(&json, 0, sizeof json);
+    json.text = archive->text;
+    json.length = archive->header_length;
+    lnp_json_begin(&json, '{');
+    while (!result && lnp_json_more(&json, '}', &count)) {
+        const char *name = lnp_json_key(&json);
+        if (!name) break;
+        if (strcmp(name, LNP_METADATA_KEY) == 0) {
+            if (metadata_seen++) lnp_json_fail(&json, "a second \"__metadata__\"");
+            result = lnp_archive_parse_metadata(archive, &json, error);
+        } else {
+            result = lnp_archive_add_entry(archive, name, &json, error);
+        }
+    }
+    lnp_json_end(&json);
+    if (!result && json.problem) return lnp_archive_json_error(archive, &json, error);
+    return result;
+}
+
+/* Turns the offsets of an entry, counted from `base`, into place and size, and checks that the
+ * tensor begins where the one before it ended and holds as many bytes as its type and shape say. */
+static lensnet_result lnp_archive_check_entry(lensnet_archive_entry *entry, uint64_t base,
+                                              uint64_t *end, const lensnet_archive *archive,
+                                              lensnet_error *error)
+{
+    uint64_t bits = lnp_types[entry->dtype].bits;
+    uint64_t last = entry->bytes;
+    int i;
+    if (entry->offset != *end || last < entry->offset) {
+        return lnp_archive_entry_error(archive, entry->name,
+                                       "does not begin where the tensor before it ends, or ends "
+                                       "before it begins",
+                                       error);
+    }
+    entry->count = 1;
+    for (i = 0; i < entry->rank; i++) {
+        if (entry->shape[i] && entry->count > UINT64_MAX / entry->shape[i]) {
+            return lnp_archive_entry_error(archive, entry->name, "has an impossible shape", error);
+        }
+        entry->count *= entry->shape[i];
+    }
+    if (entry->count > UINT64_MAX / bits || entry->count * bits % 8 != 0 ||
+        entry->count * bits / 8 != last - entry->offset) {
+        return lnp_archive_entry_error(archive, entry->name,
+                                       "has a size in bytes other than its type and shape ask for",
+                                       error);
+    }
+    *end = last;
+    entry->bytes = last - entry->offset;
+    if (last > archive->size - base) {
+        return lnp_archive_entry_error(archive, entry->name, "ends behind the end of the file",
+                                       error);
+    }
+    entry->offset += base;
+    return LENSNET_OK;
+}
+
+static int lnp_entry_by_place(const void *a, const void *b)
+{
+    const lensnet_archive_entry *x = (const lensnet_archive_entry *)a;
+    const lensnet_archive_entry *y = (const lensnet_archive_entry *)b;
+    if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
+    if (x->bytes != y->bytes) return x->bytes < y->bytes ? -1 : 1;
+    return strcmp(x->name, y->name); /* tensors without bytes share a place */
+}
+
+static int lnp_entry_by_name(const void *a, const void *b)
+{
+    const lensnet_archive_entry *const *x = (const lensnet_archive_entry *const *)a;
+    const lensnet_archive_entry *const *y = (const lensnet_archive_entry *const *)b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
+static int lnp_pair_by_key(const void *a, const void *b)
+{
+    return strcmp(((const lensnet_archive_pair *)a)->key, ((const lensnet_archive_pair *)b)->key);
+}
+
+static lensnet_result lnp_archive_check_places(lensnet_archive *archive, lensnet_error *error)
+{
+    uint64_t base = 8 + (uint64_t)archive->header_length;
+    uint64_t end = 0;
+    size_t i;
+    for (i = 0; i < archive->count; i++) {
+        lensnet_result result =
+            lnp_archive_check_entry(archive->entries + i, base, &end, archive, error);
+        if (result) return result;
+    }
+    if (base + end != archive->size) {
+        return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                        "'%s' is not a valid safetensors file: its table describes %llu bytes, but "
+                        "it has %llu.",
+                        archive->path, (unsigned long long)(base + end),
+                        (unsigned long long)archive->size);
+    }
+    return LENSNET_OK;
+}
+
+/* Brings the table into file order, and an index of it into the order of names. */
+static lensnet_result lnp_archive_index(lensnet_archive *archive, lensnet_error *error)
+{
+    size_t i;
+    lnp_sort(archive->entries, archive->count, sizeof *archive->entries, lnp_entry_by_place);
+    archive->by_name = (const lensnet_archive_entry **)lnp_allocate(
+        &archive->host, archive->count * sizeof *archive->by_name);
+    if (!archive->by_name) return lnp_no_memory(error, "the table", archive->path);
+    for (i = 0; i < archive->count; i++) archive->by_name[i] = archive->entries + i;
+    lnp_sort(archive->by_name, archive->count, sizeof *archive->by_name, lnp_entry_by_name);
+    for (i = 1; i < archive->count; i++) {
+        if (strcmp(archive->by_name[i - 1]->name, archive->by_name[i]->name) == 0) {
+            return lnp_archive_entry_error(archive, archive->by_name[i]->name, "stands twice",
+                                           error);
+        }
+    }
+    if (archive->pair_count) {
+        lnp_sort(archive->pairs, archive->pair_count, sizeof *archive->pairs, lnp_pair_by_key);
+    }
+    for (i = 1; i < archive->pair_count; i++) {
+        if (strcmp(archive->pairs[i - 1].key, archive->pairs[i].key) == 0) {
+            lnp_quoted quoted;
+            return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                            "'%s' is not a valid safetensors file: its metadata have '%s' twice.",
+                            archive->path, lnp_quote(&quoted, archive->pairs[i].key));
+        }
+    }
+    return LENSNET_OK;
+}
+
+/* The header's length, checked against the file before anything is allocated by it. */
+static lensnet_result lnp_archive_header_length(lensnet_archive *archive, const char *path,
+                                                lensnet_error *error)
+{
+    unsigned char bytes[8];
+    uint64_t length;
+    lensnet_result result;
+    archive->path = path;
+    if (archive->size < 8) {
+        return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                        "'%s' is not a safetensors file: it has %llu bytes, expected at least 8.",
+                        path, (unsigned long long)archive->size);
+    }
+    result = lnp_archive_read(bytes, archive, 0, sizeof bytes, error);
+    if (result) return result;
+    length = lnp_load64(bytes);
+    if (length > LNP_HEADER_MAX || length > archive->size - 8) {
+        return lnp_fail(
+            error, LENSNET_ERROR_FORMAT,
+            "'%s' is not a safetensors file, or is cut off: its first 8 bytes ask for a "
+            "header of %llu bytes, but %llu follow (and at most 100000000 are allowed).",
+            path, (unsigned long long)length, (unsigned long long)(archive->size - 8));
+    }
+    archive->header_length = (size_t)length;
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_archive_load_header(lensnet_archive *archive, const char *path,
+                                              lensnet_error *error)
+{
+    size_t path_bytes = strlen(path) + 1;
+    lensnet_result result = lnp_archive_header_length(archive, path, error);
+    if (result) return result;
+    archive->text_bytes = archive->header_length + 1 + path_bytes;
+    archive->text = (char *)lnp_allocate(&archive->host, archive->text_bytes);
+    if (!archive->text) return lnp_no_memory(error, "the header", path);
+    archive->text[archive->header_length] = 0;
+    memcpy(archive->text + archive->header_length + 1, path, path_bytes);
+    archive->path = archive->text + archive->header_length + 1;
+    result = lnp_archive_read(archive->text, archive, 8, archive->header_length, error);
+    if (result) return result;
+    if (archive->text[0] != '{') {
+        return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                        "'%s' is not a safetensors file: its header does not begin with '{'. A "
+                        ".pth file of PyTorch has to be converted first.",
+                        path);
+    }
+    if (!lnp_utf8_valid(archive->text, archive->header_length)) {
+        return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                        "'%s' is not a valid safetensors file: its header is not UTF-8.", path);
+    }
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_archive_begin(lensnet_archive **archive, const lensnet_host *host,
+                                        const char *path, lensnet_error *error)
+{
+    lensnet_host copy = lnp_host_copy(host);
+    *archive = (lensnet_archive *)lnp_allocate(&copy, sizeof(lensnet_archive));
+    if (!*archive) return lnp_no_memory(error, "the table", path);
+    memset(*archive, 0, sizeof **archive);
+    (*archive)->host = copy;
+    return LENSNET_OK;
+}
+
+/* The rest of opening, once bytes can be read; closes the archive again when it fails. */
+static lensnet_result lnp_archive_finish(lensnet_archive **archive, const char *path,
+                                         lensnet_error *error)
+{
+    lensnet_result result = lnp_archive_load_header(*archive, path, error);
+    if (!result) result = lnp_archive_parse(*archive, error);
+    if (!result) result = lnp_archive_index(*archive, error);
+    if (!result) result = lnp_archive_check_places(*archive, error);
+    if (result) {
+        lensnet_archive_close(*archive);
+        *archive = NULL;
+    }
+    return result;
+}
+
+static lensnet_result lnp_archive_open_file(lensnet_archive *archive, const char *path,
+                                            lensnet_error *error)
+{
+    archive->file = archive->host.file_open(path, 0, archive->host.user);
+    if (!archive->file) {
+        return lnp_fail(error, LENSNET_ERROR_FILE,
+                        "Cannot open '%s' for reading. Is it there, a file, and readable?", path);
+    }
+    archive->size = archive->host.file_size(archive->file, archive->host.user);
+    if (archive->size == LNP_SIZE_UNKNOWN) {
+        return lnp_fail(error, LENSNET_ERROR_FILE,
+                        "Cannot tell the size of '%s'. Expected a file on a disk, not a pipe.",
+                        path);
+    }
+    return LENSNET_OK;
+}
+
+lensnet_result lensnet_archive_open(lensnet_archive **archive, const char *path,
+                                    const lensnet_host *host, lensnet_error *error)
+{
+    lensnet_result result;
+    if (!archive || !path) {
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "lensnet_archive_open needs an archive and a path, found NULL.");
+    }
+    result = lnp_archive_begin(archive, host, path, error);
+    if (result) return result;
+    result = lnp_archive_open_file(*archive, path, error);
+    if (result) {
+        lensnet_archive_close(*archive);
+        *archive = NULL;
+        return result;
+    }
+    return lnp_archive_finish(archive, path, error);
+}
+
+lensnet_result lensnet_archive_open_memory(lensnet_archive **archive, const void *bytes,
+                                           size_t size, const lensnet_host *host,
+                                           lensnet_error *error)
+{
+    lensnet_result result;
+    if (!archive || (!bytes && size)) {
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "lensnet_archive_open_memory needs an archive and bytes, found NULL.");
+    }
+    result = lnp_archive_begin(archive, host, "(memory)", error);
+    if (result) return result;
+    (*archive)->memory = (const unsigned char *)bytes;
+    (*archive)->size = size;
+    return lnp_archive_finish(archive, "(memory)", error);
+}
+
+void lensnet_archive_close(lensnet_archive *archive)
+{
+    lensnet_host host;
+    if (!archive) return;
+    host = archive->host;
+    if (archive->file) host.file_close(archive->file, 0, host.user);
+    lnp_release(&host, archive->text, archive->text_bytes);
+    lnp_release(&host, archive->entries, archive->capacity * sizeof *archive->entries);
+    lnp_release(&host, archive->by_name, archive->count * sizeof *archive->by_name);
+    lnp_release(&host, archive->pairs, archive->pair_capacity * sizeof *archive->pairs);
+    lnp_release(&host, archive, sizeof *archive);
+}
+
+size_t lensnet_archive_count(const lensnet_archive *archive) { return archive->count; }
+
+const lensnet_archive_entry *lensnet_archive_at(const lensnet_archive *archive, size_t index)
+{
+    return index < archive->count ? archive->entries + index : NULL;
+}
+
+const lensnet_archive_entry *lensnet_archive_find(const lensnet_archive *archive, const char *name)
+{
+    size_t low = 0, high = archive->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(archive->by_name[middle]->name, name);
+        if (order == 0) return archive->by_name[middle];
+        if (order < 0) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return NULL;
+}
+
+const char *lensnet_archive_metadata(const lensnet_archive *archive, const char *key)
+{
+    size_t low = 0, high = archive->pair_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(archive->pairs[middle].key, key);
+        if (order == 0) return archive->pairs[middle].value;
+        if (order < 0) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return NULL;
+}
+
+/* Types other than four bytes wide pass through a buffer on the stack. */
+static lensnet_result lnp_archive_read_chunks(float *values, const lensnet_archive *archive,
+                                              const lensnet_archive_entry *entry,
+                                              lensnet_error *error)
+{
+    unsigned char chunk[LNP_CHUNK];
+    size_t size = lnp_types[entry->dtype].bits / 8;
+    size_t left = (size_t)entry->count;
+    uint64_t offset = entry->offset;
+    while (left > 0) {
+        size_t count = lnp_min(left, LNP_CHUNK / size);
+        lensnet_result result = lnp_archive_read(chunk, archive, offset, count * size, error);
+        if (result) return result;
+        lnp_to_float(values, chunk, count, entry->dtype);
+        values += count;
+        offset += count * size;
+        left -= count;
+    }
+    return LENSNET_OK;
+}
+
+lensnet_result lensnet_archive_read_float(float *values, const lensnet_archive *archive,
+                                          const lensnet_archive_entry *entry, lensnet_error *error)
+{
+    lensnet_result result;
+    size_t bytes;
+    if (!lnp_types[entry->dtype].readable) {
+        lnp_quoted quoted;
+        return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
+                        "Tensor '%s' of '%s' has the type %s, which cannot be read as float32; "
+                        "expected F32, F64, F16, BF16, BOOL or integers.",
+                        lnp_quote(&quoted, entry->name), archive->path,
+                        lensnet_dtype_text(entry->dtype));
+    }
+    if (entry->count > SIZE_MAX || !lnp_multiply((size_t)entry->count, sizeof(float), &bytes)) {
+        return lnp_no_memory(error, "a tensor", archive->path);
+    }
+    if (lnp_types[entry->dtype].bits != 32) {
+        return lnp_archive_read_chunks(values, archive, entry, error);
+    }
+    result = lnp_archive_read(values, archive, entry->offset, bytes, error);
+    if (!result) lnp_to_float(values, (unsigned char *)values, bytes / 4, entry->dtype);
+    return result;
+}
+
+lensnet_result lensnet_archive_read_bytes(void *bytes, const lensnet_archive *archive,
+                                          const lensnet_archive_entry *entry, lensnet_error *error)
+{
+    if (entry->bytes > SIZE_MAX) return lnp_no_memory(error, "a tensor", archive->path);
+    return lnp_archive_read(bytes, archive, entry->offset, (size_t)entry->bytes, error);
+}
+
+/* --- archive: writing ------------------------------------------------------------------------- */
+
+/* A text that grows; `failed` stays set once memory was out. */
+typedef struct lnp_text {
+    const lensnet_host *host;
+    char *text;
+    size_t length, capacity;
+    int failed;
+} lnp_text;
+
+static void lnp_text_release(lnp_text *text)
+{
+    lnp_release(text->host, text->text, text->capacity);
+}
+
+static void lnp_text_char(lnp_text *text, char c)
+{
+    void *grown = text->failed
+                      ? NULL
+                      : lnp_grown(text->host, text->text, &text->capacity, text->length, sizeof c);
+    if (!grown) {
+        text->failed = 1;
+        return;
+    }
+    text->text = (char *)grown;
+    text->text[text->length++] = c;
+}
+
+static void lnp_text_put(lnp_text *text, const char *more)
+{
+    while (*more) lnp_text_char(text, *more++);
+}
+
+static void lnp_text_number(lnp_text *text, uint64_t number)
+{
+    char digits[24];
+    snprintf(digits, sizeof digits, "%llu", (unsigned long long)number);
+    lnp_text_put(text, digits);
+}
+
+/* A JSON string, quoted and escaped as the reference writer does: UTF-8 stays as it is. */
+static void lnp_text_quoted(lnp_text *text, const char *string)
+{
+    static const char plain[] = "\"\\\b\f\n\r\t";
+    static const char escaped[] = "\"\\bfnrt";
+    lnp_text_char(text, '"');
+    for (; *string; string++) {
+        const char *special = strchr(plain, *string);
+        if (special) {
+            lnp_text_char(text, '\\');
+            lnp_text_char(text, escaped[special - plain]);
+        } else if ((unsigned char)*string < 32) {
+            char code[8];
+            snprintf(code, sizeof code, "\\u%04x", (unsigned)(unsigned char)*string);
+            lnp_text_put(text, code);
+        } else {
+            lnp_text_char(text, *string);
+        }
+    }
+    lnp_text_char(text, '"');
+}
+
+/* Bytes and elements of a tensor to be written; 0 when they overflow. */
+static int lnp_tensor_size(size_t *count, size_t *bytes, const lensnet_archive_tensor *tensor)
+{
+    size_t bits;
+    int i;
+    *count = 1;
+    for (i = 0; i < tensor->rank; i++) {
+        if (tensor->shape[i] > SIZE_MAX) return 0;
+        if (!lnp_multiply(*count, (size_t)tensor->shape[i], count)) return 0;
+    }
+    if (!lnp_multiply(*count, lnp_types[tensor->dtype].bits, &bits) || bits % 8) return 0;
+    *bytes = bits / 8;
+    return 1;
+}
+
+static const char *lnp_tensor_problem(const lensnet_archive_tensor *tensor)
+{
+    size_t count, bytes;
+    if (!lnp_utf8_valid(tensor->name, strlen(tensor->name))) return "has a name that is not UTF-8";
+    if (strcmp(tensor->name, LNP_METADATA_KEY) == 0)
+        return "has the name that is kept for metadata";
+    if ((unsigned)tensor->dtype >= LENSNET_DTYPE_COUNT) return "has an unknown type";
+    if (tensor->rank < 0 || tensor->rank > LENSNET_ARCHIVE_RANK) return "has an impossible rank";
+    if (!lnp_tensor_size(&count, &bytes, tensor)) return "has an impossible size";
+    if (tensor->values && tensor->bytes) return "has both values and bytes";
+    if (!tensor->values && !tensor->bytes && bytes) return "has neither values nor bytes";
+    if (tensor->values && tensor->dtype != LENSNET_DTYPE_F32 &&
+        tensor->dtype != LENSNET_DTYPE_F16 && tensor->dtype != LENSNET_DTYPE_BF16) {
+        return "has values to be stored as something else than F32, F16 or BF16";
+    }
+    return NULL;
+}
+
+static lensnet_result lnp_tensor_error(const lensnet_archive_tensor *tensor, const char *problem,
+                                       lensnet_error *error)
+{
+    lnp_quoted quoted;
+    return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "Cannot save tensor '%s': it %s.",
+                    lnp_quote(&quoted, tensor->name), problem);
+}
+
+static int lnp_tensor_by_name(const void *a, const void *b)
+{
+    const lensnet_archive_tensor *const *x = (const lensnet_archive_tensor *const *)a;
+    const lensnet_archive_tensor *const *y = (const lensnet_archive_tensor *const *)b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
+/* The reference writer's order: wider types first, so that all numbers stay aligned, then names. */
+static int lnp_tensor_by_type(const void *a, const void *b)
+{
+    const lensnet_archive_tensor *const *x = (const lensnet_archive_tensor *const *)a;
+    const lensnet_archive_tensor *const *y = (const lensnet_archive_tensor *const *)b;
+    if ((*x)->dtype != (*y)->dtype) return (*x)->dtype > (*y)->dtype ? -1 : 1;
+    return lnp_tensor_by_name(a, b);
+}
+
+/* Checks what is to be saved and leaves `order` as the file will have it. */
+static lensnet_result lnp_archive_order(const lensnet_archive_tensor **order, size_t count,
+                                        lensnet_error *error)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        const char *problem = lnp_tensor_problem(order[i]);
+        if (problem) return lnp_tensor_error(order[i], problem, error);
+    }
+    lnp_sort(order, count, sizeof *order, lnp_tensor_by_name);
+    for (i = 1; i < count; i++) {
+        if (strcmp(order[i - 1]->name, order[i]->name) == 0) {
+            return lnp_tensor_error(order[i], "shares its name with another one", error);
+        }
+    }
+    lnp_sort(order, count, sizeof *order, lnp_tensor_by_type);
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_archive_check_pairs(const lensnet_archive_pair *pairs, size_t count,
+                                              lensnet_error *error)
+{
+    lnp_quoted quoted;
+    size_t i, j;
+    for (i = 0; i < count; i++) {
+        int good = lnp_utf8_valid(pairs[i].key, strlen(pairs[i].key)) &&
+                   lnp_utf8_valid(pairs[i].value, strlen(pairs[i].value));
+        for (j = 0; j < i; j++) good = good && strcmp(pairs[i].key, pairs[j].key) != 0;
+        if (!good) {
+            return lnp_fail(
+                error, LENSNET_ERROR_ARGUMENT,
+                "Cannot save the metadata line '%s': it is not UTF-8, or its key stands "
+                "twice.",
+                lnp_quote(&quoted, pairs[i].key));
+        }
+    }
+    return LENSNET_OK;
+}
+
+static void lnp_header_metadata(lnp_text *header, const lensnet_archive_pair *pairs, size_t count)
+{
+    size_t i;
+    lnp_text_put(header, "\"" LNP_METADATA_KEY "\":{");
+    for (i = 0; i < count; i++) {
+        if (i) lnp_text_char(header, ',');
+        lnp_text_quoted(header, pairs[i].key);
+        lnp_text_char(header, ':');
+        lnp_text_quoted(header, pairs[i].value);
+    }
+    lnp_text_char(header, '}');
+}
+
+static void lnp_header_tensor(lnp_text *header, const lensnet_archive_tensor *tensor,
+                              uint64_t *offset)
+{
+    size_t count = 0, bytes = 0;
+    int i;
+    (void)lnp_tensor_size(&count, &bytes, tensor); /* checked by lnp_tensor_problem */
+    lnp_text_quoted(header, tensor->name);
+    lnp_text_put(header, ":{\"dtype\":");
+    lnp_text_quoted(header, lensnet_dtype_text(tensor->dtype));
+    lnp_text_put(header, ",\"shape\":[");
+    for (i = 0; i < tensor->rank; i++) {
+        if (i) lnp_text_char(header, ',');
+        lnp_text_number(header, tensor->shape[i]);
+    }
+    lnp_text_put(header, "],\"data_offsets\":[");
+    lnp_text_number(header, *offset);
+    lnp_text_char(header, ',');
+    *offset += bytes;
+    lnp_text_number(header, *offset);
+    lnp_text_put(header, "]}");
+}
+
+static void lnp_header_write(lnp_text *header, const lensnet_archive_tensor *const *order,
+                             size_t count, const lensnet_archive_pair *pairs, size_t pair_count)
+{
+    uint64_t offset = 0;
+    size_t i;
+    lnp_text_char(header, '{');
+    if (pair_count) lnp_header_metadata(header, pairs, pair_count);
+    for (i = 0; i < count; i++) {
+        if (i || pair_count) lnp_text_char(header, ',');
+        lnp_header_tensor(header, order[i], &offset);
+    }
+    lnp_text_char(header, '}');
+    while (!header->failed && header->length % 8 != 0) lnp_text_char(header, ' ');
+}
+
+/* A file being written: through the hooks, to its end or to its first error. */
+typedef struct lnp_writer {
+    const lensnet_host *host;
+    const char *path;
+    void *file;
+} lnp_writer;
+
+static lensnet_result lnp_write_error(const lnp_writer *writer, lensnet_error *error)
+{
+    return lnp_fail(error, LENSNET_ERROR_FILE,
+                    "Cannot write '%s'. Is the folder there and writable, and the disk not full?",
+                    writer->path);
+}
+
+static lensnet_result lnp_writer_open(lnp_writer *writer, const char *path,
+                                      const lensnet_host *host, lensnet_error *error)
+{
+    writer->host = host;
+    writer->path = path;
+    writer->file = host->file_open(path, 1, host->user);
+    return writer->file ? LENSNET_OK : lnp_write_error(writer, error);
+}
+
+static lensnet_result lnp_writer_put(lnp_writer *writer, const void *bytes, size_t count,
+                                     lensnet_error *error)
+{
+    if (!count || writer->host->file_write(writer->file, bytes, count, writer->host->user) == 0) {
+        return LENSNET_OK;
+    }
+    return lnp_write_error(writer, error);
+}
+
+/* Closes in any case; what was written appears only when `result`, that of the writing, is OK. */
+static lensnet_result lnp_writer_close(lnp_writer *writer, lensnet_result result,
+                                       lensnet_error *error)
+{
+    int failed = writer->host->file_close(writer->file, result == LENSNET_OK, writer->host->user);
+    return result || !failed ? result : lnp_write_error(writer, error);
+}
+
+static lensnet_result lnp_write_values(lnp_writer *writer, const lensnet_archive_tensor *tensor,
+                                       size_t left, lensnet_error *error)
+{
+    unsigned char chunk[LNP_CHUNK];
+    size_t size = lnp_types[tensor->dtype].bits / 8;
+    const float *values = tensor->values;
+    while (left > 0) {
+        size_t count = lnp_min(left, LNP_CHUNK / size);
+        size_t done = lnp_from_float(chunk, values, count, tensor->dtype);
+        lensnet_result result;
+        if (done < count) {
+            lnp_quoted quoted;
+            return lnp_fail(error, LENSNET_ERROR_NUMBER,
+                            "Cannot save '%s': the value %g of tensor '%s' is beyond the range of "
+                            "%s. Save as F32.",
+                            writer->path, (double)values[done], lnp_quote(&quoted, tensor->name),
+                            lensnet_dtype_text(tensor->dtype));
+        }
+        result = lnp_writer_put(writer, chunk, count * size, error);
+        if (result) return result;
+        values += count;
+        left -= count;
+    }
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_write_tensors(lnp_writer *writer,
+                                        const lensnet_archive_tensor *const *order, size_t count,
+                                        lensnet_error *error)
+{
+    lensnet_result result = LENSNET_OK;
+    size_t i;
+    for (i = 0; i < count && !result; i++) {
+        size_t elements = 0, bytes = 0;
+        (void)lnp_tensor_size(&elements, &bytes, order[i]);
+        result = order[i]->values ? lnp_write_values(writer, order[i], elements, error)
+                                  : lnp_writer_put(writer, order[i]->bytes, bytes, error);
+    }
+    return result;
+}
+
+static lensnet_result lnp_archive_write(const char *path, const lnp_text *header,
+                                        const lensnet_archive_tensor *const *order, size_t count,
+                                        lensnet_error *error)
+{
+    lnp_writer writer;
+    unsigned char length[8];
+    lensnet_result result = lnp_writer_open(&writer, path, header->host, error);
+    if (result) return result;
+    lnp_store64(length, header->length);
+    result = lnp_writer_put(&writer, length, sizeof length, error);
+    if (!result) result = lnp_writer_put(&writer, header->text, header->length, error);
+    if (!result) result = lnp_write_tensors(&writer, order, count, error);
+    return lnp_writer_close(&writer, result, error);
+}
+
+static lensnet_result lnp_archive_save_ordered(const char *path,
+                                               const lensnet_archive_tensor **order, size_t count,
+                                               const lensnet_archive_pair *pairs, size_t pair_count,
+                                               const lensnet_host *host, lensnet_error *error)
+{
+    lnp_text header;
+    lensnet_result result = lnp_archive_order(order, count, error);
+    if (!result) result = lnp_archive_check_pairs(pairs, pair_count, error);
+    if (result) return result;
+    memset(&header, 0, sizeof header);
+    header.host = host;
+    lnp_header_write(&header, order, count, pairs, pair_count);
+    if (header.failed) {
+        result = lnp_no_memory(error, "the header", path);
+    } else if (header.length > LNP_HEADER_MAX) {
+        result =
+            lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
+                     "Cannot save '%s': its table would be longer than 100000000 bytes.", path);
+    } else {
+        result = lnp_archive_write(path, &header, order, count, error);
+    }
+    lnp_text_release(&header);
+    return result;
+}
+
+lensnet_result lensnet_archive_save(const char *path, const lensnet_archive_tensor *tensors,
+                                    size_t count, const lensnet_archive_pair *pairs,
+                                    size_t pair_count, const lensnet_host *host,
+                                    lensnet_error *error)
+{
+    lensnet_host copy = lnp_host_copy(host);
+    const lensnet_archive_tensor **order;
+    lensnet_result result;
+    size_t bytes, i;
+    if (!path || (!tensors && count) || (!pairs && pair_count)) {
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "lensnet_archive_save needs a path, tensors and pairs, found NULL.");
+    }
+    if (!lnp_multiply(count, sizeof *order, &bytes)) return lnp_no_memory(error, "the table", path);
+    order = (const lensnet_archive_tensor **)lnp_allocate(&copy, bytes);
+    if (!order) return lnp_no_memory(error, "the table", path);
+    for (i = 0; i < count; i++) order[i] = tensors + i;
+    result = lnp_archive_save_ordered(path, order, count, pairs, pair_count, &copy, error);
+    lnp_release(&copy, order, bytes);
+    return result;
+}
+
+/* --- names of ConvNeXt V2 --------------------------------------------------------------------- */
+
+/* The meaning of a parameter. Ranges belong together: stem, downsampling, block, tail. */
+typedef enum lnp_role {
+    LNP_STEM_CONV_WEIGHT,
+    LNP_STEM_CONV_BIAS,
+    LNP_STEM_NORM_WEIGHT,
+    LNP_STEM_NORM_BIAS,
+    LNP_DOWN_NORM_WEIGHT,
+    LNP_DOWN_NORM_BIAS,
+    LNP_DOWN_CONV_WEIGHT,
+    LNP_DOWN_CONV_BIAS,
+    LNP_BLOCK_DEPTHWISE_WEIGHT,
+    LNP_BLOCK_DEPTHWISE_BIAS,
+    LNP_BLOCK_NORM_WEIGHT,
+    LNP_BLOCK_NORM_BIAS,
+    LNP_BLOCK_EXPAND_WEIGHT,
+    LNP_BLOCK_EXPAND_BIAS,
+    LNP_BLOCK_GRN_WEIGHT,
+    LNP_BLOCK_GRN_BIAS,
+    LNP_BLOCK_REDUCE_WEIGHT,
+    LNP_BLOCK_REDUCE_BIAS,
+    LNP_NORM_WEIGHT,
+    LNP_NORM_BIAS,
+    LNP_HEAD_WEIGHT,
+    LNP_HEAD_BIAS,
+    LNP_ROLE_COUNT
+} lnp_role;
+
+/* Whose names: transformers, the authors (FB), timm. */
+typedef enum lnp_dialect {
+    LNP_DIALECT_HF,
+    LNP_DIALECT_FB,
+    LNP_DIALECT_TIMM,
+    LNP_DIALECT_COUNT
+} lnp_dialect;
+
+/* In names # is the stage, $ the block, + "weight" or "gamma", - "bias" or "beta" (the GRN has been
+ * called both). In shapes C is the stage's width, P the width before it, M = 4C, I input channels,
+ * K classes, a digit itself. Hugging Face puts "convnextv2." before all but the head. */
+typedef struct lnp_role_row {
+    const char *shape;
+    const char *names[LNP_DIALECT_COUNT];
+} lnp_role_row;
+
+/* clang-format off */
+static const lnp_role_row lnp_roles[LNP_ROLE_COUNT] = {
+    {"CI44", {"embeddings.patch_embeddings.weight",
+             "downsample_layers.0.0.weight", "stem.0.weight"}},
+    {"C",    {"embeddings.patch_embeddings.bias",
+             "downsample_layers.0.0.bias", "stem.0.bias"}},
+    {"C",    {"embeddings.layernorm.weight",
+             "downsample_layers.0.1.weight", "stem.1.weight"}},
+    {"C",    {"embeddings.layernorm.bias",
+             "downsample_layers.0.1.bias", "stem.1.bias"}},
+    {"P",    {"encoder.stages.#.downsampling_layer.0.weight",
+             "downsample_layers.#.0.weight", "stages.#.downsample.0.weight"}},
+    {"P",    {"encoder.stages.#.downsampling_layer.0.bias",
+             "downsample_layers.#.0.bias", "stages.#.downsample.0.bias"}},
+    {"CP22", {"encoder.stages.#.downsampling_layer.1.weight",
+             "downsample_layers.#.1.weight", "stages.#.downsample.1.weight"}},
+    {"C",    {"encoder.stages.#.downsampling_layer.1.bias",
+             "downsample_layers.#.1.bias", "stages.#.downsample.1.bias"}},
+    {"C177", {"encoder.stages.#.layers.$.dwconv.weight",
+             "stages.#.$.dwconv.weight", "stages.#.blocks.$.conv_dw.weight"}},
+    {"C",    {"encoder.stages.#.layers.$.dwconv.bias",
+             "stages.#.$.dwconv.bias", "stages.#.blocks.$.conv_dw.bias"}},
+    {"C",    {"encoder.stages.#.layers.$.layernorm.weight",
+             "stages.#.$.norm.weight", "stages.#.blocks.$.norm.weight"}},
+    {"C",    {"encoder.stages.#.layers.$.layernorm.bias",
+             "stages.#.$.norm.bias", "stages.#.blocks.$.norm.bias"}},
+    {"MC",   {"encoder.stages.#.layers.$.pwconv1.weight",
+             "stages.#.$.pwconv1.weight", "stages.#.blocks.$.mlp.fc1.weight"}},
+    {"M",    {"encoder.stages.#.layers.$.pwconv1.bias",
+             "stages.#.$.pwconv1.bias", "stages.#.blocks.$.mlp.fc1.bias"}},
+    {"111M", {"encoder.stages.#.layers.$.grn.+",
+             "stages.#.$.grn.+", "stages.#.blocks.$.mlp.grn.+"}},
+    {"111M", {"encoder.stages.#.layers.$.grn.-",
+             "stages.#.$.grn.-", "stages.#.blocks.$.mlp.grn.-"}},
+    {"CM",   {"encoder.stages.#.layers.$.pwconv2.weight",
+             "stages.#.$.pwconv2.weight", "stages.#.blocks.$.mlp.fc2.weight"}},
+    {"C",    {"encoder.stages.#.layers.$.pwconv2.bias",
+             "stages.#.$.pwconv2.bias", "stages.#.blocks.$.mlp.fc2.bias"}},
+    {"C",    {"layernorm.weight",
+             "norm.weight", "head.norm.weight"}},
+    {"C",    {"layernorm.bias",
+             "norm.bias", "head.norm.bias"}},
+    {"KC",   {"classifier.weight",
+             "head.weight", "head.fc.weight"}},
+    {"K",    {"classifier.bias",
+             "head.bias", "head.fc.bias"}}};
+/* clang-format on */
+
+#define LNP_HF_BASE       "convnextv2."
+#define LNP_STATE_PREFIX  "lensnet." /* names that no reader of weights minds */
+#define LNP_NAME_CAPACITY 160 /* the longest prefix, base and pattern with two 20-digit numbers */
+#define LNP_STAGES        4
+#define LNP_WIDTH_MAX     ((uint64_t)1 << 20)
+
+/* What names and shapes depend on. */
+typedef struct lnp_net {
+    size_t depths[LNP_STAGES], widths[LNP_STAGES], channels, classes;
+} lnp_net;
+
+/* One parameter of a net: its meaning and where it is. */
+typedef struct lnp_slot {
+    lnp_role role;
+    size_t stage, block;
+} lnp_slot;
+
+/* All slots in the order of transformers' own files: start from {LNP_STEM_CONV_WEIGHT, 0, 0} and go
+ * on while this returns 1. */
+static int lnp_slot_next(lnp_slot *slot, const lnp_net *net)
+{
+    int last_of_block = slot->role == LNP_BLOCK_REDUCE_BIAS;
+    if (slot->role == LNP_HEAD_BIAS) return 0;
+    if (slot->role == LNP_STEM_NORM_BIAS) {
+        slot->role = LNP_BLOCK_DEPTHWISE_WEIGHT;
+    } else if (last_of_block && slot->block + 1 < net->depths[slot->stage]) {
+        slot->block++;
+        slot->role = LNP_BLOCK_DEPTHWISE_WEIGHT;
+    } else if (last_of_block && slot->stage + 1 < LNP_STAGES) {
+        slot->block = 0;
+        slot->stage++;
+        slot->role = LNP_DOWN_NORM_WEIGHT;
+    } else {
+        if (last_of_block) slot->block = 0;
+        slot->role = (lnp_role)(slot->role + 1);
+    }
+    return 1;
+}
+
+typedef struct lnp_name {
+    char text[LNP_NAME_CAPACITY];
+    size_t length;
+} lnp_name;
+
+static void lnp_name_put(lnp_name *name, const char *more)
+{
+    while (*more && name->length + 1 < sizeof name->text) name->text[name->length++] = *more++;
+    name->text[name->length] = 0;
+}
+
+static void lnp_name_number(lnp_name *name, size_t number)
+{
+    char digits[24];
+    snprintf(digits, sizeof digits, "%llu", (unsigned long long)number);
+    lnp_name_put(name, digits);
+}
+
+/* `gamma`: which of its two names the GRN gets. */
+static void lnp_name_expand(lnp_name *name, const char *pattern, size_t stage, size_t block,
+                            int gamma)
+{
+    char letter[2] = {0, 0};
+    for (; *pattern; pattern++) {
+        letter[0] = *pattern;
+        switch (*pattern) {
+        case '#': lnp_name_number(name, stage); break;
+        case '$': lnp_name_number(name, block); break;
+        case '+': lnp_name_put(name, gamma ? "gamma" : "weight"); break;
+        case '-': lnp_name_put(name, gamma ? "beta" : "bias"); break;
+        default: lnp_name_put(name, letter); break;
+        }
+    }
+}
+
+static int lnp_role_is_head(lnp_role role)
+{
+    return role == LNP_HEAD_WEIGHT || role == LNP_HEAD_BIAS;
+}
+
+/* The canonical name, that of transformers' ConvNextV2ForImageClassification. Stage and block are
+ * ignored where the role has none. LNP_NAME_CAPACITY is always enough. */
+static void lnp_role_name(char *text, size_t capacity, lnp_role role, size_t stage, size_t block)
+{
+    lnp_name name;
+    name.length = 0;
+    if (!lnp_role_is_head(role)) lnp_name_put(&name, LNP_HF_BASE);
+    lnp_name_expand(&name, lnp_roles[role].names[LNP_DIALECT_HF], stage, block, 0);
+    snprintf(text, capacity, "%s", name.text);
+}
+
+/* The canonical shape (PyTorch's: O I kh kw, O I); returns the rank: 1, 2 or 4. */
+static int lnp_role_shape(size_t shape[4], lnp_role role, size_t stage, const lnp_net *net)
+{
+    const char *letters = lnp_roles[role].shape;
+    size_t at = role <= LNP_STEM_NORM_BIAS ? 0 : role >= LNP_NORM_WEIGHT ? LNP_STAGES - 1 : stage;
+    int rank = 0;
+    for (; letters[rank]; rank++) {
+        switch (letters[rank]) {
+        case 'C': shape[rank] = net->widths[at]; break;
+        case 'P': shape[rank] = net->widths[at - 1]; break;
+        case 'M': shape[rank] = 4 * net->widths[at]; break;
+        case 'I': shape[rank] = net->channels; break;
+        case 'K': shape[rank] = net->classes; break;
+        default: shape[rank] = (size_t)(letters[rank] - '0'); break;
+        }
+    }
+    return rank;
+}
+
+/* --- checkpoints: an archive read as a ConvNeXt V2 -------------------------------------------- */
+
+typedef struct lnp_checkpoint {
+    const lensnet_archive *archive;
+    lnp_dialect dialect;
+    const char *prefix, *base; /* what stands before its names */
+    lnp_net net;               /* classes = 0 without a head */
+    int has_norm, has_head;    /* 0 in files of the pre-training alone */
+} lnp_checkpoint;
+
+static const lensnet_archive_entry *lnp_checkpoint_find(const lnp_checkpoint *checkpoint,
+                                                        lnp_role role, size_t stage, size_t block)
+{
+    const lensnet_archive_entry *entry = NULL;
+    int gamma;
+    for (gamma = 0; gamma < 2 && !entry; gamma++) {
+        lnp_name name;
+        name.length = 0;
+        lnp_name_put(&name, checkpoint->prefix);
+        if (!lnp_role_is_head(role)) lnp_name_put(&name, checkpoint->base);
+        lnp_name_expand(&name, lnp_roles[role].names[checkpoint->dialect], stage, block, gamma);
+        entry = lensnet_archive_find(checkpoint->archive, name.text);
+    }
+    return entry;
+}
+
+/* Parallel training, compiled models and pre-training leave such words before every name. */
+static int lnp_checkpoint_find_prefix(lnp_checkpoint *checkpoint)
+{
+    static const char *const prefixes[] = {"", "module.", "model.", "_orig_mod.", "encoder."};
+    size_t i;
+    for (i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        checkpoint->prefix = prefixes[i];
+        if (lnp_checkpoint_find(checkpoint, LNP_STEM_CONV_WEIGHT, 0, 0)) return 1;
+    }
+    return 0;
+}
+
+static lensnet_result lnp_checkpoint_detect(lnp_checkpoint *checkpoint, lensnet_error *error)
+{
+    int i;
+    checkpoint->dialect = LNP_DIALECT_HF;
+    checkpoint->base = LNP_HF_BASE;
+    if (lnp_checkpoint_find_prefix(checkpoint)) return LENSNET_OK;
+    checkpoint->base = ""; /* transformers' bare model, and the other two */
+    for (i = 0; i < (int)LNP_DIALECT_COUNT; i++) {
+        checkpoint->dialect = (lnp_dialect)i;
+        if (lnp_checkpoint_find_prefix(checkpoint)) return LENSNET_OK;
+    }
+    return lnp_fail(
+        error, LENSNET_ERROR_FORMAT,
+        "'%s' holds no ConvNeXt V2: expected a tensor named "
+        "convnextv2.embeddings.patch_embeddings.weight (transformers), "
+        "downsample_layers.0.0.weight (the authors) or stem.0.weight (timm); none of its "
+        "%llu tensors is.",
+        checkpoint->archive->path, (unsigned long long)checkpoint->archive->count);
+}
+
+static size_t lnp_checkpoint_depth(const lnp_checkpoint *checkpoint, size_t stage)
+{
+    size_t depth = 0;
+    while (lnp_checkpoint_find(checkpoint, LNP_BLOCK_NORM_WEIGHT, stage, depth)) depth++;
+    return depth;
+}
+
+/* Depths by counting, widths from the lengths of norms. Shapes are checked afterwards, all of them.
+ *  */
+static lensnet_result lnp_checkpoint_infer(lnp_checkpoint *checkpoint, lensnet_error *error)
+{
+    const lensnet_archive_entry *stem = lnp_checkpoint_find(checkpoint, LNP_STEM_CONV_WEIGHT, 0, 0);
+    const lensnet_archive_entry *head = lnp_checkpoint_find(checkpoint, LNP_HEAD_WEIGHT, 0, 0);
+    const char *path = checkpoint->archive->path;
+    size_t s;
+    for (s = 0; s < LNP_STAGES; s++) {
+        const lensnet_archive_entry *norm =
+            lnp_checkpoint_find(checkpoint, LNP_BLOCK_NORM_WEIGHT, s, 0);
+        if (!norm || norm->count < 1 || norm->count > LNP_WIDTH_MAX) {
+            return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                            "'%s' begins like a ConvNeXt V2 but has no block 0 in stage %d, or one "
+                            "of impossible width; expected four stages.",
+                            path, (int)s);
+        }
+        checkpoint->net.widths[s] = (size_t)norm->count;
+        checkpoint->net.depths[s] = lnp_checkpoint_depth(checkpoint, s);
+    }
+    if (stem->rank != 4 || stem->shape[1] < 1 || stem->shape[1] > LNP_WIDTH_MAX) {
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "'%s': the stem's weight has rank %d; expected (%llu, channels, 4, 4).",
+                        path, stem->rank, (unsigned long long)checkpoint->net.widths[0]);
+    }
+    checkpoint->net.channels = (size_t)stem->shape[1];
+    checkpoint->has_head = head || lnp_checkpoint_find(checkpoint, LNP_HEAD_BIAS, 0, 0);
+    checkpoint->has_norm = lnp_checkpoint_find(checkpoint, LNP_NORM_WEIGHT, 0, 0) ||
+                           lnp_checkpoint_find(checkpoint, LNP_NORM_BIAS, 0, 0);
+    if (head && (head->shape[0] < 1 || head->shape[0] > LNP_WIDTH_MAX)) {
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "'%s': its last layer has an impossible number of classes.", path);
+    }
+    checkpoint->net.classes = head ? (size_t)head->shape[0] : 0;
+    return LENSNET_OK;
+}
+
+/* Equal but for axes of length 1: the GRN is stored as (1,1,1,4C) and as (4C), linears as (O,I) and
+ * as 1x1 convolutions (O,I,1,1). The numbers stand in the same order. */
+static int lnp_shape_fits(const lensnet_archive_entry *entry, const size_t *shape, int rank)
+{
+    int i = 0, j = 0;
+    for (;;) {
+        while (i < entry->rank && entry->shape[i] == 1) i++;
+        while (j < rank && shape[j] == 1) j++;
+        if (i == entry->rank || j == rank) return i == entry->rank && j == rank;
+        if (entry->shape[i++] != shape[j++]) return 0;
+    }
+}
+
+static void lnp_name_dimension(lnp_name *name, int first, size_t size)
+{
+    if (!first) lnp_name_put(name, ", ");
+    lnp_name_number(name, size);
+}
+
+static lensnet_result lnp_checkpoint_shape_error(const lnp_checkpoint *checkpoint,
+                                                 const lensnet_archive_entry *entry,
+                                                 const size_t *shape, int rank,
+                                                 lensnet_error *error)
+{
+    lnp_name expected, found;
+    lnp_quoted quoted;
+    int i;
+    expected.length = found.length = 0;
+    lnp_name_put(&expected, "");
+    lnp_name_put(&found, "");
+    for (i = 0; i < rank; i++) lnp_name_dimension(&expected, i == 0, shape[i]);
+    for (i = 0; i < entry->rank; i++) lnp_name_dimension(&found, i == 0, (size_t)entry->shape[i]);
+    return lnp_fail(
+        error, LENSNET_ERROR_SHAPE, "'%s': tensor '%s' has the shape (%s); expected (%s).",
+        checkpoint->archive->path, lnp_quote(&quoted, entry->name), found.text, expected.text);
+}
+
+static int lnp_checkpoint_has(const lnp_checkpoint *checkpoint, lnp_role role)
+{
+    if (lnp_role_is_head(role)) return checkpoint->has_head;
+    if (role >= LNP_NORM_WEIGHT) return checkpoint->has_norm;
+    return 1;
+}
+
+static lensnet_result lnp_checkpoint_check_slot(const lnp_checkpoint *checkpoint,
+                                                const lnp_slot *slot, lensnet_error *error)
+{
+    const lensnet_archive_entry *entry =
+        lnp_checkpoint_find(checkpoint, slot->role, slot->stage, slot->block);
+    size_t shape[4];
+    int rank = lnp_role_shape(shape, slot->role, slot->stage, &checkpoint->net);
+    if (!lnp_checkpoint_has(checkpoint, slot->role)) return LENSNET_OK;
+    if (!entry) {
+        char name[LNP_NAME_CAPACITY];
+        lnp_role_name(name, sizeof name, slot->role, slot->stage, slot->block);
+        return lnp_fail(
+            error, LENSNET_ERROR_FORMAT,
+            "'%s' lacks a tensor that ConvNeXt V2 needs: the one that transformers calls "
+            "'%s'.",
+            checkpoint->archive->path, name);
+    }
+    if (!lnp_shape_fits(entry, shape, rank)) {
+        return lnp_checkpoint_shape_error(checkpoint, entry, shape, rank, error);
+    }
+    return LENSNET_OK;
+}
+
+static const char *lnp_digits(const char *text, size_t *number)
+{
+    *number = 0;
+    while (lnp_is_digit(*text) && *number < SIZE_MAX / 16) {
+        *number = *number * 10 + (size_t)(*text++ - '0');
+    }
+    return text;
+}
+
+/* Could `name` be an expansion of `pattern`? Loose at the GRN's two names. */
+static int lnp_pattern_match(const char *pattern, const char *name, lnp_slot *slot)
+{
+    slot->stage = slot->block = 0;
+    for (; *pattern; pattern++) {
+        if (*pattern == '+' || *pattern == '-') return 1;
+        if (*pattern == '#') {
+            name = lnp_digits(name, &slot->stage);
+        } else if (*pattern == '$') {
+            name = lnp_digits(name, &slot->block);
+        } else if (*pattern != *name++) {
+            return 0;
+        }
+    }
+    return *name == 0;
+}
+
+static int lnp_slot_in_net(const lnp_slot *slot, const lnp_net *net)
+{
+    int down = slot->role >= LNP_DOWN_NORM_WEIGHT && slot->role <= LNP_DOWN_CONV_BIAS;
+    if (slot->stage >= LNP_STAGES || (down && slot->stage == 0)) return 0;
+    return slot->block < net->depths[slot->stage];
+}
+
+/* Is this entry the one that some slot of the net asks for? */
+static int lnp_checkpoint_expects(const lnp_checkpoint *checkpoint,
+                                  const lensnet_archive_entry *entry)
+{
+    size_t prefix = strlen(checkpoint->prefix);
+    size_t base = strlen(checkpoint->base);
+    lnp_slot slot;
+    int i;
+    if (strncmp(entry->name, checkpoint->prefix, prefix) != 0) return 0;
+    for (i = 0; i < (int)LNP_ROLE_COUNT; i++) {
+        const char *name = entry->name + prefix;
+        slot.role = (lnp_role)i;
+        if (!lnp_role_is_head(slot.role)) {
+            if (strncmp(name, checkpoint->base, base) != 0) continue;
+            name += base;
+        }
+        if (lnp_pattern_match(lnp_roles[i].names[checkpoint->dialect], name, &slot) &&
+            lnp_slot_in_net(&slot, &checkpoint->net) &&
+            lnp_checkpoint_find(checkpoint, slot.role, slot.stage, slot.block) == entry) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static lensnet_result lnp_checkpoint_check_unexpected(const lnp_checkpoint *checkpoint,
+                                                      lensnet_error *error)
+{
+    const lnp_net *net = &checkpoint->net;
+    size_t i;
+    for (i = 0; i < checkpoint->archive->count; i++) {
+        const lensnet_archive_entry *entry = checkpoint->archive->entries + i;
+        lnp_quoted quoted;
+        if (strncmp(entry->name, LNP_STATE_PREFIX, strlen(LNP_STATE_PREFIX)) == 0) continue;
+        if (lnp_checkpoint_expects(checkpoint, entry)) continue;
+        return lnp_fail(
+            error, LENSNET_ERROR_FORMAT,
+            "'%s' has a tensor '%s' that a ConvNeXt V2 with %llu, %llu, %llu, %llu blocks "
+            "does not have. Is it another network, or is a block missing?",
+            checkpoint->archive->path, lnp_quote(&quoted, entry->name),
+            (unsigned long long)net->depths[0], (unsigned long long)net->depths[1],
+            (unsigned long long)net->depths[2], (unsigned long long)net->depths[3]);
+    }
+    return LENSNET_OK;
+}
+
+/* Finds out whose names the archive uses and which net it holds, and checks that every parameter is
+ * there, in its shape, and nothing else but names under LNP_STATE_PREFIX. Allocates nothing and
+ * borrows the archive. */
+static lensnet_result lnp_checkpoint_open(lnp_checkpoint *checkpoint,
+                                          const lensnet_archive *archive, lensnet_error *error)
+{
+    lnp_slot slot = {LNP_STEM_CONV_WEIGHT, 0, 0};
+    lensnet_result result;
+    memset(checkpoint, 0, sizeof *checkpoint);
+    checkpoint->archive = archive;
+    result = lnp_checkpoint_detect(checkpoint, error);
+    if (!result) result = lnp_checkpoint_infer(checkpoint, error);
+    if (result) return result;
+    do {
+        result = lnp_checkpoint_check_slot(checkpoint, &slot, error);
+    } while (!result && lnp_slot_next(&slot, &checkpoint->net));
+    return result ? result : lnp_checkpoint_check_unexpected(checkpoint, error);
+}
+
+/* May the weights go into `net`? Another number of classes, or no head, clears *head_fits only; any
+ * other difference is an error. */
+static lensnet_result lnp_checkpoint_fit(const lnp_checkpoint *checkpoint, const lnp_net *net,
+                                         int *head_fits, lensnet_error *error)
+{
+    const lnp_net *found = &checkpoint->net;
+    size_t s;
+    *head_fits = checkpoint->has_head && found->classes == net->classes;
+    for (s = 0; s < LNP_STAGES; s++) {
+        if (found->depths[s] != net->depths[s] || found->widths[s] != net->widths[s]) {
+            return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                            "'%s': stage %d has %llu blocks of width %llu; expected %llu of width "
+                            "%llu. Describe the model as the file has it.",
+                            checkpoint->archive->path, (int)s, (unsigned long long)found->depths[s],
+                            (unsigned long long)found->widths[s],
+                            (unsigned long long)net->depths[s], (unsigned long long)net->widths[s]);
+        }
+    }
+    if (found->channels != net->channels) {
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "'%s' was trained on images of %llu channels; expected %llu.",
+                        checkpoint->archive->path, (unsigned long long)found->channels,
+                        (unsigned long long)net->channels);
+    }
+    return LENSNET_OK;
+}
+
+/* --- Hugging Face folders --------------------------------------------------------------------- */
+
+/* What config.json and preprocessor_config.json say beside what every ConvNeXt V2 has in common. */
+typedef struct lnp_folder {
+    lnp_net net;
+    const char *const *labels; /* net.classes of them */
+    size_t image_size;         /* pixels along a side */
+    float drop_path_rate;
+    float norm_epsilon; /* of the last norm */
+    int rescale;        /* multiply by 1/255 first */
+    int normalize;      /* subtract `mean`, divide by `deviation`: net.channels numbers each */
+    const float *mean, *deviation;
+    lensnet_dtype dtype; /* of the weights beside it: F32, F16 or BF16 */
+} lnp_folder;
+
+/* The shortest decimal that reads back as the same float32; with a point or an exponent, and with a
+ * point whatever the program's locale. */
+static void lnp_text_float(lnp_text *text, double number)
+{
+    char digits[48];
+    const char *c;
+    int precision = 1, whole = 1;
+    do {
+        snprintf(digits, sizeof digits, "%.*g", precision++, number);
+    } while (precision <= 9 && (float)strtod(digits, NULL) != (float)number);
+    for (c = digits; *c; c++) {
+        int known = lnp_is_digit(*c) || *c == '-' || *c == '+' || *c == 'e';
+        if (known && !lnp_is_digit(*c) && *c != '-') whole = 0;
+        if (known) {
+            lnp_text_char(text, *c);
+        } else if (c == digits ||
+                   lnp_is_digit(c[-1])) { /* a locale's point may have several bytes */
+            lnp_text_char(text, '.');
+            whole = 0;
+        }
+    }
+    if (whole) lnp_text_put(text, ".0");
+}
+
+static void lnp_text_field(lnp_text *text, const char *key)
+{
+    if (text->length && text->text[text->length - 1] != '{') lnp_text_char(text, ',');
+    lnp_text_put(text, "\n  ");
+    lnp_text_quoted(text, key);
+    lnp_text_put(text, ": ");
+}
+
+static void lnp_text_sizes(lnp_text *text, const char *key, const size_t *sizes, size_t count)
+{
+    size_t i;
+    lnp_text_field(text, key);
+    lnp_text_char(text, '[');
+    for (i = 0; i < count; i++) {
+        if (i) lnp_text_put(text, ", ");
+        lnp_text_number(text, sizes[i]);
+    }
+    lnp_text_char(text, ']');
+}
+
+static void lnp_text_floats(lnp_text *text, const char *key, const float *numbers, size_t count)
+{
+    size_t i;
+    lnp_text_field(text, key);
+    lnp_text_char(text, '[');
+    for (i = 0; i < count; i++) {
+        if (i) lnp_text_put(text, ", ");
+        lnp_text_float(text, (double)numbers[i]);
+    }
+    lnp_text_char(text, ']');
+}
+
+static void lnp_text_field_size(lnp_text *text, const char *key, size_t number)
+{
+    lnp_text_field(text, key);
+    lnp_text_number(text, number);
+}
+
+static void lnp_text_field_float(lnp_text *text, const char *key, double number)
+{
+    lnp_text_field(text, key);
+    lnp_text_float(text, number);
+}
+
+static void lnp_text_field_string(lnp_text *text, const char *key, const char *string)
+{
+    lnp_text_field(text, key);
+    lnp_text_quoted(text, string);
+}
+
+static void lnp_text_field_flag(lnp_text *text, const char *key, int flag)
+{
+    lnp_text_field(text, key);
+    lnp_text_put(text, flag ? "true" : "false");
+}
+
+/* {"0": "no", ...} or, `inverse`, {"no": 0, ...} */
+static void lnp_text_labels(lnp_text *text, const char *key, const lnp_folder *desc, int inverse)
+{
+    size_t i;
+    lnp_text_field(text, key);
+    lnp_text_char(text, '{');
+    for (i = 0; i < desc->net.classes; i++) {
+        lnp_text_put(text, i ? ",\n    " : "\n    ");
+        if (inverse) {
+            lnp_text_quoted(text, desc->labels[i]);
+            lnp_text_put(text, ": ");
+            lnp_text_number(text, i);
+        } else {
+            lnp_text_char(text, '"');
+            lnp_text_number(text, i);
+            lnp_text_put(text, "\": ");
+            lnp_text_quoted(text, desc->labels[i]);
+        }
+    }
+    lnp_text_put(text, "\n  }");
+}
+
+/* The fields of transformers' ConvNextV2Config. */
+static void lnp_text_config(lnp_text *text, const lnp_folder *desc)
+{
+    lnp_text_char(text, '{');
+    lnp_text_field(text, "architectures");
+    lnp_text_put(text, "[\"ConvNextV2ForImageClassification\"]");
+    lnp_text_sizes(text, "depths", desc->net.depths, LNP_STAGES);
+    lnp_text_field_float(text, "drop_path_rate", (double)desc->drop_path_rate);
+    lnp_text_field_string(text, "hidden_act", "gelu");
+    lnp_text_sizes(text, "hidden_sizes", desc->net.widths, LNP_STAGES);
+    lnp_text_labels(text, "id2label", desc, 0);
+    lnp_text_field_size(text, "image_size", desc->image_size);
+    lnp_text_field_float(text, "initializer_range", 0.02);
+    lnp_text_labels(text, "label2id", desc, 1);
+    lnp_text_field_float(text, "layer_norm_eps", (double)desc->norm_epsilon);
+    lnp_text_field_string(text, "model_type", "convnextv2");
+    lnp_text_field_size(text, "num_channels", desc->net.channels);
+    lnp_text_field_size(text, "num_stages", LNP_STAGES);
+    lnp_text_field_size(text, "patch_size", 4);
+    lnp_text_field_string(text, "torch_dtype",
+                          desc->dtype == LENSNET_DTYPE_F16    ? "float16"
+                          : desc->dtype == LENSNET_DTYPE_BF16 ? "bfloat16"
+                                                              : "float32");
+    lnp_text_put(text, "\n}\n");
+}
+
+/* The fields of transformers' ConvNextImageProcessor. crop_pct 1: the shorter edge becomes
+ * image_size by bilinear resizing (2 in Pillow's count) and the middle is kept. */
+static void lnp_text_preprocessor(lnp_text *text, const lnp_folder *desc)
+{
+    lnp_text_char(text, '{');
+    lnp_text_field_float(text, "crop_pct", 1.0);
+    lnp_text_field_flag(text, "do_normalize", desc->normalize);
+    lnp_text_field_flag(text, "do_rescale", desc->rescale);
+    lnp_text_field_flag(text, "do_resize", 1);
+    if (desc->normalize) lnp_text_floats(text, "image_mean", desc->mean, desc->net.channels);
+    lnp_text_field_string(text, "image_processor_type", "ConvNextImageProcessor");
+    if (desc->normalize) lnp_text_floats(text, "image_std", desc->deviation, desc->net.channels);
+    lnp_text_field_size(text, "resample", 2);
+    lnp_text_field(text, "rescale_factor");
+    lnp_text_put(text, "0.00392156862745098");
+    lnp_text_field(text, "size");
+    lnp_text_put(text, "{\"shortest_edge\": ");
+    lnp_text_number(text, desc->image_size);
+    lnp_text_put(text, "}\n}\n");
+}
+
+/* "folder/name", ending in a zero. */
+static void lnp_text_path(lnp_text *text, const char *folder, const char *name)
+{
+    size_t length = strlen(folder);
+    lnp_text_put(text, folder);
+    if (length && folder[length - 1] != '/') lnp_text_char(text, '/');
+    lnp_text_put(text, name);
+    lnp_text_char(text, '\0');
+}
+
+static lensnet_result lnp_text_save(const char *path, const lnp_text *text, lensnet_error *error)
+{
+    lnp_writer writer;
+    lensnet_result result = lnp_writer_open(&writer, path, text->host, error);
+    if (result) return result;
+    result = lnp_writer_put(&writer, text->text, text->length, error);
+    return lnp_writer_close(&writer, result, error);
+}
+
+static lensnet_result lnp_folder_put(const char *folder, const char *name,
+                                     void (*write)(lnp_text *text, const lnp_folder *desc),
+                                     const lnp_folder *desc, const lensnet_host *host,
+                                     lensnet_error *error)
+{
+    lnp_text path, text;
+    lensnet_result result;
+    memset(&path, 0, sizeof path);
+    memset(&text, 0, sizeof text);
+    path.host = text.host = host;
+    lnp_text_path(&path, folder, name);
+    write(&text, desc);
+    if (path.failed || text.failed) {
+        result = lnp_no_memory(error, name, folder);
+    } else {
+        result = lnp_text_save(path.text, &text, error);
+    }
+    lnp_text_release(&path);
+    lnp_text_release(&text);
+    return result;
+}
+
+/* Writes config.json and preprocessor_config.json into an existing folder, so that with the weights
+ * beside them (model.safetensors) transformers' ConvNextV2ForImageClassification.from_pretrained
+ * loads it. */
+static lensnet_result lnp_folder_save(const char *folder, const lnp_folder *desc,
+                                      const lensnet_host *host, lensnet_error *error)
+{
+    lensnet_host copy = lnp_host_copy(host);
+    lensnet_result result;
+    size_t i;
+    for (i = 0; i < desc->net.classes; i++) {
+        if (!lnp_utf8_valid(desc->labels[i], strlen(desc->labels[i]))) {
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "Label %llu is not UTF-8.",
+                            (unsigned long long)i);
+        }
+    }
+    result = lnp_folder_put(folder, "config.json", lnp_text_config, desc, &copy, error);
+    if (result) return result;
+    return lnp_folder_put(folder, "preprocessor_config.json", lnp_text_preprocessor, desc, &copy,
+                          error);
+}
+
+/* The class names of a config.json. */
+typedef struct lnp_labels {
+    lensnet_host host;
+    char *file;
+    size_t file_bytes, count, pair_capacity;
+    const char **text;           /* `count` names, in the order of their numbers */
+    lensnet_archive_pair *pairs; /* as the file has them */
+} lnp_labels;
+
+#define LNP_CONFIG_MAX ((uint64_t)16 << 20)
+
+static void lnp_labels_release(lnp_labels *labels)
+{
+    lnp_release(&labels->host, labels->file, labels->file_bytes);
+    lnp_release(&labels->host, labels->text, labels->count * sizeof *labels->text);
+    lnp_release(&labels->host, labels->pairs, labels->pair_capacity * sizeof *labels->pairs);
+    memset(labels, 0, sizeof *labels);
+}
+
+static lensnet_result lnp_labels_load(lnp_labels *labels, const char *path, lensnet_error *error)
+{
+    const lensnet_host *host = &labels->host;
+    void *file = host->file_open(path, 0, host->user);
+    uint64_t size = file ? host->file_size(file, host->user) : LNP_SIZE_UNKNOWN;
+    int failed = 1;
+    if (size <= LNP_CONFIG_MAX) {
+        labels->file_bytes = (size_t)size + 1;
+        labels->file = (char *)lnp_allocate(host, labels->file_bytes);
+        if (labels->file) {
+            labels->file[size] = 0;
+            failed = size && host->file_read(file, 0, labels->file, (size_t)size, host->user) != 0;
+        }
+    }
+    if (file) host->file_close(file, 0, host->user);
+    if (labels->file_bytes && !labels->file) return lnp_no_memory(error, "the text", path);
+    if (!failed) return LENSNET_OK;
+    return lnp_fail(error, LENSNET_ERROR_FILE,
+                    "Cannot read '%s'. Is it there, a file of at most 16 MiB, and readable?", path);
+}
+
+static lensnet_result lnp_labels_parse_map(lnp_labels *labels, lnp_json *json, const char *path,
+                                           lensnet_error *error)
+{
+    size_t count = 0;
+    lnp_json_begin(json, '{');
+    while (lnp_json_more(json, '}', &count)) {
+        const char *key = lnp_json_key(json);
+        const char *value = lnp_json_string(json);
+        void *pairs;
+        if (json->problem) break;
+        pairs = lnp_grown(&labels->host, labels->pairs, &labels->pair_capacity, labels->count,
+                          sizeof *labels->pairs);
+        if (!pairs) return lnp_no_memory(error, "the labels", path);
+        labels->pairs = (lensnet_archive_pair *)pairs;
+        labels->pairs[labels->count].key = key;
+        labels->pairs[labels->count++].value = value;
+    }
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_labels_parse(lnp_labels *labels, const char *path, lensnet_error *error)
+{
+    lensnet_result result = LENSNET_OK;
+    lnp_json json;
+    size_t count = 0;
+    memset(&json, 0, sizeof json);
+    json.text = labels->file;
+    json.length = labels->file_bytes - 1;
+    if (!lnp_utf8_valid(json.text, json.length)) lnp_json_fail(&json, "text that is not UTF-8");
+    lnp_json_begin(&json, '{');
+    while (!result && lnp_json_more(&json, '}', &count)) {
+        const char *key = lnp_json_key(&json);
+        if (key && strcmp(key, "id2label") == 0 && labels->count == 0) {
+            result = lnp_labels_parse_map(labels, &json, path, error);
+        } else {
+            lnp_json_skip(&json);
+        }
+    }
+    lnp_json_end(&json);
+    if (result || !json.problem) return result;
+    return lnp_fail(error, LENSNET_ERROR_FORMAT, "'%s' is not valid JSON: %s at byte %llu.", path,
+                    json.problem, (unsigned long long)json.at);
+}
+
+/* The keys are "0", "1", ... in any order, each number once. */
+static lensnet_result lnp_labels_order(lnp_labels *labels, const char *path, lensnet_error *error)
+{
+    size_t i;
+    labels->text = (const char **)lnp_allocate(&labels->host, labels->count * sizeof *labels->text);
+    if (!labels->text) return lnp_no_memory(error, "the labels", path);
+    for (i = 0; i < labels->count; i++) labels->text[i] = NULL;
+    for (i = 0; i < labels->count; i++) {
+        size_t number;
+        const char *end = lnp_digits(labels->pairs[i].key, &number);
+        if (end == labels->pairs[i].key || *end || number >= labels->count ||
+            labels->text[number]) {
+            lnp_quoted quoted;
+            return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                            "'%s': the keys of id2label are not the numbers 0 to %llu; found '%s'.",
+                            path, (unsigned long long)(labels->count - 1),
+                            lnp_quote(&quoted, labels->pairs[i].key));
+        }
+        labels->text[number] = labels->pairs[i].value;
+    }
+    return LENSNET_OK;
+}
+
+/* Reads id2label; count is 0 when the file has none. On success the labels are the caller's, to be
+ * given to lnp_labels_release; on failure there is nothing to release. */
+static lensnet_result lnp_labels_read(lnp_labels *labels, const char *path,
+                                      const lensnet_host *host, lensnet_error *error)
+{
+    lensnet_result result;
+    memset(labels, 0, sizeof *labels);
+    labels->host = lnp_host_copy(host);
+    result = lnp_labels_load(labels, path, error);
+    if (!result) result = lnp_labels_parse(labels, path, error);
+    if (!result) result = lnp_labels_order(labels, path, error);
+    if (result) lnp_labels_release(labels);
+    return result;
+}
+/* =================================================================================================
+ * >>image  Resize, turn, affine, augment, normalise: from raw pixels to the network's input.
+ * Coordinates and weights are computed in double, pixels are blended in float (resize) or double
+ * (affine); every sum has one fixed order.
+ * ============================================================================================== */
+
+static lensnet_result lnp_image_check(const char *what, const float *output, const float *input,
+                                      size_t height, size_t width, lensnet_error *error)
+{
+    if (!output || !input)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "%s: output and input must not be NULL",
+                        what);
+    if (!height || !width || height > LENSNET_IMAGE_LIMIT || width > LENSNET_IMAGE_LIMIT)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "%s: the sides of an image must be 1 to %d pixels, but are %lu x %lu", what,
+                        LENSNET_IMAGE_LIMIT, (unsigned long)height, (unsigned long)width);
+    return LENSNET_OK;
+}
+
+/* index of `text` among `names`, which end with NULL; -1 if it is none of them */
+static int lnp_name_index(const char *const *names, const char *text)
+{
+    int i;
+    for (i = 0; names[i]; i++)
+        if (text && !strcmp(names[i], text)) return i;
+    return -1;
+}
+
+/* -- resize ------------------------------------------------------------------------------------ */
+
+static const char *const lnp_resize_names[] = {"bilinear",       "bicubic",       "nearest",
+                                               "bilinear-plain", "bicubic-plain", NULL};
+
+const char *lensnet_resize_text(lensnet_resize_mode mode)
+{
+    return (int)mode >= 0 && (int)mode <= 4 ? lnp_resize_names[mode] : NULL;
+}
+
+lensnet_result lensnet_resize_parse(lensnet_resize_mode *mode, const char *text,
+                                    lensnet_error *error)
+{
+    int index = lnp_name_index(lnp_resize_names, text);
+    if (!mode || index < 0)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "resize mode: expected bilinear, bicubic, nearest, bilinear-plain or "
+                        "bicubic-plain, found \"%.60s\"",
+                        text ? text : "NULL");
+    *mode = (lensnet_resize_mode)index;
+    return LENSNET_OK;
+}
+
+/* How one axis is resampled: output i is the sum over t of weights[i * count + t] times input
+ * first[i] + t. */
+typedef struct lnp_taps {
+    size_t count;
+    uint32_t *first;
+    float *weights;
+} lnp_taps;
+
+/* What a mode means on one axis. */
+typedef struct lnp_resampling {
+    int nearest, cubic, antialias;
+    double a;       /* of the cubic */
+    double stretch; /* of the filter, in input pixels */
+    double radius;  /* where it ends, stretch included */
+} lnp_resampling;
+
+static lnp_resampling lnp_resampling_of(lensnet_resize_mode mode, size_t output, size_t input)
+{
+    lnp_resampling r;
+    memset(&r, 0, sizeof r);
+    r.nearest = mode == LENSNET_RESIZE_NEAREST;
+    r.cubic = mode == LENSNET_RESIZE_BICUBIC || mode == LENSNET_RESIZE_BICUBIC_PLAIN;
+    /* where an axis grows, the antialiased triangle is the plain one */
+    r.antialias =
+        mode == LENSNET_RESIZE_BICUBIC || (mode == LENSNET_RESIZE_BILINEAR && input > output);
+    r.a = mode == LENSNET_RESIZE_BICUBIC ? -0.5 : -0.75;
+    r.stretch = r.antialias && input > output ? (double)input / (double)output : 1.0;
+    r.radius = (r.cubic ? 2.0 : 1.0) * r.stretch;
+    return r;
+}
+
+static size_t lnp_tap_count(const lnp_resampling *r, size_t input)
+{
+    size_t count = 1;
+    if (!r->nearest) count = (size_t)ceil(2.0 * r->radius) + (r->antialias ? 1 : 0);
+    return lnp_min(count, input);
+}
+
+static double lnp_triangle(double t)
+{
+    t = fabs(t);
+    return t < 1.0 ? 1.0 - t : 0.0;
+}
+
+/* Keys' cubic */
+static double lnp_cubic(double t, double a)
+{
+    t = fabs(t);
+    if (t < 1.0) return ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0;
+    if (t < 2.0) return (((t - 5.0) * t + 8.0) * t - 4.0) * a;
+    return 0.0;
+}
+
+static double lnp_resampling_weight(const lnp_resampling *r, double distance)
+{
+    double t = distance / r->stretch;
+    return r->cubic ? lnp_cubic(t, r->a) : lnp_triangle(t);
+}
+
+/* The taps of the output pixel whose centre falls on `centre`. Taps outside the image are left out
+ * (antialias) or stand for the border pixel (plain). */
+static void lnp_taps_fill(float *weights, uint32_t *first, const lnp_resampling *r, double centre,
+                          size_t count, size_t input)
+{
+    long last = (long)input - 1, low, high, start, j, index;
+    double sum = 0.0;
+    size_t t;
+    if (r->antialias) {
+        low = (long)floor(centre - r->radius) + 1;
+        if (low < 0) low = 0;
+        high = (long)lnp_min(input, (size_t)(floor(centre + r->radius) + 1.0));
+    } else {
+        low = (long)floor(centre) - (long)r->radius + 1;
+        high = low + 2 * (long)r->radius;
+    }
+    start = low < 0 ? 0 : low;
+    if (start > (long)(input - count)) start = (long)(input - count);
+    for (j = low; j < high; j++) sum += lnp_resampling_weight(r, (double)j - centre);
+    for (t = 0; t < count; t++) weights[t] = 0.0f;
+    for (j = low; j < high; j++) {
+        index = j < 0 ? 0 : j > last ? last : j;
+        weights[index - start] += (float)(lnp_resampling_weight(r, (double)j - centre) / sum);
+    }
+    *first = (uint32_t)start;
+}
+
+static void lnp_taps_make(lnp_taps *taps, const lnp_resampling *r, size_t output, size_t input)
+{
+    double scale = (double)input / (double)output;
+    size_t i;
+    for (i = 0; i < output; i++) {
+        float *weights = taps->weights + i * taps->count;
+        if (r->nearest) {
+            taps->first[i] = (uint32_t)((uint64_t)i * input / output);
+            weights[0] = 1.0f;
+        } else {
+            double centre = scale * ((double)i + 0.5) - 0.5;
+            lnp_taps_fill(weights, &taps->first[i], r, centre, taps->count, input);
+        }
+    }
+}
+
+/* one row, along it; `count` is a literal where it matters, so that the inner loop unrolls */
+LNP_INLINE void lnp_resize_row_of(float *output, const float *input, const lnp_taps *taps,
+                                  size_t width, size_t count)
+{
+    size_t x, t;
+    for (x = 0; x < width; x++) {
+        const float *from = input + taps->first[x];
+        const float *weights = taps->weights + x * count;
+        float sum = weights[0] * from[0];
+        for (t = 1; t < count; t++) sum += weights[t] * from[t];
+        output[x] = sum;
+    }
+}
+
+static void lnp_resize_row(float *output, const float *input, const lnp_taps *taps, size_t width)
+{
+    if (taps->count == 2)
+        lnp_resize_row_of(output, input, taps, width, 2);
+    else if (taps->count == 4)
+        lnp_resize_row_of(output, input, taps, width, 4);
+    else
+        lnp_resize_row_of(output, input, taps, width, taps->count);
+}
+
+/* one output row as a weighted sum of whole rows */
+static void lnp_resize_rows(float *output, const float *rows, const float *weights, size_t count,
+                            size_t width)
+{
+    size_t x, t;
+    if (count == 2) {
+        for (x = 0; x < width; x++) output[x] = weights[0] * rows[x] + weights[1] * rows[width + x];
+        return;
+    }
+    for (x = 0; x < width; x++) output[x] = weights[0] * rows[x];
+    for (t = 1; t < count; t++)
+        for (x = 0; x < width; x++) output[x] += weights[t] * rows[t * width + x];
+}
+
+/* Scratch: the image resized along its rows, then weights and first taps of both axes, all 4 bytes
+ * wide. The sizes in elements; 0 if they overflow. */
+typedef struct lnp_resize_layout {
+    lnp_resampling horizontal, vertical;
+    size_t horizontal_count, vertical_count;
+    size_t rows, horizontal_weights, vertical_weights, total;
+} lnp_resize_layout;
+
+static int lnp_resize_plan(lnp_resize_layout *layout, size_t output_height, size_t output_width,
+                           size_t height, size_t width, lensnet_resize_mode mode)
+{
+    size_t total;
+    layout->horizontal = lnp_resampling_of(mode, output_width, width);
+    layout->vertical = lnp_resampling_of(mode, output_height, height);
+    layout->horizontal_count = lnp_tap_count(&layout->horizontal, width);
+    layout->vertical_count = lnp_tap_count(&layout->vertical, height);
+    if (!lnp_multiply(height, output_width, &layout->rows) ||
+        !lnp_multiply(output_width, layout->horizontal_count, &layout->horizontal_weights) ||
+        !lnp_multiply(output_height, layout->vertical_count, &layout->vertical_weights) ||
+        !lnp_sum(layout->rows, layout->horizontal_weights, &total) ||
+        !lnp_sum(total, layout->vertical_weights, &total) ||
+        !lnp_sum(total, output_width + output_height, &total) ||
+        !lnp_multiply(total, sizeof(float), &layout->total))
+        return 0;
+    return 1;
+}
+
+size_t lensnet_resize_scratch_bytes(size_t output_height, size_t output_width, size_t height,
+                                    size_t width, lensnet_resize_mode mode)
+{
+    lnp_resize_layout layout;
+    if (!output_height || !output_width || !height || !width ||
+        output_height > LENSNET_IMAGE_LIMIT || output_width > LENSNET_IMAGE_LIMIT ||
+        height > LENSNET_IMAGE_LIMIT || width > LENSNET_IMAGE_LIMIT || !lensnet_resize_text(mode))
+        return 0;
+    if (!lnp_resize_plan(&layout, output_height, output_width, height, width, mode)) return 0;
+    return layout.total;
+}
+
+static void lnp_resize_run(float *output, const float *input, size_t output_height,
+                           size_t output_width, size_t height, size_t width,
+                           const lnp_resize_layout *layout, void *scratch)
+{
+    float *rows = (float *)scratch;
+    lnp_taps horizontal, vertical;
+    size_t y;
+    horizontal.count = layout->horizontal_count;
+    horizontal.weights = rows + layout->rows;
+    vertical.count = layout->vertical_count;
+    vertical.weights = horizontal.weights + layout->horizontal_weights;
+    horizontal.first = (uint32_t *)(void *)(vertical.weights + layout->vertical_weights);
+    vertical.first = horizontal.first + output_width;
+    lnp_taps_make(&horizontal, &layout->horizontal, output_width, width);
+    lnp_taps_make(&vertical, &layout->vertical, output_height, height);
+    for (y = 0; y < height; y++)
+        lnp_resize_row(rows + y * output_width, input + y * width, &horizontal, output_width);
+    for (y = 0; y < output_height; y++)
+        lnp_resize_rows(output + y * output_width, rows + vertical.first[y] * output_width,
+                        vertical.weights + y * vertical.count, vertical.count, output_width);
+}
+
+lensnet_result lensnet_resize(float *output, const float *input, size_t output_height,
+                              size_t output_width, size_t height, size_t width,
+                              lensnet_resize_mode mode, void *scratch, lensnet_error *error)
+{
+    lnp_resize_layout layout;
+    lensnet_result result = lnp_image_check("resize", output, input, height, width, error);
+    if (!result)
+        result =
+            lnp_image_check("resize output", output, input, output_height, output_width, error);
+    if (result) return result;
+    if (!scratch || !lensnet_resize_text(mode))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "resize: scratch must not be NULL and the mode must be one of "
+                        "lensnet_resize_mode, but is %d",
+                        (int)mode);
+    if (!lnp_resize_plan(&layout, output_height, output_width, height, width, mode))
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "resize: the image's size overflows size_t");
+    if (output_height == height && output_width == width)
+        memcpy(output, input, height * width * sizeof *output);
+    else
+        lnp_resize_run(output, input, output_height, output_width, height, width, &layout, scratch);
+    return LENSNET_OK;
+}
+
+/* -- turn and affine --------------------------------------------------------------------------- */
+
+lensnet_result lensnet_turn(float *output, const float *input, size_t height, size_t width,
+                            int hflip, int vflip, int quarter_turns, lensnet_error *error)
+{
+    lensnet_result result = lnp_image_check("turn", output, input, height, width, error);
+    int turns = quarter_turns & 3; /* of a negative number too: two's complement */
+    size_t y, x;
+    if (result) return result;
+    for (y = 0; y < height; y++) {
+        size_t to_y = vflip ? height - 1 - y : y;
+        for (x = 0; x < width; x++) {
+            size_t to_x = hflip ? width - 1 - x : x;
+            float value = input[y * width + x];
+            switch (turns) {
+            case 0: output[to_y * width + to_x] = value; break;
+            case 1: output[to_x * height + (height - 1 - to_y)] = value; break;
+            case 2: output[(height - 1 - to_y) * width + (width - 1 - to_x)] = value; break;
+            default: output[(width - 1 - to_x) * height + to_y] = value; break;
+            }
+        }
+    }
+    return LENSNET_OK;
+}
+
+static double lnp_radians(double degrees) { return degrees * (3.141592653589793 / 180.0); }
+
+lensnet_result lensnet_affine_matrix(double matrix[6], double degrees, double shift_x,
+                                     double shift_y, double scale, double shear_x, double shear_y,
+                                     lensnet_error *error)
+{
+    double r = lnp_radians(degrees), sx = lnp_radians(shear_x), sy = lnp_radians(shear_y);
+    double tangent, a, b, c, d;
+    if (!matrix)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "affine: the matrix must not be NULL");
+    if (!(scale > 0.0 && lnp_is_finite(scale)) || !(fabs(shear_x) < 90.0) ||
+        !(fabs(shear_y) < 90.0) || !(fabs(degrees) <= 360000.0) || !lnp_is_finite(shift_x) ||
+        !lnp_is_finite(shift_y))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "affine: scale must be positive, shears below 90 degrees, all numbers "
+                        "finite; found degrees %g, shift (%g, %g), scale %g, shear (%g, %g)",
+                        degrees, shift_x, shift_y, scale, shear_x, shear_y);
+    tangent = lensnet_sin(sx) / lensnet_cos(sx);
+    a = lensnet_cos(r - sy) / lensnet_cos(sy);
+    b = -(a * tangent + lensnet_sin(r));
+    c = lensnet_sin(r - sy) / lensnet_cos(sy);
+    d = lensnet_cos(r) - c * tangent;
+    /* the forward map is scale * (a b; c d), of determinant scale^2 */
+    matrix[0] = d / scale;
+    matrix[1] = -b / scale;
+    matrix[3] = -c / scale;
+    matrix[4] = a / scale;
+    matrix[2] = -(matrix[0] * shift_x + matrix[1] * shift_y);
+    matrix[5] = -(matrix[3] * shift_x + matrix[4] * shift_y);
+    return LENSNET_OK;
+}
+
+/* Along an output row the source point moves on a line: start + x * step. */
+typedef struct lnp_scan {
+    const float *input;
+    size_t height, width;
+    double start_x, start_y, step_x, step_y;
+    float fill;
+} lnp_scan;
+
+static void lnp_affine_row_nearest(float *output, const lnp_scan *s)
+{
+    double centre = 0.5 * (double)(s->width - 1);
+    double last_x = (double)(s->width - 1), last_y = (double)(s->height - 1);
+    size_t x;
+    for (x = 0; x < s->width; x++) {
+        double from_x = lnp_nearest(s->step_x * ((double)x - centre) + s->start_x);
+        double from_y = lnp_nearest(s->step_y * ((double)x - centre) + s->start_y);
+        float value = s->fill;
+        if (from_x >= 0.0 && from_x <= last_x && from_y >= 0.0 && from_y <= last_y)
+            value = s->input[(size_t)(int)from_y * s->width + (size_t)(int)from_x];
+        output[x] = value;
+    }
+}
+
+/* adds one tap's weight to *cover and its share to the value, if it lies inside */
+LNP_INLINE double lnp_affine_tap(const lnp_scan *s, double weight, long y, long x, double *cover)
+{
+    if (x < 0 || y < 0 || x >= (long)s->width || y >= (long)s->height) return 0.0;
+    *cover += weight;
+    return weight * (double)s->input[(size_t)y * s->width + (size_t)x];
+}
+
+static void lnp_affine_row_bilinear(float *output, const lnp_scan *s)
+{
+    double centre = 0.5 * (double)(s->width - 1), fill = (double)s->fill;
+    size_t i;
+    for (i = 0; i < s->width; i++) {
+        double from_x = s->step_x * ((double)i - centre) + s->start_x;
+        double from_y = s->step_y * ((double)i - centre) + s->start_y;
+        double value = 0.0, cover = 0.0;
+        if (from_x > -1.0 && from_x < (double)s->width && from_y > -1.0 &&
+            from_y < (double)s->height) {
+            double floor_x = floor(from_x), floor_y = floor(from_y);
+            double u = from_x - floor_x, v = from_y - floor_y;
+            long x = (long)floor_x, y = (long)floor_y;
+            value = lnp_affine_tap(s, (1.0 - u) * (1.0 - v), y, x, &cover);
+            value += lnp_affine_tap(s, u * (1.0 - v), y, x + 1, &cover);
+            value += lnp_affine_tap(s, (1.0 - u) * v, y + 1, x, &cover);
+            value += lnp_affine_tap(s, u * v, y + 1, x + 1, &cover);
+        }
+        output[i] = (float)(cover * (value - fill) + fill);
+    }
+}
+
+/* points farther away than this are outside every image, and lnp_nearest needs |x| < 2^51 */
+static int lnp_matrix_is_moderate(const double matrix[6])
+{
+    int i;
+    for (i = 0; i < 6; i++)
+        if (!(fabs(matrix[i]) <= 1e9)) return 0;
+    return 1;
+}
+
+lensnet_result lensnet_affine(float *output, const float *input, size_t height, size_t width,
+                              const double matrix[6], lensnet_interpolation interpolation,
+                              float fill, lensnet_error *error)
+{
+    lensnet_result result = lnp_image_check("affine", output, input, height, width, error);
+    lnp_scan scan;
+    size_t y;
+    if (result) return result;
+    if (!matrix || !lnp_matrix_is_moderate(matrix) ||
+        (interpolation != LENSNET_INTERPOLATION_NEAREST &&
+         interpolation != LENSNET_INTERPOLATION_BILINEAR))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "affine: expected a matrix of numbers up to 1e9 and an interpolation of "
+                        "lensnet_interpolation");
+    scan.input = input;
+    scan.height = height;
+    scan.width = width;
+    scan.step_x = matrix[0];
+    scan.step_y = matrix[3];
+    scan.fill = fill;
+    for (y = 0; y < height; y++) {
+        double from_centre = (double)y - 0.5 * (double)(height - 1);
+        scan.start_x = matrix[1] * from_centre + matrix[2] + 0.5 * (double)(width - 1);
+        scan.start_y = matrix[4] * from_centre + matrix[5] + 0.5 * (double)(height - 1);
+        if (interpolation == LENSNET_INTERPOLATION_NEAREST)
+            lnp_affine_row_nearest(output + y * width, &scan);
+        else
+            lnp_affine_row_bilinear(output + y * width, &scan);
+    }
+    return LENSNET_OK;
+}
+
+/* -- augmentation ------------------------------------------------------------------------------ */
+
+lensnet_augmentation lensnet_augmentation_defaults(void)
+{
+    lensnet_augmentation augmentation;
+    augmentation.hflip_probability = 0.5;
+    augmentation.vflip_probability = 0.5;
+    augmentation.quarter_turns = 0;
+    augmentation.degrees = 30.0;
+    augmentation.translate = 0.1;
+    augmentation.minimum_scale = 0.9;
+    augmentation.maximum_scale = 1.1;
+    augmentation.shear = 0.0;
+    augmentation.interpolation = LENSNET_INTERPOLATION_NEAREST;
+    augmentation.fill = 0.0f;
+    return augmentation;
+}
+
+static int lnp_within(double value, double low, double high)
+{
+    return value >= low && value <= high;
+}
+
+static lensnet_result lnp_augmentation_check(const lensnet_augmentation *a, size_t height,
+                                             size_t width, lensnet_error *error)
+{
+    if (!lnp_within(a->hflip_probability, 0.0, 1.0) || !lnp_within(a->vflip_probability, 0.0, 1.0))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "augmentation: flip probabilities must be 0 to 1, but are %g and %g",
+                        a->hflip_probability, a->vflip_probability);
+    if (!lnp_within(a->degrees, 0.0, 360.0) || !lnp_within(a->translate, 0.0, 1.0) ||
+        !lnp_within(a->shear, 0.0, 89.0))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "augmentation: expected degrees 0 to 360, translate 0 to 1, shear 0 to 89, "
+                        "found %g, %g, %g",
+                        a->degrees, a->translate, a->shear);
+    if (!lnp_within(a->minimum_scale, 0.001, 1000.0) ||
+        !lnp_within(a->maximum_scale, a->minimum_scale, 1000.0))
+        return lnp_fail(
+            error, LENSNET_ERROR_ARGUMENT,
+            "augmentation: scales must rise and lie in 0.001 to 1000, but are %g and %g",
+            a->minimum_scale, a->maximum_scale);
+    if (a->quarter_turns && height != width)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "augmentation: quarter turns need square images, but this is %lu x %lu",
+                        (unsigned long)height, (unsigned long)width);
+    return LENSNET_OK;
+}
+
+/* matrix = left * matrix, for a left of four whole numbers (x' = l0 x + l1 y, y' = l2 x + l3 y) */
+static void lnp_matrix_turn(double matrix[6], double l0, double l1, double l2, double l3)
+{
+    int i;
+    for (i = 0; i < 3; i++) {
+        double x = matrix[i], y = matrix[3 + i];
+        matrix[i] = l0 * x + l1 * y;
+        matrix[3 + i] = l2 * x + l3 * y;
+    }
+}
+
+/* The order of the draws is part of LENSNET_NUMERICS. */
+enum {
+    LNP_DRAW_HFLIP,
+    LNP_DRAW_VFLIP,
+    LNP_DRAW_TURNS,
+    LNP_DRAW_DEGREES,
+    LNP_DRAW_SHIFT_X,
+    LNP_DRAW_SHIFT_Y,
+    LNP_DRAW_SCALE,
+    LNP_DRAW_SHEAR_X,
+    LNP_DRAW_SHEAR_Y,
+    LNP_DRAW_COUNT
+};
+
+lensnet_result lensnet_augment_matrix(double matrix[6], size_t height, size_t width,
+                                      const lensnet_augmentation *augmentation, uint64_t seed,
+                                      uint64_t epoch, uint64_t file, lensnet_error *error)
+{
+    lensnet_augmentation defaults = lensnet_augmentation_defaults();
+    const lensnet_augmentation *a = augmentation ? augmentation : &defaults;
+    uint64_t stream = lensnet_random_bits(seed, file, epoch);
+    double u[LNP_DRAW_COUNT], shift_x, shift_y, scale;
+    int i, turns;
+    lensnet_result result = lnp_augmentation_check(a, height, width, error);
+    if (result) return result;
+    for (i = 0; i < LNP_DRAW_COUNT; i++) u[i] = lensnet_random_uniform(seed, stream, (uint64_t)i);
+    shift_x = lnp_nearest(a->translate * (double)width * (2.0 * u[LNP_DRAW_SHIFT_X] - 1.0));
+    shift_y = lnp_nearest(a->translate * (double)height * (2.0 * u[LNP_DRAW_SHIFT_Y] - 1.0));
+    scale = a->minimum_scale + (a->maximum_scale - a->minimum_scale) * u[LNP_DRAW_SCALE];
+    result = lensnet_affine_matrix(matrix, a->degrees * (2.0 * u[LNP_DRAW_DEGREES] - 1.0), shift_x,
+                                   shift_y, scale, a->shear * (2.0 * u[LNP_DRAW_SHEAR_X] - 1.0),
+                                   a->shear * (2.0 * u[LNP_DRAW_SHEAR_Y] - 1.0), error);
+    if (result) return result;
+    /* The matrix leads back from the output; what came first is undone last. */
+    turns = a->quarter_turns ? (int)(4.0 * u[LNP_DRAW_TURNS]) : 0;
+    for (i = 0; i < turns; i++) lnp_matrix_turn(matrix, 0.0, 1.0, -1.0, 0.0);
+    if (u[LNP_DRAW_VFLIP] < a->vflip_probability) lnp_matrix_turn(matrix, 1.0, 0.0, 0.0, -1.0);
+    if (u[LNP_DRAW_HFLIP] < a->hflip_probability) lnp_matrix_turn(matrix, -1.0, 0.0, 0.0, 1.0);
+    return LENSNET_OK;
+}
+
+lensnet_result lensnet_augment(float *output, const float *input, size_t height, size_t width,
+                               const lensnet_augmentation *augmentation, uint64_t seed,
+                               uint64_t epoch, uint64_t file, lensnet_error *error)
+{
+    lensnet_augmentation defaults = lensnet_augmentation_defaults();
+    const lensnet_augmentation *a = augmentation ? augmentation : &defaults;
+    double matrix[6];
+    lensnet_result result = lnp_image_check("augment", output, input, height, width, error);
+    if (!result)
+        result = lensnet_augment_matrix(matrix, height, width, a, seed, epoch, file, error);
+    if (result) return result;
+    return lensnet_affine(output, input, height, width, matrix, a->interpolation, a->fill, error);
+}
+
+/* -- normalisation ----------------------------------------------------------------------------- */
+
+static const char *const lnp_normalisation_names[] = {"none",     "minmax",          "znorm",
+                                                      "imagenet", "minmax+imagenet", NULL};
+
+const char *lensnet_normalisation_text(lensnet_normalisation normalisation)
+{
+    return (int)normalisation >= 0 && (int)normalisation <= 4
+               ? lnp_normalisation_names[normalisation]
+               : NULL;
+}
+
+lensnet_result lensnet_normalisation_parse(lensnet_normalisation *normalisation, const char *text,
+                                           lensnet_error *error)
+{
+    int index = lnp_name_index(lnp_normalisation_names, text);
+    if (!normalisation || index < 0)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "normalisation: expected none, minmax, znorm, imagenet or minmax+imagenet, "
+                        "found \"%.60s\"",
+                        text ? text : "NULL");
+    *normalisation = (lensnet_normalisation)index;
+    return LENSNET_OK;
+}
+
+/* smallest and largest pixel; the index of the first pixel that is NaN or too large, or `count` */
+static size_t lnp_pixel_range(float *minimum, float *maximum, const float *pixels, size_t count)
+{
+    float low = pixels[0], high = pixels[0];
+    size_t i;
+    for (i = 0; i < count; i++) {
+        float pixel = pixels[i];
+        if (!(pixel >= -1e30f && pixel <= 1e30f)) break;
+        if (pixel < low) low = pixel;
+        if (pixel > high) high = pixel;
+    }
+    *minimum = low;
+    *maximum = high;
+    return i;
+}
+
+#define LNP_SUM_LANES 8
+
+/* the sum of (pixel - centre)^power, power 1 or 2, in lanes that are added in order */
+LNP_INLINE double lnp_pixel_sum(const float *pixels, size_t count, double centre, int power)
+{
+    double lanes[LNP_SUM_LANES] = {0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0}, sum = 0.0;
+    size_t i, lane;
+    for (i = 0; i + LNP_SUM_LANES <= count; i += LNP_SUM_LANES) {
+        for (lane = 0; lane < LNP_SUM_LANES; lane++) {
+            double value = (double)pixels[i + lane] - centre;
+            lanes[lane] += power == 2 ? value * value : value;
+        }
+    }
+    for (lane = 0; i < count; i++, lane++) {
+        double value = (double)pixels[i] - centre;
+        lanes[lane % LNP_SUM_LANES] += power == 2 ? value * value : value;
+    }
+    for (lane = 0; lane < LNP_SUM_LANES; lane++) sum += lanes[lane];
+    return sum;
+}
+
+/* output = (input - centre) * factor, rounded once */
+static void lnp_pixel_map(float *output, const float *input, size_t count, double centre,
+                          double factor)
+{
+    size_t i;
+    for (i = 0; i < count; i++) output[i] = (float)(((double)input[i] - centre) * factor);
+}
+
+lensnet_result lensnet_normalise(float *output, const float *input, size_t height, size_t width,
+                                 lensnet_normalisation normalisation, lensnet_error *error)
+{
+    lensnet_result result = lnp_image_check("normalise", output, input, height, width, error);
+    size_t count = height * width, bad;
+    double mean, variance;
+    float low, high;
+    if (result) return result;
+    if (!lensnet_normalisation_text(normalisation))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "normalise: the mode must be one of lensnet_normalisation, but is %d",
+                        (int)normalisation);
+    bad = lnp_pixel_range(&low, &high, input, count);
+    if (bad < count)
+        return lnp_fail(error, LENSNET_ERROR_NUMBER,
+                        "normalise: expected finite pixels up to 1e30, found %g in row %lu, column "
+                        "%lu (from 0); replace or drop bad pixels before",
+                        (double)input[bad], (unsigned long)(bad / width),
+                        (unsigned long)(bad % width));
+    if (normalisation == LENSNET_NORMALISATION_NONE ||
+        normalisation == LENSNET_NORMALISATION_IMAGENET) {
+        memmove(output, input, count * sizeof *output);
+    } else if (low == high) {
+        memset(output, 0, count * sizeof *output);
+    } else if (normalisation == LENSNET_NORMALISATION_ZNORM) {
+        mean = lnp_pixel_sum(input, count, 0.0, 1) / (double)count;
+        variance = lnp_pixel_sum(input, count, mean, 2) / (double)count;
+        lnp_pixel_map(output, input, count, mean, 1.0 / sqrt(variance));
+    } else {
+        lnp_pixel_map(output, input, count, (double)low, 1.0 / ((double)high - (double)low));
+    }
+    return LENSNET_OK;
+}
+
+/* -- preprocessing ----------------------------------------------------------------------------- */
+
+lensnet_preprocess lensnet_preprocess_defaults(void)
+{
+    lensnet_preprocess preprocess;
+    preprocess.image_size = 224;
+    preprocess.channels = 3;
+    preprocess.normalisation = LENSNET_NORMALISATION_ZNORM;
+    preprocess.resize = LENSNET_RESIZE_BILINEAR;
+    return preprocess;
+}
+
+lensnet_result lensnet_preprocess_check(const lensnet_preprocess *preprocess, lensnet_error *error)
+{
+    if (!preprocess) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "preprocess: must not be NULL");
+    if (preprocess->image_size < 1 || preprocess->image_size > LENSNET_IMAGE_LIMIT)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "preprocess: the image size must be 1 to %d pixels, but is %d",
+                        LENSNET_IMAGE_LIMIT, preprocess->image_size);
+    if (preprocess->channels != 1 && preprocess->channels != 3)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "preprocess: channels must be 1 or 3, but are %d", preprocess->channels);
+    if (!lensnet_normalisation_text(preprocess->normalisation) ||
+        !lensnet_resize_text(preprocess->resize))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "preprocess: unknown normalisation %d or resize mode %d",
+                        (int)preprocess->normalisation, (int)preprocess->resize);
+    return LENSNET_OK;
+}
+
+/* Scratch holds two planes, each image passing from one to the other, and the resize's own. */
+static size_t lnp_first_plane(const lensnet_preprocess *preprocess, size_t height, size_t width)
+{
+    size_t side = (size_t)preprocess->image_size;
+    return lnp_round_up(lnp_max(height * width, side * side), 16);
+}
+
+size_t lensnet_preprocess_scratch_bytes(const lensnet_preprocess *preprocess, size_t height,
+                                        size_t width)
+{
+    size_t side, floats, bytes, resize;
+    if (lensnet_preprocess_check(preprocess, NULL)) return 0;
+    side = (size_t)preprocess->image_size;
+    resize = lensnet_resize_scratch_bytes(side, side, height, width, preprocess->resize);
+    if (!resize || !lnp_multiply(height, width, &floats) || !lnp_multiply(side, side, &floats) ||
+        floats > SIZE_MAX / 64 || height * width > SIZE_MAX / 64)
+        return 0;
+    floats = lnp_first_plane(preprocess, height, width) + lnp_round_up(side * side, 16);
+    return lnp_sum(floats * sizeof(float), resize, &bytes) ? bytes : 0;
+}
+
+/* (H, W) to (H, W, C): the same plane in every channel, minus its mean, over its deviation */
+static void lnp_expand_channels(float *output, const float *plane, size_t count, int channels,
+                                lensnet_normalisation normalisation)
+{
+    static const double mean[3] = {0.485, 0.456, 0.406}, deviation[3] = {0.229, 0.224, 0.225};
+    float shift[3] = {0.0f, 0.0f, 0.0f}, factor[3] = {1.0f, 1.0f, 1.0f};
+    size_t i;
+    int c;
+    if (normalisation == LENSNET_NORMALISATION_IMAGENET ||
+        normalisation == LENSNET_NORMALISATION_MINMAX_IMAGENET) {
+        for (c = 0; c < 3; c++) {
+            shift[c] = (float)(channels == 3 ? mean[c] : 0.449);
+            factor[c] = (float)(1.0 / (channels == 3 ? deviation[c] : 0.226));
+        }
+    }
+    if (channels == 1) {
+        for (i = 0; i < count; i++) output[i] = (plane[i] - shift[0]) * factor[0];
+        return;
+    }
+    for (i = 0; i < count; i++) {
+        output[3 * i] = (plane[i] - shift[0]) * factor[0];
+        output[3 * i + 1] = (plane[i] - shift[1]) * factor[1];
+        output[3 * i + 2] = (plane[i] - shift[2]) * factor[2];
+    }
+}
+
+lensnet_result lensnet_preprocess_augmented(float *output, const float *pixels, size_t height,
+                                            size_t width, const lensnet_preprocess *preprocess,
+                                            const lensnet_augmentation *augmentation, uint64_t seed,
+                                            uint64_t epoch, uint64_t file, void *scratch,
+                                            lensnet_error *error)
+{
+    lensnet_result result = lnp_image_check("preprocess", output, pixels, height, width, error);
+    float *first = (float *)scratch, *second, *plane;
+    size_t side;
+    if (!result) result = lensnet_preprocess_check(preprocess, error);
+    if (result) return result;
+    if (!lensnet_preprocess_scratch_bytes(preprocess, height, width) || !scratch)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "preprocess: scratch of lensnet_preprocess_scratch_bytes is needed");
+    side = (size_t)preprocess->image_size;
+    second = first + lnp_first_plane(preprocess, height, width);
+    result = lensnet_normalise(first, pixels, height, width, preprocess->normalisation, error);
+    if (!result)
+        result = lensnet_resize(second, first, side, side, height, width, preprocess->resize,
+                                second + lnp_round_up(side * side, 16), error);
+    plane = second;
+    if (!result && augmentation) {
+        result = lensnet_augment(first, second, side, side, augmentation, seed, epoch, file, error);
+        plane = first;
+    }
+    if (!result)
+        lnp_expand_channels(output, plane, side * side, preprocess->channels,
+                            preprocess->normalisation);
+    return result;
+}
+
+lensnet_result lensnet_preprocess_image(float *output, const float *pixels, size_t height,
+                                        size_t width, const lensnet_preprocess *preprocess,
+                                        void *scratch, lensnet_error *error)
+{
+    return lensnet_preprocess_augmented(output, pixels, height, width, preprocess, NULL, 0, 0, 0,
+                                        scratch, error);
+}
+/* =================================================================================================
+ * >>schedule  Learning rates: plateau, warm-up and cosine, layer-wise decay, drop-path rates.
+ * ============================================================================================== */
+
+lensnet_plateau lensnet_plateau_defaults(void)
+{
+    lensnet_plateau plateau;
+    memset(&plateau, 0, sizeof plateau);
+    plateau.patience = 10;
+    plateau.factor = 0.1;
+    plateau.threshold = 1e-4;
+    plateau.epsilon = 1e-8;
+    return plateau;
+}
+
+/* The struct may come from a file; NaN fails every comparison. */
+static lensnet_result lnp_plateau_check(const lensnet_plateau *plateau, lensnet_error *error)
+{
+    if (!(plateau->factor > 0.0 && plateau->factor < 1.0))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "plateau: factor must lie between 0 and 1, but is %g", plateau->factor);
+    if (plateau->patience < 0 || plateau->cooldown < 0)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "plateau: patience and cooldown must not be negative, but are %d and %d",
+                        plateau->patience, plateau->cooldown);
+    if (!(plateau->threshold >= 0.0 && plateau->minimum_rate >= 0.0 && plateau->epsilon >= 0.0))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "plateau: threshold, minimum rate and epsilon must not be negative, but "
+                        "are %g, %g and %g",
+                        plateau->threshold, plateau->minimum_rate, plateau->epsilon);
+    if (plateau->bad_epochs < 0 || plateau->bad_epochs > 1000000000 || plateau->cooldown_left < 0)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "plateau: the stored counts %d (bad epochs) and %d (cooldown) are "
+                        "impossible; was the checkpoint damaged?",
+                        plateau->bad_epochs, plateau->cooldown_left);
+    return LENSNET_OK;
+}
+
+static int lnp_plateau_is_better(const lensnet_plateau *plateau, double metric)
+{
+    double infinity = lnp_infinity();
+    double best = plateau->has_best ? plateau->best : plateau->maximise ? -infinity : infinity;
+    if (plateau->maximise)
+        return metric >
+               (plateau->absolute ? best + plateau->threshold : best * (1.0 + plateau->threshold));
+    return metric <
+           (plateau->absolute ? best - plateau->threshold : best * (1.0 - plateau->threshold));
+}
+
+static double lnp_plateau_reduced(const lensnet_plateau *plateau, double rate)
+{
+    double reduced = rate * plateau->factor;
+    if (reduced < plateau->minimum_rate) reduced = plateau->minimum_rate;
+    return rate - reduced > plateau->epsilon ? reduced : rate;
+}
+
+lensnet_result lensnet_plateau_step(lensnet_plateau *plateau, double *learning_rate, double metric,
+                                    lensnet_error *error)
+{
+    lensnet_result result;
+    if (!plateau || !learning_rate)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "plateau: the struct and the learning rate must not be NULL");
+    result = lnp_plateau_check(plateau, error);
+    if (result) return result;
+    if (lnp_plateau_is_better(plateau, metric)) {
+        plateau->best = metric;
+        plateau->has_best = 1;
+        plateau->bad_epochs = 0;
+    } else {
+        plateau->bad_epochs++;
+    }
+    if (plateau->cooldown_left > 0) {
+        plateau->cooldown_left--;
+        plateau->bad_epochs = 0;
+    }
+    if (plateau->bad_epochs > plateau->patience) {
+        *learning_rate = lnp_plateau_reduced(plateau, *learning_rate);
+        plateau->cooldown_left = plateau->cooldown;
+        plateau->bad_epochs = 0;
+    }
+    return LENSNET_OK;
+}
+
+double lensnet_cosine_rate(const lensnet_cosine *cosine, double epoch)
+{
+    double part;
+    if (epoch < cosine->warmup_epochs) return cosine->base_rate * epoch / cosine->warmup_epochs;
+    if (epoch >= cosine->epochs) return cosine->minimum_rate;
+    part = (epoch - cosine->warmup_epochs) / (cosine->epochs - cosine->warmup_epochs);
+    return cosine->minimum_rate + (cosine->base_rate - cosine->minimum_rate) * 0.5 *
+                                      (1.0 + lensnet_cos(3.141592653589793 * part));
+}
+
+double lensnet_drop_path_rate(double rate, int block, int blocks)
+{
+    return blocks > 1 ? rate * block / (blocks - 1) : 0.0;
+}
+
+int lensnet_layer_count(lensnet_layer_decay kind, const int depths[4])
+{
+    return kind == LENSNET_LAYER_DECAY_GROUP ? 12 : depths[0] + depths[1] + depths[2] + depths[3];
+}
+
+static int lnp_layer_number_single(const int depths[4], int stage, int block)
+{
+    int number =
+        block == LENSNET_LAYER_DOWNSAMPLE ? 1 : block + 1; /* with the stage's first block */
+    int s;
+    for (s = 0; s < stage; s++) number += depths[s];
+    return number;
+}
+
+static int lnp_layer_number_group(int stage, int block)
+{
+    static const int downsample[4] = {0, 2, 3, 12};
+    if (block == LENSNET_LAYER_DOWNSAMPLE) return downsample[stage];
+    if (stage == 3) return 12;
+    return stage == 2 ? 3 + block / 3 : stage + 1;
+}
+
+int lensnet_layer_number(lensnet_layer_decay kind, const int depths[4], int stage, int block)
+{
+    if (stage >= LENSNET_LAYER_HEAD) return lensnet_layer_count(kind, depths) + 1;
+    return kind == LENSNET_LAYER_DECAY_GROUP ? lnp_layer_number_group(stage, block)
+                                             : lnp_layer_number_single(depths, stage, block);
+}
+
+double lensnet_layer_scale(lensnet_layer_decay kind, double decay, const int depths[4], int stage,
+                           int block)
+{
+    int above =
+        lensnet_layer_count(kind, depths) + 1 - lensnet_layer_number(kind, depths, stage, block);
+    return lensnet_pow(decay, above);
+}
+/* =================================================================================================
+ * >>adamw-impl  One loop over the flat buffers. Weights with and without decay alternate in them, so
+ * the loop walks runs of neighbouring tensors of one kind.
+ * ============================================================================================== */
+
+struct lensnet_adamw {
+    lensnet_host host;
+    lensnet_parameters *parameters;
+    lensnet_adamw_desc desc;
+    lnp_row_kernels rows;
+    int threads;
+    float *first, *second; /* moments, in the order of the values */
+    uint64_t steps;
+};
+
+lensnet_adamw_desc lensnet_adamw_defaults(void)
+{
+    lensnet_adamw_desc d;
+    d.beta1 = 0.9;
+    d.beta2 = 0.999;
+    d.epsilon = 1e-8;
+    d.weight_decay = 0.01;
+    d.decay_all = 1;
+    d.clip_norm = 0;
+    return d;
+}
+
+static lensnet_result lnp_adamw_check(const lensnet_adamw_desc *d, lensnet_error *error)
+{
+    if (!(d->beta1 >= 0 && d->beta1 < 1 && d->beta2 >= 0 && d->beta2 < 1))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "AdamW: betas %g, %g; expected 0 <= beta < 1",
+                        d->beta1, d->beta2);
+    if (!(d->epsilon > 0 && d->weight_decay >= 0 && d->clip_norm >= 0))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "AdamW: epsilon %g must be > 0, weight decay %g and clip norm %g >= 0",
+                        d->epsilon, d->weight_decay, d->clip_norm);
+    return LENSNET_OK;
+}
+
+lensnet_result lensnet_adamw_create(lensnet_adamw **adamw, lensnet_parameters *p,
+                                    const lensnet_adamw_desc *desc, lensnet_error *error)
+{
+    lensnet_adamw_desc defaults = lensnet_adamw_defaults();
+    lensnet_result result;
+    lensnet_adamw *a;
+    size_t bytes;
+    if (!adamw) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "AdamW: NULL result pointer");
+    *adamw = NULL;
+    if (!p || !p->gradients)
+        return lnp_fail(error, LENSNET_ERROR_STATE, "AdamW: the parameters have no gradients");
+    if (!desc) desc = &defaults;
+    result = lnp_adamw_check(desc, error);
+    if (result) return result;
+    a = (lensnet_adamw *)lnp_allocate(&p->host, sizeof *a);
+    if (!a) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for AdamW");
+    memset(a, 0, sizeof *a);
+    a->host = p->host;
+    a->parameters = p;
+    a->desc = *desc;
+    a->rows = lnp_row_kernels_for(lnp_detect_isa(p->host.isa_cap));
+    a->threads = lnp_threads(&p->host);
+    bytes = p->size * sizeof(float);
+    a->first = (float *)lnp_allocate(&a->host, bytes);
+    a->second = (float *)lnp_allocate(&a->host, bytes);
+    if (!a->first || !a->second) {
+        lensnet_adamw_destroy(a);
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for the moments of AdamW (%.1f MB)",
+                        2 * (double)bytes / 1e6);
+    }
+    memset(a->first, 0, bytes);
+    memset(a->second, 0, bytes);
+    *adamw = a;
+    return LENSNET_OK;
+}
+
+void lensnet_adamw_destroy(lensnet_adamw *a)
+{
+    lensnet_host host;
+    size_t bytes;
+    if (!a) return;
+    host = a->host;
+    bytes = a->parameters->size * sizeof(float);
+    lnp_release(&host, a->first, bytes);
+    lnp_release(&host, a->second, bytes);
+    lnp_release(&host, a, sizeof *a);
+}
+
+uint64_t lensnet_adamw_steps(const lensnet_adamw *a) { return a ? a->steps : 0; }
+
+/* The authors' rule: vectors, biases and GRN do not decay. GRN is (1, 1, 1, 4C). */
+static int lnp_decays(const lensnet_adamw *a, const lnp_weight *w)
+{
+    return a->desc.decay_all || (w->rank > 1 && w->size > w->shape[w->rank - 1]);
+}
+
+/* Tensors from *index on that decay alike: returns the floats of the run and moves *index past it. */
+static size_t lnp_decay_run(const lensnet_adamw *a, size_t *index)
+{
+    const lensnet_parameters *p = a->parameters;
+    int decays = lnp_decays(a, &p->weights[*index]);
+    size_t floats = 0;
+    while (*index < p->count && lnp_decays(a, &p->weights[*index]) == decays)
+        floats += p->weights[(*index)++].size;
+    return floats;
+}
+
+static void lnp_adamw_run(lensnet_adamw *a, size_t offset, size_t floats,
+                          const lnp_adamw_constants *constants)
+{
+    lensnet_parameters *p = a->parameters;
+    const int threads = a->threads;
+    ptrdiff_t i, pieces = lnp_pieces(floats);
+    (void)threads;
+    LNP_PARALLEL_FOR
+    for (i = 0; i < pieces; i++) {
+        size_t at = offset + (size_t)i * LNP_PIECE;
+        lnp_adamw_update(&a->rows, p->values + at, a->first + at, a->second + at, p->gradients + at,
+                         lnp_piece_floats(i, floats), constants);
+    }
+}
+
+/* torch.nn.utils.clip_grad_norm_. */
+static void lnp_clip(lensnet_adamw *a, double norm)
+{
+    lensnet_parameters *p = a->parameters;
+    const double scale = a->desc.clip_norm / (norm + 1e-6);
+    const int threads = a->threads;
+    ptrdiff_t i, pieces = lnp_pieces(p->size);
+    (void)threads;
+    if (a->desc.clip_norm <= 0 || scale >= 1) return;
+    LNP_PARALLEL_FOR
+    for (i = 0; i < pieces; i++) {
+        float *g = p->gradients + (size_t)i * LNP_PIECE;
+        a->rows.scale(g, g, (float)scale, lnp_piece_floats(i, p->size));
+    }
+}
+
+/* The update itself: decay, moments and weights of each run of tensors. */
+static void lnp_adamw_update_all(lensnet_adamw *a, double learning_rate)
+{
+    lensnet_parameters *p = a->parameters;
+    size_t i = 0, offset = 0;
+    a->steps++;
+    while (i < p->count) {
+        double decay = lnp_decays(a, &p->weights[i]) ? a->desc.weight_decay : 0.0;
+        lnp_adamw_constants constants = lnp_adamw_constants_at(
+            learning_rate, decay, a->desc.beta1, a->desc.beta2, a->desc.epsilon, a->steps);
+        size_t floats = lnp_decay_run(a, &i);
+        lnp_adamw_run(a, offset, floats, &constants);
+        offset += floats;
+    }
+    lensnet_parameters_changed(p);
+}
+
+lensnet_result lensnet_adamw_step(lensnet_adamw *a, double learning_rate, double *gradient_norm,
+                                  lensnet_error *error)
+{
+    double norm;
+    uint64_t mode;
+    if (!a || !(learning_rate >= 0) || learning_rate > 1e6)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "AdamW: NULL, or a learning rate outside 0 ... 1e6");
+    mode = lnp_mode_enter(a->threads);
+    norm = sqrt(lnp_sum_of_squares(&a->rows, a->parameters->gradients, a->parameters->size, a->threads));
+    if (norm <= 1.7e308) {
+        lnp_clip(a, norm);
+        lnp_adamw_update_all(a, learning_rate);
+    }
+    lnp_mode_leave(mode, a->threads);
+    if (gradient_norm) *gradient_norm = norm;
+    if (norm <= 1.7e308) return LENSNET_OK;
+    return lnp_fail(error, LENSNET_ERROR_NUMBER,
+                    "AdamW: the gradient is not finite; the step was not taken. A lower learning rate, a "
+                    "warm-up or clip_norm may help");
+}
+/* =================================================================================================
+ * >>figures  The code of the metrics. Everything about ranks comes from one form: the scores of the
+ * positives and those of the negatives, each sorted, walked together from the largest score down in
+ * groups of equal score.
+ * ============================================================================================== */
+
+static lensnet_result lnp_metrics_check(const char *what, const double *scores, const int *labels,
+                                        size_t count, size_t classes, lensnet_error *error)
+{
+    size_t i, cells;
+    if (!scores || !labels)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "%s: scores and labels must not be NULL",
+                        what);
+    if (!count || classes < 2 || classes > 0x7FFFFFFF || !lnp_multiply(count, classes, &cells))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "%s: at least 1 sample and 2 classes are needed, found %lu and %lu", what,
+                        (unsigned long)count, (unsigned long)classes);
+    for (i = 0; i < count; i++)
+        if (labels[i] < 0 || (size_t)labels[i] >= classes)
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                            "%s: expected labels 0 to %lu, found %d for sample %lu", what,
+                            (unsigned long)(classes - 1), labels[i], (unsigned long)i);
+    for (i = 0; i < cells; i++)
+        if (!lnp_is_finite(scores[i]))
+            return lnp_fail(error, LENSNET_ERROR_NUMBER,
+                            "%s: the score of sample %lu, class %lu is %g; scores must be finite",
+                            what, (unsigned long)(i / classes), (unsigned long)(i % classes),
+                            scores[i]);
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_probabilities_check(const char *what, const double *scores, size_t count,
+                                              size_t classes, lensnet_error *error)
+{
+    size_t i, k;
+    for (i = 0; i < count; i++) {
+        double sum = 0.0, smallest = 0.0;
+        for (k = 0; k < classes; k++) {
+            double score = scores[i * classes + k];
+            sum += score;
+            if (score < smallest) smallest = score;
+        }
+        if (smallest < 0.0 || !(fabs(sum - 1.0) <= 1e-5))
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                            "%s: expected probabilities, but the scores of sample %lu sum to %.9g "
+                            "and the smallest is %g; apply a softmax first",
+                            what, (unsigned long)i, sum, smallest);
+    }
+    return LENSNET_OK;
+}
+
+/* -- ranks ------------------------------------------------------------------------------------- */
+
+/* Both lists stand in one block of `capacity` scores, one from the front, one at the end; a second
+ * block of that size serves the sort. */
+typedef struct lnp_ranking {
+    double *scores, *spare;
+    size_t capacity;
+    size_t positives, negatives;
+} lnp_ranking;
+
+static void lnp_merge(double *output, const double *left, size_t left_count, const double *right,
+                      size_t right_count)
+{
+    size_t l = 0, r = 0;
+    while (l < left_count && r < right_count)
+        *output++ = left[l] >= right[r] ? left[l++] : right[r++];
+    while (l < left_count) *output++ = left[l++];
+    while (r < right_count) *output++ = right[r++];
+}
+
+/* merge sort, largest first */
+static void lnp_sort_descending(double *values, double *spare, size_t count)
+{
+    double *from = values, *to = spare, *swap;
+    size_t width, i;
+    for (width = 1; width < count; width *= 2) {
+        for (i = 0; i < count; i += 2 * width) {
+            size_t left = lnp_min(width, count - i);
+            size_t right = lnp_min(width, count - i - left);
+            lnp_merge(to + i, from + i, left, from + i + left, right);
+        }
+        swap = from;
+        from = to;
+        to = swap;
+        if (width > count / 2) break;
+    }
+    if (from != values) memcpy(values, from, count * sizeof *values);
+}
+
+static void lnp_ranking_clear(lnp_ranking *r) { r->positives = r->negatives = 0; }
+
+static void lnp_ranking_add(lnp_ranking *r, double score, int positive)
+{
+    if (positive)
+        r->scores[r->positives++] = score;
+    else
+        r->scores[r->capacity - ++r->negatives] = score;
+}
+
+static const double *lnp_ranking_negatives(const lnp_ranking *r)
+{
+    return r->scores + r->capacity - r->negatives;
+}
+
+static void lnp_ranking_sort(lnp_ranking *r)
+{
+    lnp_sort_descending(r->scores, r->spare, r->positives);
+    lnp_sort_descending(r->scores + r->capacity - r->negatives, r->spare, r->negatives);
+}
+
+/* class k against the rest */
+static void lnp_rank_class(lnp_ranking *r, const double *scores, const int *labels, size_t count,
+                           size_t classes, size_t k)
+{
+    size_t i;
+    lnp_ranking_clear(r);
+    for (i = 0; i < count; i++) lnp_ranking_add(r, scores[i * classes + k], (size_t)labels[i] == k);
+    lnp_ranking_sort(r);
+}
+
+/* class k against class `other`, by the score of k */
+static void lnp_rank_pair(lnp_ranking *r, const double *scores, const int *labels, size_t count,
+                          size_t classes, size_t k, size_t other)
+{
+    size_t i;
+    lnp_ranking_clear(r);
+    for (i = 0; i < count; i++) {
+        size_t label = (size_t)labels[i];
+        if (label == k || label == other) lnp_ranking_add(r, scores[i * classes + k], label == k);
+    }
+    lnp_ranking_sort(r);
+}
+
+static void lnp_rank_all(lnp_ranking *r, const double *scores, const int *labels, size_t count,
+                         size_t classes)
+{
+    size_t i, k;
+    lnp_ranking_clear(r);
+    for (i = 0; i < count; i++)
+        for (k = 0; k < classes; k++)
+            lnp_ranking_add(r, scores[i * classes + k], (size_t)labels[i] == k);
+    lnp_ranking_sort(r);
+}
+
+/* A walk: how many positives and negatives have a score of at least `score`. */
+typedef struct lnp_walk {
+    size_t positives, negatives;
+    double score;
+} lnp_walk;
+
+/* on to the next smaller score that occurs; 0 at the end */
+static int lnp_walk_step(lnp_walk *w, const lnp_ranking *r)
+{
+    const double *positive = r->scores, *negative = lnp_ranking_negatives(r);
+    int more_positives = w->positives < r->positives;
+    int more_negatives = w->negatives < r->negatives;
+    if (!more_positives && !more_negatives) return 0;
+    if (!more_negatives || (more_positives && positive[w->positives] >= negative[w->negatives]))
+        w->score = positive[w->positives];
+    else
+        w->score = negative[w->negatives];
+    while (w->positives < r->positives && positive[w->positives] == w->score) w->positives++;
+    while (w->negatives < r->negatives && negative[w->negatives] == w->score) w->negatives++;
+    return 1;
+}
+
+/* (pairs in which the positive has the larger score + half the ties) / pairs */
+static double lnp_ranking_auc(const lnp_ranking *r)
+{
+    lnp_walk walk = {0, 0, 0.0};
+    uint64_t halves = 0;
+    size_t positives = 0, negatives = 0;
+    if (!r->positives || !r->negatives) return lnp_nan();
+    while (lnp_walk_step(&walk, r)) {
+        uint64_t lower = r->negatives - walk.negatives, equal = walk.negatives - negatives;
+        halves += (uint64_t)(walk.positives - positives) * (2 * lower + equal);
+        positives = walk.positives;
+        negatives = walk.negatives;
+    }
+    return (double)halves / (2.0 * (double)r->positives * (double)r->negatives);
+}
+
+/* sum of (recall - recall before) * precision */
+static double lnp_ranking_average_precision(const lnp_ranking *r)
+{
+    lnp_walk walk = {0, 0, 0.0};
+    size_t positives = 0;
+    double sum = 0.0;
+    if (!r->positives) return lnp_nan();
+    while (lnp_walk_step(&walk, r)) {
+        double precision =
+            (double)walk.positives / ((double)walk.positives + (double)walk.negatives);
+        sum += (double)(walk.positives - positives) * precision;
+        positives = walk.positives;
+    }
+    return sum / (double)r->positives;
+}
+
+static lensnet_result lnp_ranking_create(lnp_ranking *r, size_t capacity, const lensnet_host *host,
+                                         lensnet_error *error)
+{
+    size_t bytes;
+    r->capacity = capacity;
+    r->scores = NULL;
+    if (lnp_multiply(capacity, 2 * sizeof(double), &bytes))
+        r->scores = (double *)lnp_allocate(host, bytes);
+    if (!r->scores)
+        return lnp_fail(error, LENSNET_ERROR_MEMORY,
+                        "metrics: no memory to sort %lu scores (16 bytes each)",
+                        (unsigned long)capacity);
+    r->spare = r->scores + capacity;
+    return LENSNET_OK;
+}
+
+static void lnp_ranking_destroy(lnp_ranking *r, const lensnet_host *host)
+{
+    lnp_release(host, r->scores, r->capacity * 2 * sizeof(double));
+}
+
+/* -- ROC curves -------------------------------------------------------------------------------- */
+
+static lensnet_result lnp_roc_create(lensnet_roc *roc, size_t points, const lensnet_host *host,
+                                     lensnet_error *error)
+{
+    size_t bytes;
+    double *block = NULL;
+    if (lnp_multiply(points, 3 * sizeof(double), &bytes))
+        block = (double *)lnp_allocate(host, bytes);
+    if (!block)
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "ROC: no memory for a curve of %lu points",
+                        (unsigned long)points);
+    roc->points = points;
+    roc->false_positive_rate = block;
+    roc->true_positive_rate = block + points;
+    roc->threshold = block + 2 * points;
+    roc->auc = lnp_nan();
+    roc->host = *host;
+    roc->bytes = bytes;
+    return LENSNET_OK;
+}
+
+void lensnet_roc_release(lensnet_roc *roc)
+{
+    if (!roc) return;
+    if (roc->false_positive_rate) lnp_release(&roc->host, roc->false_positive_rate, roc->bytes);
+    memset(roc, 0, sizeof *roc);
+}
+
+/* does `here` lie in the middle of equal steps, so that the curve is the same without it? */
+static int lnp_walk_is_straight(const lnp_walk *before, const lnp_walk *here, const lnp_walk *after)
+{
+    return here->positives - before->positives == after->positives - here->positives &&
+           here->negatives - before->negatives == after->negatives - here->negatives;
+}
+
+/* Goes through the points that the curve keeps (the origin not counted); writes them where `roc` is
+ * not NULL, and returns their number. */
+static size_t lnp_roc_points(lensnet_roc *roc, const lnp_ranking *r, int drop)
+{
+    lnp_walk before = {0, 0, 0.0}, here = {0, 0, 0.0}, after = {0, 0, 0.0};
+    size_t points = 0, position = 0;
+    int more = lnp_walk_step(&after, r);
+    while (more) {
+        before = here;
+        here = after;
+        position++;
+        more = lnp_walk_step(&after, r);
+        /* the first and the last group always stay */
+        if (drop && position > 1 && more && lnp_walk_is_straight(&before, &here, &after)) continue;
+        points++;
+        if (!roc) continue;
+        roc->false_positive_rate[points] =
+            r->negatives ? (double)here.negatives / (double)r->negatives : lnp_nan();
+        roc->true_positive_rate[points] =
+            r->positives ? (double)here.positives / (double)r->positives : lnp_nan();
+        roc->threshold[points] = here.score;
+    }
+    return points;
+}
+
+static lensnet_result lnp_roc_of_ranking(lensnet_roc *roc, const lnp_ranking *r, int drop,
+                                         const lensnet_host *host, lensnet_error *error)
+{
+    lensnet_result result = lnp_roc_create(roc, lnp_roc_points(NULL, r, drop) + 1, host, error);
+    if (result) return result;
+    lnp_roc_points(roc, r, drop);
+    roc->false_positive_rate[0] = r->negatives ? 0.0 : lnp_nan();
+    roc->true_positive_rate[0] = r->positives ? 0.0 : lnp_nan();
+    roc->threshold[0] = lnp_infinity();
+    roc->auc = lnp_ranking_auc(r);
+    return LENSNET_OK;
+}
+
+/* The curve's height at `x`: the highest of the points at x, else linear between neighbours. `at`
+ * remembers the place, for x that ascend. */
+static double lnp_roc_height(const lensnet_roc *roc, double x, size_t *at)
+{
+    const double *fpr = roc->false_positive_rate, *tpr = roc->true_positive_rate;
+    size_t i = *at;
+    while (i + 1 < roc->points && fpr[i + 1] <= x) i++;
+    *at = i;
+    if (i + 1 == roc->points || fpr[i] == x) return tpr[i];
+    return tpr[i] + (tpr[i + 1] - tpr[i]) / (fpr[i + 1] - fpr[i]) * (x - fpr[i]);
+}
+
+static double lnp_roc_area(const lensnet_roc *roc)
+{
+    double sum = 0.0;
+    size_t i;
+    for (i = 1; i < roc->points; i++)
+        sum += (roc->false_positive_rate[i] - roc->false_positive_rate[i - 1]) *
+               (roc->true_positive_rate[i] + roc->true_positive_rate[i - 1]) / 2.0;
+    return sum;
+}
+
+/* Adds the class curve to the mean, whose grid stands already. */
+static void lnp_roc_accumulate(lensnet_roc *mean, const lensnet_roc *curve)
+{
+    size_t i, at = 0;
+    for (i = 0; i < mean->points; i++)
+        mean->true_positive_rate[i] += lnp_roc_height(curve, mean->false_positive_rate[i], &at);
+}
+
+/* ascending and without duplicates: the false positive rates of all curves that are defined */
+static size_t lnp_roc_grid(double *grid, double *spare, const lensnet_roc *curves, size_t classes)
+{
+    size_t count = 0, unique = 0, i, k;
+    for (k = 0; k < classes; k++) {
+        if (curves[k].auc != curves[k].auc) continue;
+        for (i = 0; i < curves[k].points; i++) grid[count++] = -curves[k].false_positive_rate[i];
+    }
+    lnp_sort_descending(grid, spare, count);
+    for (i = 0; i < count; i++)
+        if (!unique || -grid[i] > grid[unique - 1]) grid[unique++] = -grid[i];
+    return unique;
+}
+
+static lensnet_result lnp_roc_mean(lensnet_roc *roc, const lensnet_roc *curves, size_t classes,
+                                   const lensnet_host *host, lensnet_error *error)
+{
+    lnp_ranking grid; /* two blocks, as for a ranking */
+    size_t total = 0, defined = 0, points, i, k;
+    lensnet_result result;
+    for (k = 0; k < classes; k++) {
+        if (curves[k].auc != curves[k].auc) continue;
+        total += curves[k].points;
+        defined++;
+    }
+    if (!defined)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "ROC: the macro average needs a class with samples and samples of others, "
+                        "but all samples are of one class");
+    result = lnp_ranking_create(&grid, total, host, error);
+    if (result) return result;
+    points = lnp_roc_grid(grid.scores, grid.spare, curves, classes);
+    result = lnp_roc_create(roc, points, host, error);
+    if (!result) {
+        memcpy(roc->false_positive_rate, grid.scores, points * sizeof(double));
+        for (i = 0; i < points; i++) {
+            roc->true_positive_rate[i] = 0.0;
+            roc->threshold[i] = lnp_nan();
+        }
+        for (k = 0; k < classes; k++)
+            if (curves[k].auc == curves[k].auc) lnp_roc_accumulate(roc, &curves[k]);
+        for (i = 0; i < points; i++) roc->true_positive_rate[i] /= (double)defined;
+        roc->auc = lnp_roc_area(roc);
+    }
+    lnp_ranking_destroy(&grid, host);
+    return result;
+}
+
+static lensnet_result lnp_roc_macro(lensnet_roc *roc, lnp_ranking *ranking, const double *scores,
+                                    const int *labels, size_t count, size_t classes,
+                                    const lensnet_host *host, lensnet_error *error)
+{
+    size_t bytes, k;
+    lensnet_roc *curves = NULL;
+    lensnet_result result = LENSNET_OK;
+    if (lnp_multiply(classes, sizeof *curves, &bytes))
+        curves = (lensnet_roc *)lnp_allocate(host, bytes);
+    if (!curves)
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "ROC: no memory for the class curves");
+    memset(curves, 0, bytes);
+    for (k = 0; k < classes && !result; k++) {
+        lnp_rank_class(ranking, scores, labels, count, classes, k);
+        result = lnp_roc_of_ranking(&curves[k], ranking, 1, host, error);
+    }
+    if (!result) result = lnp_roc_mean(roc, curves, classes, host, error);
+    for (k = 0; k < classes; k++) lensnet_roc_release(&curves[k]);
+    lnp_release(host, curves, bytes);
+    return result;
+}
+
+lensnet_result lensnet_roc_curve(lensnet_roc *roc, const double *scores, const int *labels,
+                                 size_t count, size_t classes, int which, int drop_intermediate,
+                                 const lensnet_host *host, lensnet_error *error)
+{
+    lensnet_host defaults = lensnet_host_defaults();
+    lnp_ranking ranking;
+    lensnet_result result = lnp_metrics_check("ROC", scores, labels, count, classes, error);
+    if (result) return result;
+    if (!roc || which < LENSNET_ROC_MACRO || (which >= 0 && (size_t)which >= classes))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "ROC: expected a class of 0 to %lu, LENSNET_ROC_MICRO or "
+                        "LENSNET_ROC_MACRO, found %d",
+                        (unsigned long)(classes - 1), which);
+    if (!host) host = &defaults;
+    result = lnp_ranking_create(&ranking, which == LENSNET_ROC_MICRO ? count * classes : count,
+                                host, error);
+    if (result) return result;
+    if (which == LENSNET_ROC_MACRO) {
+        result = lnp_roc_macro(roc, &ranking, scores, labels, count, classes, host, error);
+    } else {
+        if (which == LENSNET_ROC_MICRO)
+            lnp_rank_all(&ranking, scores, labels, count, classes);
+        else
+            lnp_rank_class(&ranking, scores, labels, count, classes, (size_t)which);
+        result = lnp_roc_of_ranking(roc, &ranking, drop_intermediate, host, error);
+    }
+    lnp_ranking_destroy(&ranking, host);
+    return result;
+}
+
+lensnet_result lensnet_roc_binary(lensnet_roc *roc, const double *scores, const int *positive,
+                                  size_t count, int drop_intermediate, const lensnet_host *host,
+                                  lensnet_error *error)
+{
+    lensnet_host defaults = lensnet_host_defaults();
+    lnp_ranking ranking;
+    lensnet_result result;
+    size_t i;
+    if (!roc || !scores || !positive || !count)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "ROC: at least one sample is needed, and nothing may be NULL");
+    for (i = 0; i < count; i++)
+        if (!lnp_is_finite(scores[i]))
+            return lnp_fail(error, LENSNET_ERROR_NUMBER,
+                            "ROC: the score of sample %lu is %g; scores must be finite",
+                            (unsigned long)i, scores[i]);
+    if (!host) host = &defaults;
+    result = lnp_ranking_create(&ranking, count, host, error);
+    if (result) return result;
+    lnp_ranking_clear(&ranking);
+    for (i = 0; i < count; i++) lnp_ranking_add(&ranking, scores[i], positive[i] != 0);
+    lnp_ranking_sort(&ranking);
+    result = lnp_roc_of_ranking(roc, &ranking, drop_intermediate, host, error);
+    lnp_ranking_destroy(&ranking, host);
+    return result;
+}
+
+/* -- decisions --------------------------------------------------------------------------------- */
+
+static size_t lnp_largest(const double *row, size_t classes)
+{
+    size_t best = 0, k;
+    for (k = 1; k < classes; k++)
+        if (row[k] > row[best]) best = k;
+    return best;
+}
+
+void lensnet_predicted_classes(int *predictions, const double *scores, size_t count, size_t classes)
+{
+    size_t i;
+    for (i = 0; i < count; i++) predictions[i] = (int)lnp_largest(scores + i * classes, classes);
+}
+
+lensnet_result lensnet_confusion_matrix(size_t *matrix, const int *labels, const int *predictions,
+                                        size_t count, size_t classes, lensnet_error *error)
+{
+    size_t i;
+    if (!matrix || !labels || !predictions)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "confusion matrix: matrix, labels and predictions must not be NULL");
+    for (i = 0; i < count; i++)
+        if (labels[i] < 0 || (size_t)labels[i] >= classes || predictions[i] < 0 ||
+            (size_t)predictions[i] >= classes)
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                            "confusion matrix: expected classes below %lu, found label %d and "
+                            "prediction %d for sample %lu",
+                            (unsigned long)classes, labels[i], predictions[i], (unsigned long)i);
+    memset(matrix, 0, classes * classes * sizeof *matrix);
+    for (i = 0; i < count; i++) matrix[(size_t)labels[i] * classes + (size_t)predictions[i]]++;
+    return LENSNET_OK;
+}
+
+static size_t lnp_matrix_row_sum(const size_t *matrix, size_t classes, size_t row)
+{
+    size_t sum = 0, k;
+    for (k = 0; k < classes; k++) sum += matrix[row * classes + k];
+    return sum;
+}
+
+static size_t lnp_matrix_column_sum(const size_t *matrix, size_t classes, size_t column)
+{
+    size_t sum = 0, k;
+    for (k = 0; k < classes; k++) sum += matrix[k * classes + column];
+    return sum;
+}
+
+/* 0/0 is `otherwise` */
+static double lnp_ratio(size_t part, size_t whole, double otherwise)
+{
+    return whole ? (double)part / (double)whole : otherwise;
+}
+
+lensnet_result lensnet_confusion_shares(double *shares, const size_t *matrix, size_t classes,
+                                        lensnet_share share, lensnet_error *error)
+{
+    size_t row, column, all = 0;
+    if (!shares || !matrix || (int)share < 0 || share > LENSNET_SHARE_OF_ALL)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "confusion shares: no NULL and one of lensnet_share is expected, found %d",
+                        (int)share);
+    for (row = 0; row < classes; row++) all += lnp_matrix_row_sum(matrix, classes, row);
+    for (row = 0; row < classes; row++) {
+        size_t row_sum = lnp_matrix_row_sum(matrix, classes, row);
+        for (column = 0; column < classes; column++) {
+            size_t whole = share == LENSNET_SHARE_OF_TRUE ? row_sum : all;
+            if (share == LENSNET_SHARE_OF_PREDICTED)
+                whole = lnp_matrix_column_sum(matrix, classes, column);
+            shares[row * classes + column] = lnp_ratio(matrix[row * classes + column], whole, 0.0);
+        }
+    }
+    return LENSNET_OK;
+}
+
+static double lnp_f1(double precision, double recall)
+{
+    double sum = precision + recall;
+    return sum == 0.0 ? 0.0 : 2.0 * precision * recall / sum;
+}
+
+/* -- classification report --------------------------------------------------------------------- */
+
+/* Text that grows up to a capacity and counts on beyond it. */
+typedef struct lnp_sheet {
+    char *bytes;
+    size_t capacity, length;
+} lnp_sheet;
+
+static void lnp_sheet_add(lnp_sheet *sheet, const char *more)
+{
+    for (; *more; more++, sheet->length++)
+        if (sheet->length < sheet->capacity) sheet->bytes[sheet->length] = *more;
+}
+
+static size_t lnp_sheet_width(const char *utf8)
+{
+    size_t width = 0;
+    for (; *utf8; utf8++) width += ((unsigned char)*utf8 & 0xC0) != 0x80;
+    return width;
+}
+
+/* right-aligned in `width` columns */
+static void lnp_sheet_cell(lnp_sheet *sheet, const char *cell, size_t width)
+{
+    size_t used;
+    for (used = lnp_sheet_width(cell); used < width; used++) lnp_sheet_add(sheet, " ");
+    lnp_sheet_add(sheet, cell);
+}
+
+/* " %9.*f" in the C locale, whichever the host has set */
+static void lnp_sheet_number(lnp_sheet *sheet, double value, int digits)
+{
+    char cell[64];
+    char *c;
+    snprintf(cell, sizeof cell, "%.*f", digits, value);
+    for (c = cell; *c; c++)
+        if (*c == ',') *c = '.';
+    lnp_sheet_add(sheet, " ");
+    lnp_sheet_cell(sheet, cell, 9);
+}
+
+static void lnp_sheet_count(lnp_sheet *sheet, size_t value)
+{
+    char cell[32];
+    snprintf(cell, sizeof cell, "%lu", (unsigned long)value);
+    lnp_sheet_add(sheet, " ");
+    lnp_sheet_cell(sheet, cell, 9);
+    lnp_sheet_add(sheet, "\n");
+}
+
+typedef struct lnp_tally {
+    size_t support, predicted, correct;
+} lnp_tally;
+
+static lnp_tally lnp_tally_class(const int *labels, const int *predictions, size_t count, size_t k)
+{
+    lnp_tally tally = {0, 0, 0};
+    size_t i;
+    for (i = 0; i < count; i++) {
+        int is_label = (size_t)labels[i] == k, is_predicted = (size_t)predictions[i] == k;
+        tally.support += (size_t)is_label;
+        tally.predicted += (size_t)is_predicted;
+        tally.correct += (size_t)(is_label & is_predicted);
+    }
+    return tally;
+}
+
+static lensnet_averages lnp_tally_scores(const lnp_tally *tally, double zero_division)
+{
+    lensnet_averages scores;
+    scores.precision = lnp_ratio(tally->correct, tally->predicted, zero_division);
+    scores.recall = lnp_ratio(tally->correct, tally->support, zero_division);
+    scores.f1 = lnp_f1(scores.precision, scores.recall);
+    return scores;
+}
+
+static void lnp_averages_add(lensnet_averages *sum, const lensnet_averages *more, double weight)
+{
+    sum->precision += weight * more->precision;
+    sum->recall += weight * more->recall;
+    sum->f1 += weight * more->f1;
+}
+
+static void lnp_averages_divide(lensnet_averages *sum, double by)
+{
+    sum->precision /= by;
+    sum->recall /= by;
+    sum->f1 /= by;
+}
+
+typedef struct lnp_report {
+    lnp_sheet sheet;
+    size_t width; /* of the names' column */
+    int digits;
+} lnp_report;
+
+static void lnp_report_row(lnp_report *report, const char *name, const lensnet_averages *scores,
+                           size_t support)
+{
+    lnp_sheet_cell(&report->sheet, name, report->width);
+    lnp_sheet_add(&report->sheet, " ");
+    lnp_sheet_number(&report->sheet, scores->precision, report->digits);
+    lnp_sheet_number(&report->sheet, scores->recall, report->digits);
+    lnp_sheet_number(&report->sheet, scores->f1, report->digits);
+    lnp_sheet_count(&report->sheet, support);
+}
+
+static void lnp_report_accuracy(lnp_report *report, double accuracy, size_t support)
+{
+    lnp_sheet_cell(&report->sheet, "accuracy", report->width);
+    lnp_sheet_cell(&report->sheet, "", 21);
+    lnp_sheet_number(&report->sheet, accuracy, report->digits);
+    lnp_sheet_count(&report->sheet, support);
+}
+
+static void lnp_report_header(lnp_report *report)
+{
+    static const char *const columns[4] = {"precision", "recall", "f1-score", "support"};
+    int i;
+    lnp_sheet_cell(&report->sheet, "", report->width + 1);
+    for (i = 0; i < 4; i++) {
+        lnp_sheet_add(&report->sheet, " ");
+        lnp_sheet_cell(&report->sheet, columns[i], 9);
+    }
+    lnp_sheet_add(&report->sheet, "\n\n");
+}
+
+/* whether the classes that occur are exactly those of the rows */
+static int lnp_report_is_complete(const int *labels, const int *predictions, size_t count,
+                                  size_t classes)
+{
+    size_t i, k;
+    for (i = 0; i < count; i++)
+        if ((size_t)labels[i] >= classes || (size_t)predictions[i] >= classes) return 0;
+    for (k = 0; k < classes; k++) {
+        lnp_tally tally = lnp_tally_class(labels, predictions, count, k);
+        if (!tally.support && !tally.predicted) return 0;
+    }
+    return 1;
+}
+
+static void lnp_report_write(lnp_report *report, const int *labels, const int *predictions,
+                             size_t count, const char *const *names, size_t classes,
+                             double zero_division)
+{
+    lensnet_averages macro = {0.0, 0.0, 0.0}, weighted = {0.0, 0.0, 0.0}, micro;
+    lnp_tally total = {0, 0, 0};
+    size_t k;
+    lnp_report_header(report);
+    for (k = 0; k < classes; k++) {
+        lnp_tally tally = lnp_tally_class(labels, predictions, count, k);
+        lensnet_averages scores = lnp_tally_scores(&tally, zero_division);
+        lnp_report_row(report, names[k], &scores, tally.support);
+        lnp_averages_add(&macro, &scores, 1.0);
+        lnp_averages_add(&weighted, &scores, (double)tally.support);
+        total.support += tally.support;
+        total.predicted += tally.predicted;
+        total.correct += tally.correct;
+    }
+    micro = lnp_tally_scores(&total, zero_division);
+    lnp_averages_divide(&macro, (double)classes);
+    if (total.support) {
+        lnp_averages_divide(&weighted, (double)total.support);
+    } else { /* scikit-learn's rule where no weight is left */
+        weighted.recall = zero_division;
+        weighted.precision = weighted.f1 = total.predicted ? 0.0 : zero_division;
+    }
+    lnp_sheet_add(&report->sheet, "\n");
+    if (lnp_report_is_complete(labels, predictions, count, classes))
+        lnp_report_accuracy(report, micro.f1, total.support);
+    else
+        lnp_report_row(report, "micro avg", &micro, total.support);
+    lnp_report_row(report, "macro avg", &macro, total.support);
+    lnp_report_row(report, "weighted avg", &weighted, total.support);
+}
+
+static lensnet_result lnp_report_check(const int *labels, const int *predictions, size_t count,
+                                       const char *const *names, size_t classes, int digits,
+                                       int zero_division, lensnet_error *error)
+{
+    size_t i;
+    if (!labels || !predictions || !names || !count || !classes)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "classification report: at least one sample and one class are needed, and "
+                        "labels, predictions and names must not be NULL");
+    if (digits < 0 || digits > 15 || (zero_division != 0 && zero_division != 1))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "classification report: expected 0 to 15 digits and a zero division of 0 "
+                        "or 1, found %d and %d",
+                        digits, zero_division);
+    for (i = 0; i < classes; i++)
+        if (!names[i])
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                            "classification report: class %lu has no name", (unsigned long)i);
+    for (i = 0; i < count; i++)
+        if (labels[i] < 0 || predictions[i] < 0)
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                            "classification report: label %d and prediction %d of sample %lu must "
+                            "not be negative",
+                            labels[i], predictions[i], (unsigned long)i);
+    return LENSNET_OK;
+}
+
+lensnet_result lensnet_classification_report(char *text, size_t capacity, size_t *length,
+                                             const int *labels, const int *predictions,
+                                             size_t count, const char *const *names, size_t classes,
+                                             int digits, int zero_division, lensnet_error *error)
+{
+    lnp_report report;
+    size_t k;
+    lensnet_result result =
+        lnp_report_check(labels, predictions, count, names, classes, digits, zero_division, error);
+    if (result) return result;
+    report.sheet.bytes = text;
+    report.sheet.capacity = text ? capacity : 0;
+    report.sheet.length = 0;
+    report.digits = digits;
+    report.width = lnp_max(strlen("weighted avg"), (size_t)digits);
+    for (k = 0; k < classes; k++) report.width = lnp_max(report.width, lnp_sheet_width(names[k]));
+    lnp_report_write(&report, labels, predictions, count, names, classes, (double)zero_division);
+    if (length) *length = report.sheet.length;
+    if (!text) return LENSNET_OK;
+    if (report.sheet.length >= capacity) {
+        if (capacity) text[0] = 0;
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "classification report: %lu bytes are needed, but there is room for %lu",
+                        (unsigned long)report.sheet.length + 1, (unsigned long)capacity);
+    }
+    text[report.sheet.length] = 0;
+    return LENSNET_OK;
+}
+
+/* -- calibration ------------------------------------------------------------------------------- */
+
+/* the bin (b / B, (b + 1) / B] that holds `confidence`; 0 and less fall into the first */
+static size_t lnp_calibration_bin(double confidence, size_t bins)
+{
+    double guess = floor(confidence * (double)bins);
+    size_t b = guess <= 0.0 ? 0 : guess >= (double)bins ? bins - 1 : (size_t)guess;
+    while (b > 0 && confidence <= (double)b / (double)bins) b--;
+    while (b + 1 < bins && confidence > (double)(b + 1) / (double)bins) b++;
+    return b;
+}
+
+/* bins hold sums on the way, means at the end */
+static void lnp_calibration_fill(lensnet_calibration_bin *bins, const double *scores,
+                                 const int *labels, size_t count, size_t classes, size_t bin_count)
+{
+    size_t i, b;
+    memset(bins, 0, bin_count * sizeof *bins);
+    for (i = 0; i < count; i++) {
+        const double *row = scores + i * classes;
+        size_t best = lnp_largest(row, classes);
+        lensnet_calibration_bin *bin = &bins[lnp_calibration_bin(row[best], bin_count)];
+        bin->count++;
+        bin->accuracy += (double)((size_t)labels[i] == best);
+        bin->confidence += row[best];
+    }
+    for (b = 0; b < bin_count; b++) {
+        if (!bins[b].count) continue;
+        bins[b].accuracy /= (double)bins[b].count;
+        bins[b].confidence /= (double)bins[b].count;
+    }
+}
+
+static void lnp_calibration_errors(double *ece, double *mce, const lensnet_calibration_bin *bins,
+                                   size_t count, size_t bin_count)
+{
+    double sum = 0.0, worst = 0.0;
+    size_t b;
+    for (b = 0; b < bin_count; b++) {
+        double gap = fabs(bins[b].accuracy - bins[b].confidence);
+        sum += (double)bins[b].count / (double)count * gap;
+        if (gap > worst) worst = gap;
+    }
+    if (ece) *ece = sum;
+    if (mce) *mce = worst;
+}
+
+lensnet_result lensnet_calibration(lensnet_calibration_bin *bins, double *ece, double *mce,
+                                   const double *scores, const int *labels, size_t count,
+                                   size_t classes, size_t bin_count, lensnet_error *error)
+{
+    lensnet_result result = lnp_metrics_check("calibration", scores, labels, count, classes, error);
+    if (!result) result = lnp_probabilities_check("calibration", scores, count, classes, error);
+    if (result) return result;
+    if (!bins || !bin_count)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "calibration: at least one bin is needed");
+    lnp_calibration_fill(bins, scores, labels, count, classes, bin_count);
+    lnp_calibration_errors(ece, mce, bins, count, bin_count);
+    return LENSNET_OK;
+}
+
+/* One row's softmax(beta * logits): cross-entropy and its two derivatives by beta, which are
+ * mean(z) - z_label and variance(z) under that softmax. */
+typedef struct lnp_row_loss {
+    double loss, slope, curvature;
+} lnp_row_loss;
+
+static lnp_row_loss lnp_temperature_row(const double *logits, size_t classes, size_t label,
+                                        double beta)
+{
+    double largest = logits[lnp_largest(logits, classes)];
+    double weights = 0.0, mean = 0.0, square = 0.0;
+    lnp_row_loss row;
+    size_t k;
+    for (k = 0; k < classes; k++) {
+        double z = logits[k] - largest; /* <= 0 */
+        double weight = lensnet_exp(beta * z);
+        weights += weight;
+        mean += weight * z;
+    }
+    mean /= weights;
+    for (k = 0; k < classes; k++) {
+        double z = logits[k] - largest;
+        square += lensnet_exp(beta * z) * (z - mean) * (z - mean);
+    }
+    row.loss = lensnet_log(weights) - beta * (logits[label] - largest);
+    row.slope = mean - (logits[label] - largest);
+    row.curvature = square / weights;
+    return row;
+}
+
+static lnp_row_loss lnp_temperature_mean(const double *logits, const int *labels, size_t count,
+                                         size_t classes, double beta)
+{
+    lnp_row_loss mean = {0.0, 0.0, 0.0};
+    size_t i;
+    for (i = 0; i < count; i++) {
+        lnp_row_loss row =
+            lnp_temperature_row(logits + i * classes, classes, (size_t)labels[i], beta);
+        mean.loss += row.loss;
+        mean.slope += row.slope;
+        mean.curvature += row.curvature;
+    }
+    mean.loss /= (double)count;
+    mean.slope /= (double)count;
+    mean.curvature /= (double)count;
+    return mean;
+}
+
+double lensnet_temperature_loss(const double *logits, const int *labels, size_t count,
+                                size_t classes, double temperature)
+{
+    return lnp_temperature_mean(logits, labels, count, classes, 1.0 / temperature).loss;
+}
+
+lensnet_result lensnet_temperature_fit(double *temperature, const double *logits, const int *labels,
+                                       size_t count, size_t classes, lensnet_error *error)
+{
+    double low = 1e-3, high = 1e3, beta = 1.0;
+    int i;
+    lensnet_result result = lnp_metrics_check("temperature", logits, labels, count, classes, error);
+    if (result) return result;
+    if (!temperature)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "temperature: the place for the result must not be NULL");
+    for (i = 0; i < 200 && high - low > 1e-13 * high; i++) {
+        lnp_row_loss mean = lnp_temperature_mean(logits, labels, count, classes, beta);
+        double next = beta - mean.slope / mean.curvature; /* 0/0 where all logits are equal */
+        if (mean.slope == 0.0) break;
+        if (mean.slope > 0.0)
+            high = beta;
+        else
+            low = beta;
+        if (!(next > low && next < high)) next = sqrt(low * high);
+        if (fabs(next - beta) <= 1e-13 * beta) break;
+        beta = next;
+    }
+    *temperature = 1.0 / beta;
+    return LENSNET_OK;
+}
+
+/* -- the summary ------------------------------------------------------------------------------- */
+
+static void lnp_metrics_decisions(lensnet_metrics *m)
+{
+    lensnet_averages none = {0.0, 0.0, 0.0};
+    double count = (double)m->count, chance = 0.0, predicted_squares = 0.0, true_squares = 0.0;
+    double correct = 0.0, spread;
+    size_t k;
+    m->macro = m->weighted = none;
+    for (k = 0; k < m->classes; k++) {
+        lensnet_class_metrics *c = &m->per_class[k];
+        lnp_tally tally;
+        lensnet_averages scores;
+        tally.support = c->support = lnp_matrix_row_sum(m->confusion, m->classes, k);
+        tally.predicted = c->predicted = lnp_matrix_column_sum(m->confusion, m->classes, k);
+        tally.correct = c->correct = m->confusion[k * m->classes + k];
+        scores = lnp_tally_scores(&tally, 0.0);
+        c->precision = scores.precision;
+        c->recall = scores.recall;
+        c->f1 = scores.f1;
+        lnp_averages_add(&m->macro, &scores, 1.0);
+        lnp_averages_add(&m->weighted, &scores, (double)c->support);
+        m->present += c->support > 0;
+        m->balanced_accuracy += c->support ? c->recall : 0.0;
+        correct += (double)c->correct;
+        chance += (double)c->support * (double)c->predicted;
+        predicted_squares += (double)c->predicted * (double)c->predicted;
+        true_squares += (double)c->support * (double)c->support;
+    }
+    lnp_averages_divide(&m->macro, (double)m->classes);
+    lnp_averages_divide(&m->weighted, count);
+    m->balanced_accuracy /= (double)m->present;
+    m->accuracy = correct / count;
+    spread = (count * count - predicted_squares) * (count * count - true_squares);
+    m->mcc = spread > 0.0 ? (correct * count - chance) / sqrt(spread) : 0.0;
+    m->kappa = (correct * count - chance) / (count * count - chance);
+}
+
+/* log loss and Brier scores */
+static void lnp_metrics_distances(lensnet_metrics *m, const double *scores, const int *labels)
+{
+    const double epsilon = 2.220446049250313e-16;
+    size_t i, k;
+    for (i = 0; i < m->count; i++) {
+        const double *row = scores + i * m->classes;
+        size_t label = (size_t)labels[i];
+        double sum = 0.0, own = 0.0;
+        for (k = 0; k < m->classes; k++) {
+            double distance = row[k] - (k == label ? 1.0 : 0.0);
+            double clipped = row[k] < epsilon ? epsilon : row[k];
+            if (clipped > 1.0 - epsilon) clipped = 1.0 - epsilon;
+            sum += clipped;
+            if (k == label) own = clipped;
+            m->per_class[k].brier += distance * distance;
+        }
+        m->log_loss -= lensnet_log(own / sum);
+    }
+    m->log_loss /= (double)m->count;
+    for (k = 0; k < m->classes; k++) {
+        m->per_class[k].brier /= (double)m->count;
+        m->brier += m->per_class[k].brier;
+    }
+}
+
+static void lnp_metrics_one_versus_rest(lensnet_metrics *m, lnp_ranking *ranking,
+                                        const double *scores, const int *labels)
+{
+    double defined = 0.0, defined_sum = 0.0, sum = 0.0, weighted = 0.0;
+    size_t k;
+    for (k = 0; k < m->classes; k++) {
+        lensnet_class_metrics *c = &m->per_class[k];
+        lnp_rank_class(ranking, scores, labels, m->count, m->classes, k);
+        c->auc = lnp_ranking_auc(ranking);
+        c->average_precision = lnp_ranking_average_precision(ranking);
+        sum += c->auc;
+        weighted += c->auc * (double)c->support;
+        if (c->auc != c->auc) continue;
+        defined += 1.0;
+        defined_sum += c->auc;
+    }
+    m->auc_ovr_macro = sum / (double)m->classes;
+    m->auc_ovr_weighted = weighted / (double)m->count;
+    m->auc_ovr_present = defined > 0.0 ? defined_sum / defined : lnp_nan();
+    lnp_rank_all(ranking, scores, labels, m->count, m->classes);
+    m->auc_ovr_micro = lnp_ranking_auc(ranking);
+}
+
+static void lnp_metrics_one_versus_one(lensnet_metrics *m, lnp_ranking *ranking,
+                                       const double *scores, const int *labels)
+{
+    double pairs = 0.0, sum = 0.0, weights = 0.0, weighted = 0.0;
+    size_t i, j;
+    for (i = 0; i < m->classes; i++) {
+        for (j = i + 1; j < m->classes; j++) {
+            double weight = (double)m->per_class[i].support + (double)m->per_class[j].support;
+            double auc;
+            if (!m->per_class[i].support || !m->per_class[j].support) continue;
+            lnp_rank_pair(ranking, scores, labels, m->count, m->classes, i, j);
+            auc = 0.5 * lnp_ranking_auc(ranking);
+            lnp_rank_pair(ranking, scores, labels, m->count, m->classes, j, i);
+            auc += 0.5 * lnp_ranking_auc(ranking);
+            pairs += 1.0;
+            sum += auc;
+            weights += weight;
+            weighted += weight * auc;
+        }
+    }
+    m->auc_ovo_macro = pairs > 0.0 ? sum / pairs : lnp_nan();
+    m->auc_ovo_weighted = pairs > 0.0 ? weighted / weights : lnp_nan();
+}
+
+/* per_class and confusion in one block */
+static lensnet_result lnp_metrics_create(lensnet_metrics *m, size_t count, size_t classes,
+                                         const lensnet_host *host, lensnet_error *error)
+{
+    size_t records, cells, bytes;
+    void *block = NULL;
+    memset(m, 0, sizeof *m);
+    if (lnp_multiply(classes, sizeof *m->per_class, &records) &&
+        lnp_multiply(classes, classes, &cells) &&
+        lnp_multiply(cells, sizeof *m->confusion, &cells) && lnp_sum(records, cells, &bytes))
+        block = lnp_allocate(host, bytes);
+    if (!block)
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "metrics: no memory for %lu classes",
+                        (unsigned long)classes);
+    memset(block, 0, bytes);
+    m->count = count;
+    m->classes = classes;
+    m->per_class = (lensnet_class_metrics *)block;
+    m->confusion = (size_t *)(void *)(m->per_class + classes);
+    m->host = *host;
+    m->bytes = bytes;
+    return LENSNET_OK;
+}
+
+void lensnet_metrics_release(lensnet_metrics *metrics)
+{
+    if (!metrics) return;
+    if (metrics->per_class) lnp_release(&metrics->host, metrics->per_class, metrics->bytes);
+    memset(metrics, 0, sizeof *metrics);
+}
+
+lensnet_result lensnet_metrics_compute(lensnet_metrics *metrics, const double *scores,
+                                       const int *labels, size_t count, size_t classes,
+                                       const lensnet_host *host, lensnet_error *error)
+{
+    lensnet_host defaults = lensnet_host_defaults();
+    lensnet_calibration_bin bins[LENSNET_METRICS_BINS];
+    lnp_ranking ranking;
+    lensnet_result result;
+    size_t i;
+    if (!metrics) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "metrics: must not be NULL");
+    memset(metrics, 0, sizeof *metrics);
+    result = lnp_metrics_check("metrics", scores, labels, count, classes, error);
+    if (!result) result = lnp_probabilities_check("metrics", scores, count, classes, error);
+    if (result) return result;
+    if (!host) host = &defaults;
+    result = lnp_ranking_create(&ranking, count * classes, host, error);
+    if (result) return result;
+    result = lnp_metrics_create(metrics, count, classes, host, error);
+    if (!result) {
+        for (i = 0; i < count; i++)
+            metrics->confusion[(size_t)labels[i] * classes +
+                               lnp_largest(scores + i * classes, classes)]++;
+        lnp_metrics_decisions(metrics);
+        lnp_metrics_distances(metrics, scores, labels);
+        lnp_metrics_one_versus_rest(metrics, &ranking, scores, labels);
+        lnp_metrics_one_versus_one(metrics, &ranking, scores, labels);
+        lnp_calibration_fill(bins, scores, labels, count, classes, LENSNET_METRICS_BINS);
+        lnp_calibration_errors(&metrics->ece, &metrics->mce, bins, count, LENSNET_METRICS_BINS);
+    }
+    lnp_ranking_destroy(&ranking, host);
+    return result;
+}
+/* =================================================================================================
+ * >>convnext-v2  The network, as in the paper, and its way to and from files.
+ * Parameters stand in the order of transformers' files (>>archives): stem, then stage by stage the
+ * downsampling and the blocks, then norm and head. Recording walks the same order.
+ * ============================================================================================== */
+
+struct lensnet_model {
+    lensnet_host host;
+    lensnet_model_desc desc; /* labels point into `labels` */
+    char *labels;            /* `classes` pointers, then the texts */
+    size_t labels_bytes;
+    lensnet_parameters *parameters;
+};
+
+typedef struct lnp_variant {
+    const char *name;
+    size_t depths[4], widths[4];
+} lnp_variant;
+
+static const lnp_variant lnp_variants[] = {{"atto", {2, 2, 6, 2}, {40, 80, 160, 320}},
+                                           {"femto", {2, 2, 6, 2}, {48, 96, 192, 384}},
+                                           {"pico", {2, 2, 6, 2}, {64, 128, 256, 512}},
+                                           {"nano", {2, 2, 8, 2}, {80, 160, 320, 640}},
+                                           {"tiny", {3, 3, 9, 3}, {96, 192, 384, 768}},
+                                           {"base", {3, 3, 27, 3}, {128, 256, 512, 1024}},
+                                           {"large", {3, 3, 27, 3}, {192, 384, 768, 1536}},
+                                           {"huge", {3, 3, 27, 3}, {352, 704, 1408, 2816}}};
+#define LNP_VARIANTS (sizeof lnp_variants / sizeof *lnp_variants)
+
+lensnet_model_desc lensnet_model_defaults(void)
+{
+    lensnet_model_desc d;
+    memset(&d, 0, sizeof d);
+    lensnet_model_variant(&d, "tiny", NULL);
+    d.classes = 3;
+    d.final_norm_epsilon = 1e-6f;
+    d.preprocess = lensnet_preprocess_defaults();
+    d.gradients = 1;
+    return d;
+}
+
+lensnet_result lensnet_model_variant(lensnet_model_desc *desc, const char *name, lensnet_error *error)
+{
+    size_t i;
+    if (!desc || !name) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model variant: NULL");
+    for (i = 0; i < LNP_VARIANTS; i++)
+        if (!strcmp(lnp_variants[i].name, name)) {
+            memcpy(desc->depths, lnp_variants[i].depths, sizeof desc->depths);
+            memcpy(desc->widths, lnp_variants[i].widths, sizeof desc->widths);
+            return LENSNET_OK;
+        }
+    return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                    "there is no ConvNeXt V2 variant \"%.40s\"; there are atto, femto, pico, nano, "
+                    "tiny, base, large and huge",
+                    name);
+}
+
+const char *lensnet_model_variant_name(const lensnet_model_desc *desc)
+{
+    size_t i;
+    for (i = 0; desc && i < LNP_VARIANTS; i++)
+        if (!memcmp(lnp_variants[i].depths, desc->depths, sizeof desc->depths) &&
+            !memcmp(lnp_variants[i].widths, desc->widths, sizeof desc->widths))
+            return lnp_variants[i].name;
+    return "custom";
+}
+
+static lnp_net lnp_net_of(const lensnet_model_desc *desc)
+{
+    lnp_net net;
+    memcpy(net.depths, desc->depths, sizeof net.depths);
+    memcpy(net.widths, desc->widths, sizeof net.widths);
+    net.channels = (size_t)desc->preprocess.channels;
+    net.classes = desc->classes;
+    return net;
+}
+
+static lnp_slot lnp_first_slot(void)
+{
+    lnp_slot slot;
+    slot.role = LNP_STEM_CONV_WEIGHT;
+    slot.stage = slot.block = 0;
+    return slot;
+}
+
+size_t lensnet_model_weights(const lensnet_model_desc *desc)
+{
+    lensnet_model_desc defaults = lensnet_model_defaults();
+    lnp_net net = lnp_net_of(desc ? desc : &defaults);
+    lnp_slot slot = lnp_first_slot();
+    size_t total = 0;
+    do {
+        size_t shape[4];
+        int rank = lnp_role_shape(shape, slot.role, slot.stage, &net), i;
+        size_t size = 1;
+        for (i = 0; i < rank; i++) size *= shape[i];
+        total += size;
+    } while (lnp_slot_next(&slot, &net));
+    return total;
+}
+
+double lensnet_model_macs(const lensnet_model_desc *desc, size_t height, size_t width)
+{
+    lensnet_model_desc defaults = lensnet_model_defaults();
+    double total = 0;
+    size_t s, h = height / 4, w = width / 4;
+    if (!desc) desc = &defaults;
+    for (s = 0; s < 4; s++, h /= 2, w /= 2) {
+        double c = (double)desc->widths[s], pixels = (double)h * (double)w;
+        double from = s ? 4 * (double)desc->widths[s - 1] : 16 * (double)desc->preprocess.channels;
+        total += pixels * c * from + pixels * (double)desc->depths[s] * (49 * c + 8 * c * c);
+    }
+    return total + (double)desc->widths[3] * (double)desc->classes;
+}
+
+static lensnet_result lnp_model_desc_check(const lensnet_model_desc *d, lensnet_error *error)
+{
+    size_t s;
+    lensnet_result result = lensnet_preprocess_check(&d->preprocess, error);
+    if (result) return result;
+    for (s = 0; s < 4; s++)
+        if (d->depths[s] < 1 || d->depths[s] > 1000 || d->widths[s] < 1 || d->widths[s] > 65536)
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                            "model: stage %d has %lu blocks of %lu channels; expected 1 ... 1000 and "
+                            "1 ... 65536",
+                            (int)s, (unsigned long)d->depths[s], (unsigned long)d->widths[s]);
+    if (d->classes < 1 || d->classes > 65536)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model: %lu classes; expected 1 ... 65536",
+                        (unsigned long)d->classes);
+    if (!(d->drop_path_rate >= 0.0f && d->drop_path_rate < 1.0f) || !(d->final_norm_epsilon > 0.0f))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "model: drop path rate %g must be 0 ... < 1 and the norm's epsilon %g > 0",
+                        (double)d->drop_path_rate, (double)d->final_norm_epsilon);
+    return LENSNET_OK;
+}
+
+/* --- labels ------------------------------------------------------------------------------------ */
+
+static void lnp_default_label(char *text, size_t capacity, size_t index, size_t classes)
+{
+    static const char *const dark_matter[3] = {"no", "sphere", "vort"};
+    if (classes == 3)
+        snprintf(text, capacity, "%s", dark_matter[index]);
+    else
+        snprintf(text, capacity, "class %lu", (unsigned long)index);
+}
+
+static size_t lnp_label_length(const lensnet_model_desc *d, size_t index)
+{
+    char text[40];
+    if (d->labels) return strlen(d->labels[index]);
+    lnp_default_label(text, sizeof text, index, d->classes);
+    return strlen(text);
+}
+
+/* Copies the labels of `model->desc`, or the default ones, and lets the description own them. */
+static lensnet_result lnp_model_take_labels(lensnet_model *model, lensnet_error *error)
+{
+    lensnet_model_desc *d = &model->desc;
+    size_t i, bytes = d->classes * sizeof(char *);
+    const char **table;
+    char *text;
+    for (i = 0; i < d->classes; i++) {
+        if (d->labels && !d->labels[i])
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model: label %lu is NULL",
+                            (unsigned long)i);
+        if (!lnp_sum(bytes, lnp_label_length(d, i) + 1, &bytes))
+            return lnp_fail(error, LENSNET_ERROR_MEMORY, "model: labels are too long");
+    }
+    model->labels = (char *)lnp_allocate(&model->host, bytes);
+    if (!model->labels) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for labels");
+    model->labels_bytes = bytes;
+    table = (const char **)(void *)model->labels;
+    text = model->labels + d->classes * sizeof(char *);
+    for (i = 0; i < d->classes; i++) {
+        size_t length = lnp_label_length(d, i);
+        if (d->labels)
+            memcpy(text, d->labels[i], length + 1);
+        else
+            lnp_default_label(text, length + 1, i, d->classes);
+        table[i] = text;
+        text += length + 1;
+    }
+    d->labels = table;
+    return LENSNET_OK;
+}
+
+/* --- creation ---------------------------------------------------------------------------------- */
+
+static lensnet_initial lnp_role_initial(lnp_role role)
+{
+    switch (role) {
+    case LNP_STEM_NORM_WEIGHT:
+    case LNP_DOWN_NORM_WEIGHT:
+    case LNP_BLOCK_NORM_WEIGHT:
+    case LNP_NORM_WEIGHT: return LENSNET_INITIAL_ONE;
+    case LNP_STEM_CONV_WEIGHT:
+    case LNP_DOWN_CONV_WEIGHT:
+    case LNP_BLOCK_DEPTHWISE_WEIGHT:
+    case LNP_BLOCK_EXPAND_WEIGHT:
+    case LNP_BLOCK_REDUCE_WEIGHT:
+    case LNP_HEAD_WEIGHT: return LENSNET_INITIAL_NORMAL_002;
+    default: return LENSNET_INITIAL_ZERO;
+    }
+}
+
+static void lnp_model_add_parameters(lensnet_model *model)
+{
+    lnp_net net = lnp_net_of(&model->desc);
+    lnp_slot slot = lnp_first_slot();
+    do {
+        char name[LNP_NAME_CAPACITY];
+        size_t shape[4] = {0, 0, 0, 0};
+        lnp_role_name(name, sizeof name, slot.role, slot.stage, slot.block);
+        lnp_role_shape(shape, slot.role, slot.stage, &net);
+        lensnet_parameter_add(model->parameters, name, shape[0], shape[1], shape[2], shape[3],
+                              lnp_role_initial(slot.role));
+    } while (lnp_slot_next(&slot, &net));
+}
+
+/* Everything but the values. */
+static lensnet_result lnp_model_begin(lensnet_model **result_model, const lensnet_model_desc *desc,
+                                      lensnet_error *error)
+{
+    lensnet_host host = desc->host ? *desc->host : lensnet_host_defaults();
+    lensnet_result result = lnp_model_desc_check(desc, error);
+    lensnet_model *model;
+    if (result) return result;
+    model = (lensnet_model *)lnp_allocate(&host, sizeof *model);
+    if (!model) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for a model");
+    memset(model, 0, sizeof *model);
+    model->host = host;
+    model->desc = *desc;
+    model->desc.host = &model->host;
+    result = lnp_model_take_labels(model, error);
+    if (!result) result = lensnet_parameters_create(&model->parameters, &host, error);
+    if (!result) {
+        lnp_model_add_parameters(model);
+        if (model->parameters->failure.code)
+            result = lnp_fail(error, model->parameters->failure.code, "%s",
+                              model->parameters->failure.text);
+    }
+    if (result) {
+        lensnet_model_destroy(model);
+        return result;
+    }
+    *result_model = model;
+    return LENSNET_OK;
+}
+
+lensnet_result lensnet_model_create(lensnet_model **model, const lensnet_model_desc *desc,
+                                    lensnet_error *error)
+{
+    lensnet_model_desc defaults = lensnet_model_defaults();
+    lensnet_result result;
+    if (!model) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model: NULL result pointer");
+    *model = NULL;
+    if (!desc) desc = &defaults;
+    result = lnp_model_begin(model, desc, error);
+    if (result) return result;
+    result = lensnet_parameters_allocate((*model)->parameters, desc->gradients, desc->seed, error);
+    if (result) {
+        lensnet_model_destroy(*model);
+        *model = NULL;
+    }
+    return result;
+}
+
+void lensnet_model_destroy(lensnet_model *model)
+{
+    lensnet_host host;
+    if (!model) return;
+    host = model->host;
+    lensnet_parameters_destroy(model->parameters);
+    lnp_release(&host, model->labels, model->labels_bytes);
+    lnp_release(&host, model, sizeof *model);
+}
+
+const lensnet_model_desc *lensnet_model_description(const lensnet_model *model)
+{
+    return model ? &model->desc : NULL;
+}
+
+lensnet_parameters *lensnet_model_parameters(lensnet_model *model)
+{
+    return model ? model->parameters : NULL;
+}
+
+/* --- the network ------------------------------------------------------------------------------- */
+
+/* Hands out the parameters in their order, as the network asks for them. */
+typedef struct lnp_recorder {
+    lensnet_graph *g;
+    int next;
+    size_t blocks, block; /* in all, and recorded so far */
+} lnp_recorder;
+
+static lensnet_parameter lnp_next(lnp_recorder *r)
+{
+    lensnet_parameter p;
+    p.index = r->next++;
+    return p;
+}
+
+static lensnet_tensor lnp_record_norm(lnp_recorder *r, lensnet_tensor x, float epsilon)
+{
+    lensnet_parameter weight = lnp_next(r), bias = lnp_next(r);
+    return lensnet_layer_norm(r->g, x, weight, bias, epsilon);
+}
+
+/* Non-overlapping patches of `size` pixels become one. */
+static lensnet_tensor lnp_record_patches(lnp_recorder *r, lensnet_tensor x, size_t size)
+{
+    lensnet_conv2d_desc desc = lensnet_conv2d_defaults();
+    lensnet_parameter weight = lnp_next(r), bias = lnp_next(r);
+    desc.stride = size;
+    return lensnet_conv2d(r->g, x, weight, bias, &desc);
+}
+
+/* The same block from plain operators. */
+static lensnet_tensor lnp_record_plain_block(lensnet_graph *g, lensnet_tensor x,
+                                             const lensnet_parameter *p, size_t channels, float rate)
+{
+    lensnet_conv2d_desc depthwise = lensnet_conv2d_defaults();
+    lensnet_tensor y;
+    depthwise.padding = 3;
+    depthwise.groups = channels;
+    y = lensnet_conv2d(g, x, p[LNP_B_DEPTHWISE], p[LNP_B_DEPTHWISE_BIAS], &depthwise);
+    y = lensnet_layer_norm(g, y, p[LNP_B_NORM], p[LNP_B_NORM_BIAS], lnp_block_norm_epsilon);
+    y = lensnet_linear(g, y, p[LNP_B_EXPAND], p[LNP_B_EXPAND_BIAS]);
+    y = lensnet_gelu(g, y);
+    y = lensnet_grn(g, y, p[LNP_B_GAMMA], p[LNP_B_BETA]);
+    y = lensnet_linear(g, y, p[LNP_B_REDUCE], p[LNP_B_REDUCE_BIAS]);
+    y = lensnet_drop_path(g, y, rate);
+    return lensnet_add(g, x, y);
+}
+
+static lensnet_tensor lnp_record_next_block(lnp_recorder *r, lensnet_tensor x,
+                                            const lensnet_model_desc *d, size_t stage)
+{
+    lensnet_parameter p[LNP_MAX_PARAMETERS];
+    float rate = r->blocks > 1 ? d->drop_path_rate * (float)r->block / (float)(r->blocks - 1) : 0.0f;
+    int i;
+    for (i = 0; i < LNP_MAX_PARAMETERS; i++) p[i] = lnp_next(r);
+    r->block++;
+    return r->g->options.plain ? lnp_record_plain_block(r->g, x, p, d->widths[stage], rate)
+                               : lnp_record_block(r->g, x, p, rate);
+}
+
+/* Stem, four stages with downsampling between, pooled and normalised features, logits. */
+static lensnet_tensor lnp_record_network(lensnet_graph *g, const lensnet_model_desc *d,
+                                         lensnet_tensor *features)
+{
+    const float epsilon = 1e-6f;
+    lnp_recorder r;
+    lensnet_parameter weight, bias;
+    lensnet_tensor x;
+    size_t stage, block;
+    memset(&r, 0, sizeof r);
+    r.g = g;
+    for (stage = 0; stage < 4; stage++) r.blocks += d->depths[stage];
+    x = lensnet_input(g, (size_t)d->preprocess.channels);
+    for (stage = 0; stage < 4; stage++) {
+        if (stage == 0) {
+            x = lnp_record_patches(&r, x, 4);
+            x = lnp_record_norm(&r, x, epsilon);
+        } else {
+            x = lnp_record_norm(&r, x, epsilon);
+            x = lnp_record_patches(&r, x, 2);
+        }
+        for (block = 0; block < d->depths[stage]; block++)
+            x = lnp_record_next_block(&r, x, d, stage);
+    }
+    x = lensnet_mean_pool(g, x);
+    x = lnp_record_norm(&r, x, d->final_norm_epsilon);
+    if (features) *features = x;
+    weight = lnp_next(&r);
+    bias = lnp_next(&r);
+    return lensnet_linear(g, x, weight, bias);
+}
+
+lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
+                                   const lensnet_graph_options *options, const lensnet_loss *loss,
+                                   lensnet_error *error)
+{
+    lensnet_graph_options defaults = lensnet_graph_defaults();
+    lensnet_result result;
+    if (!graph) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model graph: NULL result pointer");
+    *graph = NULL;
+    if (!model) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model graph: the model is NULL");
+    if (!options) options = &defaults;
+    if (options->height < 32 || options->width < 32)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "ConvNeXt V2 divides images by 32: %lu x %lu pixels are too few, 32 x 32 is "
+                        "the least",
+                        (unsigned long)options->height, (unsigned long)options->width);
+    result = lensnet_graph_create(graph, model->parameters, options, error);
+    if (result) return result;
+    lensnet_cross_entropy(*graph, lnp_record_network(*graph, &model->desc, NULL), loss);
+    if ((*graph)->failure.code) {
+        result = lnp_fail(error, (*graph)->failure.code, "%s", (*graph)->failure.text);
+        lensnet_graph_destroy(*graph);
+        *graph = NULL;
+    }
+    return result;
+}
+
+/* --- files ------------------------------------------------------------------------------------- */
+
+#define LNP_KEY_LABELS        "lensnet.labels" /* one a line */
+#define LNP_KEY_IMAGE_SIZE    "lensnet.image_size"
+#define LNP_KEY_NORMALISATION "lensnet.normalisation"
+#define LNP_KEY_RESIZE        "lensnet.resize"
+#define LNP_KEY_EPSILON       "lensnet.final_norm_epsilon"
+#define LNP_KEY_STEP          "lensnet.step"
+#define LNP_FIRST_MOMENT      "lensnet.exp_avg."
+#define LNP_SECOND_MOMENT     "lensnet.exp_avg_sq."
+
+/* The labels of an archive, borrowed: a table of `count` pointers and the texts, in one block. */
+typedef struct lnp_label_table {
+    lensnet_host host;
+    char *block;
+    size_t bytes, count;
+} lnp_label_table;
+
+static const char *const *lnp_label_pointers(const lnp_label_table *t)
+{
+    return t->count ? (const char *const *)(const void *)t->block : NULL;
+}
+
+static lensnet_result lnp_labels_split(lnp_label_table *t, const char *text, lensnet_error *error)
+{
+    const char *c;
+    const char **table;
+    char *copy;
+    for (c = text, t->count = 1; *c; c++) t->count += *c == '\n';
+    t->bytes = t->count * sizeof(char *) + strlen(text) + 1;
+    t->block = (char *)lnp_allocate(&t->host, t->bytes);
+    if (!t->block) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for labels");
+    table = (const char **)(void *)t->block;
+    copy = t->block + t->count * sizeof(char *);
+    memcpy(copy, text, strlen(text) + 1);
+    *table++ = copy;
+    for (; *copy; copy++)
+        if (*copy == '\n') {
+            *copy = '\0';
+            *table++ = copy + 1;
+        }
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_bad_metadata(const char *key, const char *value, lensnet_error *error)
+{
+    return lnp_fail(error, LENSNET_ERROR_FORMAT, "weights file: metadata %s is \"%.60s\", which is not valid",
+                    key, value);
+}
+
+static lensnet_result lnp_read_preprocess(lensnet_preprocess *p, const lensnet_archive *archive,
+                                          lensnet_error *error)
+{
+    const char *size = lensnet_archive_metadata(archive, LNP_KEY_IMAGE_SIZE);
+    const char *normalisation = lensnet_archive_metadata(archive, LNP_KEY_NORMALISATION);
+    const char *resize = lensnet_archive_metadata(archive, LNP_KEY_RESIZE);
+    char *end;
+    if (size) {
+        long pixels = strtol(size, &end, 10);
+        if (*end || end == size || pixels < 32 || pixels > 8192)
+            return lnp_bad_metadata(LNP_KEY_IMAGE_SIZE, size, error);
+        p->image_size = (int)pixels;
+    }
+    if (normalisation && lensnet_normalisation_parse(&p->normalisation, normalisation, NULL))
+        return lnp_bad_metadata(LNP_KEY_NORMALISATION, normalisation, error);
+    if (resize && lensnet_resize_parse(&p->resize, resize, NULL))
+        return lnp_bad_metadata(LNP_KEY_RESIZE, resize, error);
+    return LENSNET_OK;
+}
+
+/* Fills what the file says into `desc`; labels go to `labels`. */
+static lensnet_result lnp_read_description(lensnet_model_desc *desc, lnp_label_table *labels,
+                                           const lnp_checkpoint *file, lensnet_error *error)
+{
+    const char *text = lensnet_archive_metadata(file->archive, LNP_KEY_LABELS);
+    const char *epsilon = lensnet_archive_metadata(file->archive, LNP_KEY_EPSILON);
+    memcpy(desc->depths, file->net.depths, sizeof desc->depths);
+    memcpy(desc->widths, file->net.widths, sizeof desc->widths);
+    desc->preprocess.channels = (int)lnp_min(file->net.channels, 65536);
+    if (file->has_head) desc->classes = file->net.classes;
+    if (epsilon) {
+        char *end;
+        desc->final_norm_epsilon = (float)strtod(epsilon, &end);
+        if (*end || !(desc->final_norm_epsilon > 0.0f && desc->final_norm_epsilon < 1.0f))
+            return lnp_bad_metadata(LNP_KEY_EPSILON, epsilon, error);
+    }
+    if (text) {
+        lensnet_result result = lnp_labels_split(labels, text, error);
+        if (result) return result;
+        if (labels->count != desc->classes) return lnp_bad_metadata(LNP_KEY_LABELS, text, error);
+        desc->labels = lnp_label_pointers(labels);
+    }
+    return lnp_read_preprocess(&desc->preprocess, file->archive, error);
+}
+
+static lensnet_result lnp_model_read(lensnet_model *model, const lnp_checkpoint *file, int head_fits,
+                                     lensnet_error *error)
+{
+    lnp_net net = lnp_net_of(&model->desc);
+    lnp_slot slot = lnp_first_slot();
+    size_t index = 0;
+    do {
+        const lensnet_archive_entry *entry =
+            lnp_checkpoint_find(file, slot.role, slot.stage, slot.block);
+        float *values = model->parameters->values + model->parameters->weights[index++].offset;
+        lensnet_result result;
+        if (!entry || (lnp_role_is_head(slot.role) && !head_fits)) continue;
+        result = lensnet_archive_read_float(values, file->archive, entry, error);
+        if (result) return result;
+    } while (lnp_slot_next(&slot, &net));
+    return LENSNET_OK;
+}
+
+lensnet_load_options lensnet_load_defaults(void)
+{
+    lensnet_load_options o;
+    memset(&o, 0, sizeof o);
+    o.gradients = 1;
+    return o;
+}
+
+static void lnp_apply_load_options(lensnet_model_desc *desc, const lensnet_load_options *o)
+{
+    if (o->classes) {
+        if (o->classes != desc->classes || o->labels) desc->labels = o->labels;
+        desc->classes = o->classes;
+    }
+    if (o->preprocess) {
+        int channels = desc->preprocess.channels;
+        desc->preprocess = *o->preprocess;
+        desc->preprocess.channels = channels;
+    }
+    desc->drop_path_rate = o->drop_path_rate;
+    desc->seed = o->seed;
+    desc->gradients = o->gradients;
+    desc->host = o->host;
+}
+
+static lensnet_result lnp_model_load_archive(lensnet_model **model, const lensnet_archive *archive,
+                                             const lensnet_load_options *options, int *fresh_head,
+                                             lensnet_error *error)
+{
+    lensnet_model_desc desc = lensnet_model_defaults();
+    lnp_label_table labels;
+    lnp_checkpoint file;
+    int head_fits = 0;
+    lensnet_result result;
+    memset(&labels, 0, sizeof labels);
+    labels.host = options->host ? *options->host : lensnet_host_defaults();
+    result = lnp_checkpoint_open(&file, archive, error);
+    if (!result) result = lnp_read_description(&desc, &labels, &file, error);
+    if (!result) {
+        lnp_apply_load_options(&desc, options);
+        result = lensnet_model_create(model, &desc, error);
+    }
+    lnp_release(&labels.host, labels.block, labels.bytes);
+    if (result) return result;
+    head_fits = file.has_head && file.net.classes == (*model)->desc.classes;
+    result = lnp_model_read(*model, &file, head_fits, error);
+    if (result) {
+        lensnet_model_destroy(*model);
+        *model = NULL;
+    } else if (fresh_head) {
+        *fresh_head = !head_fits;
+    }
+    return result;
+}
+
+lensnet_result lensnet_model_load(lensnet_model **model, const char *path,
+                                  const lensnet_load_options *options, int *fresh_head,
+                                  lensnet_error *error)
+{
+    lensnet_load_options defaults = lensnet_load_defaults();
+    lensnet_archive *archive;
+    lensnet_result result;
+    if (!model) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model: NULL result pointer");
+    *model = NULL;
+    if (!options) options = &defaults;
+    result = lensnet_archive_open(&archive, path, options->host, error);
+    if (result) return result;
+    result = lnp_model_load_archive(model, archive, options, fresh_head, error);
+    lensnet_archive_close(archive);
+    return result;
+}
+
+/* What a file says beside the numbers; texts live in `texts`. */
+#define LNP_PAIRS 7
+typedef struct lnp_metadata {
+    lensnet_host host;
+    lensnet_archive_pair pairs[LNP_PAIRS];
+    size_t count;
+    char *labels;
+    size_t labels_bytes;
+    char numbers[3][32];
+} lnp_metadata;
+
+static void lnp_metadata_put(lnp_metadata *m, const char *key, const char *value)
+{
+    m->pairs[m->count].key = key;
+    m->pairs[m->count++].value = value;
+}
+
+static lensnet_result lnp_metadata_labels(lnp_metadata *m, const lensnet_model_desc *d,
+                                          lensnet_error *error)
+{
+    size_t i;
+    char *to;
+    for (i = 0; i < d->classes; i++) m->labels_bytes += strlen(d->labels[i]) + 1;
+    m->labels = (char *)lnp_allocate(&m->host, m->labels_bytes);
+    if (!m->labels) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for labels");
+    for (i = 0, to = m->labels; i < d->classes; i++) {
+        size_t length = strlen(d->labels[i]);
+        if (strchr(d->labels[i], '\n'))
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "label %lu holds a line break",
+                            (unsigned long)i);
+        memcpy(to, d->labels[i], length);
+        to[length] = i + 1 < d->classes ? '\n' : '\0';
+        to += length + 1;
+    }
+    lnp_metadata_put(m, LNP_KEY_LABELS, m->labels);
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_metadata_begin(lnp_metadata *m, const lensnet_model *model,
+                                         lensnet_error *error)
+{
+    const lensnet_model_desc *d = &model->desc;
+    memset(m, 0, sizeof *m);
+    m->host = model->host;
+    snprintf(m->numbers[0], sizeof m->numbers[0], "%d", d->preprocess.image_size);
+    snprintf(m->numbers[1], sizeof m->numbers[1], "%.9g", (double)d->final_norm_epsilon);
+    snprintf(m->numbers[2], sizeof m->numbers[2], "%d", LENSNET_NUMERICS);
+    lnp_metadata_put(m, "format", "pt");
+    lnp_metadata_put(m, LNP_KEY_IMAGE_SIZE, m->numbers[0]);
+    lnp_metadata_put(m, LNP_KEY_EPSILON, m->numbers[1]);
+    lnp_metadata_put(m, "lensnet.numerics", m->numbers[2]);
+    lnp_metadata_put(m, LNP_KEY_NORMALISATION, lensnet_normalisation_text(d->preprocess.normalisation));
+    lnp_metadata_put(m, LNP_KEY_RESIZE, lensnet_resize_text(d->preprocess.resize));
+    return lnp_metadata_labels(m, d, error);
+}
+
+static void lnp_metadata_end(lnp_metadata *m) { lnp_release(&m->host, m->labels, m->labels_bytes); }
+
+static void lnp_describe_tensor(lensnet_archive_tensor *t, const char *name, const lnp_weight *w,
+                                const float *values, lensnet_dtype dtype)
+{
+    int i;
+    memset(t, 0, sizeof *t);
+    t->name = name;
+    t->dtype = dtype;
+    t->rank = w->rank;
+    for (i = 0; i < w->rank; i++) t->shape[i] = w->shape[i];
+    t->values = values;
+}
+
+lensnet_result lensnet_model_save(const lensnet_model *model, const char *path, lensnet_dtype dtype,
+                                  lensnet_error *error)
+{
+    const lensnet_parameters *p;
+    lensnet_archive_tensor *tensors;
+    lnp_metadata metadata;
+    lensnet_result result;
+    size_t i;
+    if (!model || !path) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model save: NULL");
+    p = model->parameters;
+    tensors = (lensnet_archive_tensor *)lnp_allocate(&model->host, p->count * sizeof *tensors);
+    if (!tensors) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory while saving");
+    for (i = 0; i < p->count; i++)
+        lnp_describe_tensor(&tensors[i], p->weights[i].name, &p->weights[i],
+                            p->values + p->weights[i].offset, dtype);
+    result = lnp_metadata_begin(&metadata, model, error);
+    if (!result)
+        result = lensnet_archive_save(path, tensors, p->count, metadata.pairs, metadata.count,
+                                      &model->host, error);
+    lnp_metadata_end(&metadata);
+    lnp_release(&model->host, tensors, p->count * sizeof *tensors);
+    return result;
+}
+
+static const float lnp_imagenet_mean_rgb[3] = {0.485f, 0.456f, 0.406f};
+static const float lnp_imagenet_deviation_rgb[3] = {0.229f, 0.224f, 0.225f};
+
+lensnet_result lensnet_model_save_folder(const lensnet_model *model, const char *folder,
+                                         lensnet_error *error)
+{
+    const char *name = "/model.safetensors";
+    lnp_folder desc;
+    char *path;
+    size_t bytes;
+    lensnet_result result;
+    if (!model || !folder) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model save: NULL");
+    memset(&desc, 0, sizeof desc);
+    desc.net = lnp_net_of(&model->desc);
+    desc.labels = model->desc.labels;
+    desc.image_size = (size_t)model->desc.preprocess.image_size;
+    desc.drop_path_rate = model->desc.drop_path_rate;
+    desc.norm_epsilon = model->desc.final_norm_epsilon;
+    desc.normalize =
+        desc.net.channels == 3 && (model->desc.preprocess.normalisation == LENSNET_NORMALISATION_IMAGENET ||
+                                   model->desc.preprocess.normalisation ==
+                                       LENSNET_NORMALISATION_MINMAX_IMAGENET);
+    desc.mean = lnp_imagenet_mean_rgb;
+    desc.deviation = lnp_imagenet_deviation_rgb;
+    desc.dtype = LENSNET_DTYPE_F32;
+    bytes = strlen(folder) + strlen(name) + 1;
+    path = (char *)lnp_allocate(&model->host, bytes);
+    if (!path) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory while saving");
+    snprintf(path, bytes, "%s%s", folder, name);
+    result = lensnet_model_save(model, path, LENSNET_DTYPE_F32, error);
+    if (!result) result = lnp_folder_save(folder, &desc, &model->host, error);
+    lnp_release(&model->host, path, bytes);
+    return result;
+}
+
+/* --- frozen models: what a classifier is made of ----------------------------------------------- */
+
+/* lnp_supply from a checkpoint. */
+typedef struct lnp_file_supply {
+    const lnp_checkpoint *file;
+    lnp_slot slot;
+    lnp_net net;
+} lnp_file_supply;
+
+static lensnet_result lnp_supply_from_file(void *context, size_t index, float *values,
+                                           lensnet_error *error)
+{
+    lnp_file_supply *s = (lnp_file_supply *)context;
+    const lensnet_archive_entry *entry =
+        lnp_checkpoint_find(s->file, s->slot.role, s->slot.stage, s->slot.block);
+    (void)index; /* asked for in order */
+    lnp_slot_next(&s->slot, &s->net);
+    return lensnet_archive_read_float(values, s->file->archive, entry, error);
+}
+
+/* Records the network once, only to learn which form each weight is read in. */
+static lensnet_result lnp_model_learn_uses(lensnet_model *model, lensnet_error *error)
+{
+    lensnet_graph_options options = lensnet_graph_defaults();
+    lensnet_graph *g;
+    lensnet_result result;
+    options.height = options.width = (size_t)model->desc.preprocess.image_size;
+    options.batch = 1;
+    result = lensnet_graph_create(&g, model->parameters, &options, error);
+    if (result) return result;
+    lensnet_output(g, lnp_record_network(g, &model->desc, NULL));
+    if (g->failure.code) result = lnp_fail(error, g->failure.code, "%s", g->failure.text);
+    lensnet_graph_destroy(g);
+    return result;
+}
+
+static lensnet_result lnp_model_freeze(lensnet_model **model, const lensnet_archive *archive,
+                                       const lensnet_host *host, lensnet_error *error)
+{
+    lensnet_model_desc desc = lensnet_model_defaults();
+    lnp_label_table labels;
+    lnp_checkpoint file;
+    lnp_file_supply supply;
+    lensnet_result result = lnp_checkpoint_open(&file, archive, error);
+    if (!result && !(file.has_head && file.has_norm))
+        result = lnp_fail(error, LENSNET_ERROR_FORMAT,
+                          "these weights have no classification head; train one first (examples/train.c)");
+    if (result) return result;
+    memset(&labels, 0, sizeof labels);
+    labels.host = *host;
+    desc.host = host;
+    result = lnp_read_description(&desc, &labels, &file, error);
+    if (!result) result = lnp_model_begin(model, &desc, error);
+    lnp_release(&labels.host, labels.block, labels.bytes);
+    if (result) return result;
+    supply.file = &file;
+    supply.slot = lnp_first_slot();
+    supply.net = file.net;
+    result = lnp_model_learn_uses(*model, error);
+    if (!result)
+        result = lnp_parameters_freeze((*model)->parameters, lnp_supply_from_file, &supply, error);
+    if (result) {
+        lensnet_model_destroy(*model);
+        *model = NULL;
+    }
+    return result;
+}
+
+/* --- training state ---------------------------------------------------------------------------- */
+
+typedef struct lnp_state_name {
+    char text[LNP_NAME_CAPACITY + 24];
+} lnp_state_name;
+
+/* The tables of a state: three tensors for each weight, the pairs of model and caller. */
+typedef struct lnp_state {
+    lensnet_host host;
+    lensnet_archive_tensor *tensors;
+    lnp_state_name *names;
+    lensnet_archive_pair *pairs;
+    size_t weights, pair_count, pair_capacity;
+} lnp_state;
+
+static void lnp_state_end(lnp_state *s)
+{
+    lnp_release(&s->host, s->tensors, 3 * s->weights * sizeof *s->tensors);
+    lnp_release(&s->host, s->names, 2 * s->weights * sizeof *s->names);
+    lnp_release(&s->host, s->pairs, s->pair_capacity * sizeof *s->pairs);
+}
+
+static lensnet_result lnp_state_begin(lnp_state *s, const lensnet_model *model, size_t pairs,
+                                      lensnet_error *error)
+{
+    memset(s, 0, sizeof *s);
+    s->host = model->host;
+    s->weights = model->parameters->count;
+    s->pair_capacity = pairs;
+    s->tensors = (lensnet_archive_tensor *)lnp_allocate(&s->host, 3 * s->weights * sizeof *s->tensors);
+    s->names = (lnp_state_name *)lnp_allocate(&s->host, 2 * s->weights * sizeof *s->names);
+    s->pairs = (lensnet_archive_pair *)lnp_allocate(&s->host, pairs * sizeof *s->pairs);
+    if (s->tensors && s->names && s->pairs) return LENSNET_OK;
+    lnp_state_end(s);
+    return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory while saving");
+}
+
+static void lnp_state_tensors(lnp_state *s, const lensnet_parameters *p, const lensnet_adamw *adamw)
+{
+    size_t i;
+    for (i = 0; i < s->weights; i++) {
+        const lnp_weight *w = &p->weights[i];
+        char *first = s->names[2 * i].text, *second = s->names[2 * i + 1].text;
+        snprintf(first, sizeof s->names->text, "%s%s", LNP_FIRST_MOMENT, w->name);
+        snprintf(second, sizeof s->names->text, "%s%s", LNP_SECOND_MOMENT, w->name);
+        lnp_describe_tensor(&s->tensors[3 * i], w->name, w, p->values + w->offset,
+                            LENSNET_DTYPE_F32);
+        lnp_describe_tensor(&s->tensors[3 * i + 1], first, w, adamw->first + w->offset,
+                            LENSNET_DTYPE_F32);
+        lnp_describe_tensor(&s->tensors[3 * i + 2], second, w, adamw->second + w->offset,
+                            LENSNET_DTYPE_F32);
+    }
+}
+
+lensnet_result lensnet_state_save(const lensnet_model *model, const lensnet_adamw *adamw,
+                                  const lensnet_archive_pair *pairs, size_t pair_count,
+                                  const char *path, lensnet_error *error)
+{
+    lnp_metadata metadata;
+    lnp_state state;
+    char step[32];
+    lensnet_result result;
+    if (!model || !adamw || !path || (pair_count && !pairs) || adamw->parameters != model->parameters)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "state save: NULL, or an optimiser of another model");
+    result = lnp_state_begin(&state, model, LNP_PAIRS + 1 + pair_count, error);
+    if (result) return result;
+    result = lnp_metadata_begin(&metadata, model, error);
+    if (!result) {
+        lnp_state_tensors(&state, model->parameters, adamw);
+        snprintf(step, sizeof step, "%llu", (unsigned long long)adamw->steps);
+        memcpy(state.pairs, metadata.pairs, metadata.count * sizeof *pairs);
+        state.pairs[metadata.count].key = LNP_KEY_STEP;
+        state.pairs[metadata.count].value = step;
+        if (pair_count) memcpy(state.pairs + metadata.count + 1, pairs, pair_count * sizeof *pairs);
+        result = lensnet_archive_save(path, state.tensors, 3 * state.weights, state.pairs,
+                                      metadata.count + 1 + pair_count, &model->host, error);
+    }
+    lnp_metadata_end(&metadata);
+    lnp_state_end(&state);
+    return result;
+}
+
+static lensnet_result lnp_state_read_tensor(float *values, const lensnet_archive *archive,
+                                            const char *prefix, const lnp_weight *w,
+                                            lensnet_error *error)
+{
+    lnp_state_name name;
+    const lensnet_archive_entry *entry;
+    snprintf(name.text, sizeof name.text, "%s%s", prefix, w->name);
+    entry = lensnet_archive_find(archive, name.text);
+    if (!entry || entry->count != w->size)
+        return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                        "'%s': tensor \"%s\" is missing or has another size; expected the training "
+                        "state of the same model",
+                        archive->path, name.text);
+    return lensnet_archive_read_float(values + w->offset, archive, entry, error);
+}
+
+/* Reads all of it into `buffer`: values, first and second moments, one after the other. */
+static lensnet_result lnp_state_read(float *buffer, const lensnet_parameters *p,
+                                     const lensnet_archive *archive, lensnet_error *error)
+{
+    static const char *const prefixes[3] = {"", LNP_FIRST_MOMENT, LNP_SECOND_MOMENT};
+    size_t i, part;
+    for (part = 0; part < 3; part++)
+        for (i = 0; i < p->count; i++) {
+            lensnet_result result = lnp_state_read_tensor(buffer + part * p->size, archive,
+                                                          prefixes[part], &p->weights[i], error);
+            if (result) return result;
+        }
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_state_steps(uint64_t *steps, const lensnet_archive *archive,
+                                      lensnet_error *error)
+{
+    const char *text = lensnet_archive_metadata(archive, LNP_KEY_STEP);
+    const char *numerics = lensnet_archive_metadata(archive, "lensnet.numerics");
+    char *end;
+    if (!text)
+        return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                        "'%s' holds weights but no training state: start from it instead of resuming",
+                        archive->path);
+    if (numerics && atoi(numerics) != LENSNET_NUMERICS)
+        return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
+                        "'%s' is a training state of numerics %.20s, this build computes numerics %d: a "
+                        "resumed run would not be the same; start from its weights instead",
+                        archive->path, numerics, LENSNET_NUMERICS);
+    *steps = strtoull(text, &end, 10);
+    return *end || end == text ? lnp_bad_metadata(LNP_KEY_STEP, text, error) : LENSNET_OK;
+}
+
+lensnet_result lensnet_state_load(lensnet_model *model, lensnet_adamw *adamw, const char *path,
+                                  lensnet_error *error)
+{
+    lensnet_archive *archive;
+    lensnet_parameters *p;
+    lensnet_result result;
+    uint64_t steps = 0;
+    float *buffer;
+    size_t bytes;
+    if (!model || !adamw || !path || adamw->parameters != model->parameters)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "state load: NULL, or an optimiser of another model");
+    p = model->parameters;
+    bytes = 3 * p->size * sizeof(float);
+    result = lensnet_archive_open(&archive, path, &model->host, error);
+    if (result) return result;
+    buffer = (float *)lnp_allocate(&model->host, bytes);
+    if (!buffer) result = lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory while loading a state");
+    if (!result) result = lnp_state_steps(&steps, archive, error);
+    if (!result) result = lnp_state_read(buffer, p, archive, error);
+    if (!result) {
+        memcpy(p->values, buffer, bytes / 3);
+        memcpy(adamw->first, buffer + p->size, bytes / 3);
+        memcpy(adamw->second, buffer + 2 * p->size, bytes / 3);
+        adamw->steps = steps;
+        lensnet_parameters_changed(p);
+    }
+    lnp_release(&model->host, buffer, bytes);
+    lensnet_archive_close(archive);
+    return result;
+}
+/* =================================================================================================
+ * >>classify-impl  A classifier is a frozen model; a session is a graph over it and its buffers.
+ * ============================================================================================== */
+
+struct lensnet_classifier {
+    lensnet_host host;
+    lensnet_classifier_options options;
+    lensnet_model *model; /* its parameters are frozen */
+};
+
+struct lensnet_session {
+    lensnet_host host;
+    const lensnet_classifier *classifier;
+    lensnet_preprocess preprocess; /* as the classifier's; grey where colour says nothing more */
+    lensnet_graph *graph;
+    lensnet_tensor features;
+    size_t batch, image_floats, classes, feature_count;
+    size_t buffer_floats;
+    float *buffer;          /* images, logits, sums of probabilities, features */
+    float *images, *logits, *sums;
+    size_t height, width;   /* what the two below were taken for */
+    size_t scratch_bytes, turned_bytes;
+    void *scratch;
+    float *turned;
+};
+
+lensnet_classifier_options lensnet_classifier_defaults(void)
+{
+    lensnet_classifier_options o;
+    o.host = NULL;
+    o.views = 1;
+    return o;
+}
+
+static lensnet_result lnp_classifier_from(lensnet_classifier **classifier,
+                                          const lensnet_archive *archive, const lensnet_host *host,
+                                          const lensnet_classifier_options *options,
+                                          lensnet_error *error)
+{
+    lensnet_result result;
+    lensnet_classifier *c = (lensnet_classifier *)lnp_allocate(host, sizeof *c);
+    if (!c) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for a classifier");
+    c->host = *host;
+    c->options = *options;
+    c->model = NULL;
+    result = lnp_model_freeze(&c->model, archive, host, error);
+    if (result)
+        lnp_release(host, c, sizeof *c);
+    else
+        *classifier = c;
+    return result;
+}
+
+static lensnet_result lnp_classifier_load(lensnet_classifier **classifier, const char *path,
+                                          const void *bytes, size_t count,
+                                          const lensnet_classifier_options *options,
+                                          lensnet_error *error)
+{
+    lensnet_classifier_options defaults = lensnet_classifier_defaults();
+    lensnet_host host;
+    lensnet_archive *archive;
+    lensnet_result result;
+    if (!classifier || (!path && !bytes))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "classifier: NULL");
+    *classifier = NULL;
+    if (!options) options = &defaults;
+    if (options->views != 1 && options->views != 8)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "classifier: %d views; expected 1 or 8",
+                        options->views);
+    host = options->host ? *options->host : lensnet_host_defaults();
+    result = path ? lensnet_archive_open(&archive, path, &host, error)
+                  : lensnet_archive_open_memory(&archive, bytes, count, &host, error);
+    if (result) return result;
+    result = lnp_classifier_from(classifier, archive, &host, options, error);
+    lensnet_archive_close(archive);
+    return result;
+}
+
+lensnet_result lensnet_classifier_load(lensnet_classifier **classifier, const char *path,
+                                       const lensnet_classifier_options *options, lensnet_error *error)
+{
+    return lnp_classifier_load(classifier, path, NULL, 0, options, error);
+}
+
+lensnet_result lensnet_classifier_load_memory(lensnet_classifier **classifier, const void *bytes,
+                                              size_t count, const lensnet_classifier_options *options,
+                                              lensnet_error *error)
+{
+    return lnp_classifier_load(classifier, NULL, bytes, count, options, error);
+}
+
+void lensnet_classifier_destroy(lensnet_classifier *c)
+{
+    lensnet_host host;
+    if (!c) return;
+    host = c->host;
+    lensnet_model_destroy(c->model);
+    lnp_release(&host, c, sizeof *c);
+}
+
+size_t lensnet_classifier_classes(const lensnet_classifier *c) { return c ? c->model->desc.classes : 0; }
+
+const char *lensnet_classifier_label(const lensnet_classifier *c, size_t index)
+{
+    return c && index < c->model->desc.classes ? c->model->desc.labels[index] : "";
+}
+
+size_t lensnet_classifier_features(const lensnet_classifier *c)
+{
+    return c ? c->model->desc.widths[3] : 0;
+}
+
+const lensnet_preprocess *lensnet_classifier_preprocess(const lensnet_classifier *c)
+{
+    return c ? &c->model->desc.preprocess : NULL;
+}
+
+/* --- sessions ---------------------------------------------------------------------------------- */
+
+static lensnet_result lnp_session_graph(lensnet_session *s, lensnet_error *error)
+{
+    const lensnet_model *model = s->classifier->model;
+    lensnet_graph_options options = lensnet_graph_defaults();
+    lensnet_tensor logits;
+    lensnet_result result;
+    options.height = options.width = (size_t)s->preprocess.image_size;
+    options.batch = s->batch;
+    result = lensnet_graph_create(&s->graph, model->parameters, &options, error);
+    if (result) return result;
+    logits = lnp_record_network(s->graph, &model->desc, &s->features);
+    lensnet_output(s->graph, logits);
+    lensnet_keep(s->graph, s->features);
+    result = lensnet_graph_plan(s->graph, NULL, error);
+    return result ? result : lensnet_graph_allocate(s->graph, error);
+}
+
+static lensnet_result lnp_session_buffers(lensnet_session *s, lensnet_error *error)
+{
+    size_t side = (size_t)s->preprocess.image_size;
+    s->image_floats = side * side * (size_t)s->preprocess.channels;
+    s->buffer_floats = s->batch * (s->image_floats + 2 * s->classes);
+    s->buffer = (float *)lnp_allocate(&s->host, s->buffer_floats * sizeof(float));
+    if (!s->buffer) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for a session");
+    s->images = s->buffer;
+    s->logits = s->images + s->batch * s->image_floats;
+    s->sums = s->logits + s->batch * s->classes;
+    return LENSNET_OK;
+}
+
+static int lnp_is_grey_enough(const lensnet_preprocess *p)
+{
+    return p->normalisation != LENSNET_NORMALISATION_IMAGENET &&
+           p->normalisation != LENSNET_NORMALISATION_MINMAX_IMAGENET;
+}
+
+lensnet_result lensnet_session_create(lensnet_session **session, const lensnet_classifier *classifier,
+                                      size_t batch, lensnet_error *error)
+{
+    lensnet_result result;
+    lensnet_session *s;
+    if (!session) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "session: NULL result pointer");
+    *session = NULL;
+    if (!classifier || batch < 1 || batch > 65536)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "session: NULL classifier, or a batch outside 1 ... 65536");
+    s = (lensnet_session *)lnp_allocate(&classifier->host, sizeof *s);
+    if (!s) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for a session");
+    memset(s, 0, sizeof *s);
+    s->host = classifier->host;
+    s->classifier = classifier;
+    s->batch = batch;
+    s->classes = classifier->model->desc.classes;
+    s->feature_count = classifier->model->desc.widths[3];
+    s->preprocess = classifier->model->desc.preprocess;
+    if (lnp_is_grey_enough(&s->preprocess)) s->preprocess.channels = 1;
+    result = lnp_session_graph(s, error);
+    if (!result) result = lnp_session_buffers(s, error);
+    if (result)
+        lensnet_session_destroy(s);
+    else
+        *session = s;
+    return result;
+}
+
+static void lnp_session_forget_size(lensnet_session *s)
+{
+    lnp_release(&s->host, s->scratch, s->scratch_bytes);
+    lnp_release(&s->host, s->turned, s->turned_bytes);
+    s->scratch = NULL;
+    s->turned = NULL;
+    s->scratch_bytes = s->turned_bytes = s->height = s->width = 0;
+}
+
+void lensnet_session_destroy(lensnet_session *s)
+{
+    lensnet_host host;
+    if (!s) return;
+    host = s->host;
+    lnp_session_forget_size(s);
+    lensnet_graph_destroy(s->graph);
+    lnp_release(&host, s->buffer, s->buffer_floats * sizeof(float));
+    lnp_release(&host, s, sizeof *s);
+}
+
+size_t lensnet_session_bytes(const lensnet_session *s)
+{
+    if (!s) return 0;
+    return sizeof *s + lnp_graph_bytes(s->graph) + s->buffer_floats * sizeof(float) +
+           s->scratch_bytes + s->turned_bytes;
+}
+
+static lensnet_result lnp_session_size(lensnet_session *s, size_t height, size_t width,
+                                       lensnet_error *error)
+{
+    size_t upright, turned;
+    if (height == s->height && width == s->width) return LENSNET_OK;
+    upright = lensnet_preprocess_scratch_bytes(&s->preprocess, height, width);
+    turned = lensnet_preprocess_scratch_bytes(&s->preprocess, width, height);
+    if (!upright || !turned)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE, "image of %lu x %lu pixels; expected 1 ... %d a side",
+                        (unsigned long)height, (unsigned long)width, LENSNET_IMAGE_LIMIT);
+    lnp_session_forget_size(s);
+    s->scratch_bytes = lnp_max(upright, turned);
+    s->turned_bytes = height * width * sizeof(float);
+    s->scratch = lnp_allocate(&s->host, s->scratch_bytes);
+    s->turned = (float *)lnp_allocate(&s->host, s->turned_bytes);
+    if (!s->scratch || !s->turned) {
+        lnp_session_forget_size(s);
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for an image of %lu x %lu",
+                        (unsigned long)height, (unsigned long)width);
+    }
+    s->height = height;
+    s->width = width;
+    return LENSNET_OK;
+}
+
+/* Image `i` of the batch as view 0 ... 7: bit 2 mirrors, the lower two are quarter turns. */
+static lensnet_result lnp_session_prepare(lensnet_session *s, size_t i, const float *pixels, int view,
+                                          lensnet_error *error)
+{
+    size_t h = s->height, w = s->width;
+    float *to = s->images + i * s->image_floats;
+    if (view) {
+        lensnet_result result =
+            lensnet_turn(s->turned, pixels, s->height, s->width, view >> 2, 0, view & 3, error);
+        if (result) return result;
+        pixels = s->turned;
+        if (view & 1) {
+            h = s->width;
+            w = s->height;
+        }
+    }
+    return lensnet_preprocess_image(to, pixels, h, w, &s->preprocess, s->scratch, error);
+}
+
+/* One view of `count` <= batch images: softmax rows are added to s->sums. */
+static lensnet_result lnp_session_view(lensnet_session *s, const float *pixels, size_t count, int view,
+                                       float *features, lensnet_error *error)
+{
+    lensnet_batch batch = lensnet_batch_defaults();
+    lensnet_outputs outputs;
+    lensnet_result result;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        result = lnp_session_prepare(s, i, pixels + i * s->height * s->width, view, error);
+        if (result) return result;
+    }
+    memset(&outputs, 0, sizeof outputs);
+    batch.images = s->images;
+    batch.channels = (size_t)s->preprocess.channels;
+    batch.count = count;
+    outputs.logits = s->logits;
+    result = lnp_run_collect(s->graph, &batch, &outputs, view ? NULL : features, s->features, error);
+    if (result) return result;
+    lnp_softmax(s->logits, s->logits, count, s->classes);
+    for (i = 0; i < count * s->classes; i++) s->sums[i] += s->logits[i];
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_session_batch(lensnet_session *s, float *probabilities, float *features,
+                                        const float *pixels, size_t count, lensnet_error *error)
+{
+    int view, views = s->classifier->options.views;
+    size_t i;
+    memset(s->sums, 0, count * s->classes * sizeof(float));
+    for (view = 0; view < views; view++) {
+        lensnet_result result = lnp_session_view(s, pixels, count, view, features, error);
+        if (result) return result;
+    }
+    for (i = 0; i < count * s->classes; i++)
+        if (!(s->sums[i] >= 0.0f))
+            return lnp_fail(error, LENSNET_ERROR_NUMBER,
+                            "the network's answer is not a number; do its weights hold NaN or values "
+                            "that overflow?");
+    for (i = 0; probabilities && i < count * s->classes; i++)
+        probabilities[i] = s->sums[i] / (float)views;
+    return LENSNET_OK;
+}
+
+lensnet_result lensnet_session_classify(lensnet_session *s, float *probabilities, float *features,
+                                        const float *pixels, size_t count, size_t height, size_t width,
+                                        lensnet_error *error)
+{
+    size_t first;
+    lensnet_result result;
+    if (!s || !pixels)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "session classify: NULL session or pixels");
+    result = lnp_session_size(s, height, width, error);
+    for (first = 0; !result && first < count; first += s->batch)
+        result = lnp_session_batch(s, probabilities ? probabilities + first * s->classes : NULL,
+                                   features ? features + first * s->feature_count : NULL,
+                                   pixels + first * height * width, lnp_min(s->batch, count - first),
+                                   error);
+    return result;
+}
+
+static void lnp_predict(lensnet_prediction *prediction, const lensnet_classifier *c,
+                        const float *probabilities)
+{
+    size_t k, best = 0;
+    for (k = 1; k < c->model->desc.classes; k++)
+        if (probabilities[k] > probabilities[best]) best = k;
+    prediction->index = (int)best;
+    prediction->label = c->model->desc.labels[best];
+    prediction->probability = probabilities[best];
+}
+
+lensnet_result lensnet_classify(const lensnet_classifier *classifier, const float *pixels,
+                                size_t height, size_t width, lensnet_prediction *prediction,
+                                lensnet_error *error)
+{
+    lensnet_session *s;
+    lensnet_result result;
+    if (!classifier || !prediction)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "classify: NULL classifier or prediction");
+    result = lensnet_session_create(&s, classifier, 1, error);
+    if (result) return result;
+    result = lensnet_session_classify(s, s->logits, NULL, pixels, 1, height, width, error);
+    if (!result) lnp_predict(prediction, classifier, s->logits);
+    lensnet_session_destroy(s);
+    return result;
+}
+#ifdef __cplusplus
+}
+#endif
+
+#if defined(__clang__)
+#pragma clang diagnostic pop
+#pragma float_control(pop)
+#elif defined(__GNUC__)
+#pragma GCC diagnostic pop
+#pragma GCC pop_options
+#endif
+
+#endif /* LENSNET_IMPLEMENTATION */
+
+/* -------------------------------------------------------------------------------------------------
+ * LICENCE (MIT)
+ * Copyright (c) 2026 the lensnet authors
+ *
+ * Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+ * associated documentation files (the "Software"), to deal in the Software without restriction,
+ * including without limitation the rights to use, copy, modify, merge, publish, distribute, sublicense,
+ * and/or sell copies of the Software, and to permit persons to whom the Software is furnished to do so,
+ * subject to the following conditions:
+ *
+ * The above copyright notice and this permission notice shall be included in all copies or substantial
+ * portions of the Software.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT
+ * LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN
+ * NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY,
+ * WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE
+ * SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+ * ---------------------------------------------------------------------------------------------- */

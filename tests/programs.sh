@@ -1,0 +1,235 @@
+#!/bin/sh
+# programs.sh - the example programs on small simulated data: what they print and write, a run that is
+# stopped and resumed against one that is not (equal bytes), and what they say about bad input.
+#   sh tests/programs.sh       from the top folder; CC chooses the compiler; works in build/programs
+# Closes with "N passed, N failed"; the exit status follows.
+
+cd "$(dirname "$0")/.." || exit 1
+CC=${CC:-cc}
+WORK=build/programs
+OMP_WAIT_POLICY=passive
+export OMP_WAIT_POLICY
+passed=0
+failed=0
+
+# good TEXT: counts the last command's success
+good() {
+    if [ $? -eq 0 ]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAILED: $1"
+        [ -s out.txt ] && tail -5 out.txt | sed 's/^/    /'
+        [ -s err.txt ] && tail -5 err.txt | sed 's/^/    /'
+    fi
+}
+
+# run PROGRAM ...: stdout and stderr go to out.txt and err.txt
+run() { "$@" >out.txt 2>err.txt; }
+
+# refused WORDS PROGRAM ...: it must fail with exactly one line on stderr, "error: ..." with the words in
+# it, and must not have made the folder `refused` it was told to write to
+refused() {
+    words=$1
+    shift
+    run "$@"
+    status=$?
+    [ $status -ne 0 ] && [ $status -lt 126 ] && [ "$(wc -l <err.txt)" -eq 1 ] &&
+        grep -q '^error: ' err.txt && grep -qF -- "$words" err.txt && [ ! -e refused ]
+    good "$* must be refused with '$words'"
+}
+
+# ---- building ----------------------------------------------------------------------------------------
+
+rm -rf $WORK
+mkdir -p $WORK
+openmp=-fopenmp
+echo 'int main(void) { return 0; }' >$WORK/probe.c
+$CC $openmp $WORK/probe.c -o $WORK/probe 2>/dev/null || openmp=
+build() { $CC -O1 $openmp -I. "$1" -o "$WORK/$(basename "$1" .c)" -lm >"$WORK/$(basename "$1").log" 2>&1; }
+(build examples/train.c; build examples/hello.c; build examples/own_network.c) &
+build tools/simulate.c
+build examples/evaluate.c
+build examples/classify.c
+wait
+cd $WORK || exit 1
+for program in train hello own_network simulate evaluate classify; do
+    [ -x ./$program ]
+    good "examples or tools: $program.c must compile"
+done
+
+# ---- data --------------------------------------------------------------------------------------------
+
+run ./simulate data --train 16 --val 12
+good "simulate"
+# A copy of the data in which one thing is wrong: spoil COMMAND ...
+spoil() {
+    rm -rf bad
+    cp -r data bad
+    "$@"
+}
+
+# ---- training, stopped and resumed -------------------------------------------------------------------
+
+options="--weights none --size 32 --epochs 3 --batch 10 --schedule plateau --patience 0"
+options="$options --drop-path 0.3 --smoothing 0.1 --augment reference"
+# shellcheck disable=SC2086
+run ./train data $options --out whole --folder
+good "train"
+for file in best.safetensors last.safetensors history.csv history.svg report.txt roc.svg confusion.svg \
+    reliability.svg predictions.csv huggingface/config.json huggingface/model.safetensors; do
+    [ -s whole/$file ]
+    good "train must write $file"
+done
+[ "$(wc -l <whole/history.csv)" -eq 4 ]
+good "a line per epoch in history.csv"
+[ -z "$(find whole -name '*tmp*' -o -name '*~')" ]
+good "no temporary files stay"
+
+# Stopped within the first epoch, at its end, within the second; other threads each time.
+# shellcheck disable=SC2086
+run ./train data $options --out parts --stop-after 2 --threads 1 && grep -q -- '--resume --out parts' out.txt
+good "train --stop-after"
+refused "the run was begun with --epochs 3, not 2" ./train data --weights none --out parts --epochs 2 --resume
+refused "there is a run already" ./train data --weights none --out parts
+run ./train --resume --out parts --stop-after 3 --threads 2
+good "resume within an epoch"
+run ./train --resume --out parts --stop-after 2 --threads 3 --cache 0
+good "resume at the end of an epoch"
+run ./train data --resume --out parts
+good "resume to the end"
+for file in best.safetensors last.safetensors history.csv history.svg predictions.csv report.txt; do
+    cmp whole/$file parts/$file >/dev/null 2>&1
+    good "$file of the stopped and resumed run must be that of the other to the byte"
+done
+run ./train --resume --out parts && cmp whole/last.safetensors parts/last.safetensors
+good "resuming a finished run changes nothing"
+
+# Ctrl-C: the signal, the state, the way on.
+./train data --weights none --size 32 --epochs 500 --batch 8 --out signal >out.txt 2>err.txt &
+pid=$!
+count=0
+while [ ! -s signal/last.safetensors ] && [ $count -lt 120 ]; do
+    sleep 0.5
+    count=$((count + 1))
+done
+kill -INT $pid
+wait $pid
+[ $? -eq 130 ] && grep -q '^stopped in epoch' out.txt && [ -s signal/last.safetensors ]
+good "Ctrl-C must save and end with status 130"
+run ./train --resume --out signal --stop-after 1 && grep -q '^stopped in epoch' out.txt
+good "resume after Ctrl-C"
+
+# Simulated images need no data at all.
+run ./train --weights none --simulate 24 --held-out 12 --size 32 --epochs 1 --batch 8 --out simulated
+good "train --simulate"
+run ./train data --simulate 24 --weights none --size 32 --epochs 1 --batch 8 --out mixed
+good "train DATA --simulate"
+
+# ---- fine-tuning -------------------------------------------------------------------------------------
+
+run ./train data --weights whole/best.safetensors --epochs 1 --out tuned --type f16 &&
+    grep -q 'head included' out.txt && grep -q 'recipe *finetune' out.txt && grep -q 'input 32 x 32' out.txt
+good "fine-tuning keeps the head where the classes are the same"
+rm -rf other && cp -r data other && for split in train val; do mv other/$split/vort other/$split/axion; done
+run ./train other --weights whole/best.safetensors --epochs 1 --out renamed
+good "fine-tuning on other classes"
+for split in train val; do rm -r other/$split/axion; done
+run ./train other --weights whole/best.safetensors --epochs 1 --out fewer && grep -q 'fresh head' out.txt
+good "fine-tuning on fewer classes takes a fresh head"
+
+# ---- using -------------------------------------------------------------------------------------------
+
+run ./hello whole/best.safetensors data/val/no/000000.npy && [ "$(wc -l <out.txt)" -eq 1 ]
+good "hello"
+said=$(cut -d' ' -f1 out.txt)
+run ./classify whole/best.safetensors data/val
+good "classify"
+grep -q "^data/val/no/000000.npy  *$said " out.txt && [ "$(grep -c '%$' out.txt)" -eq 36 ] &&
+    grep -q '^36 images in ' out.txt
+good "classify agrees with hello and shows every image"
+cp out.txt table.txt
+run ./classify --csv whole/best.safetensors data/val/no data/val/vort/000003.npy &&
+    [ "$(wc -l <out.txt)" -eq 14 ] && head -1 out.txt | grep -qx 'file,class,probability,no,sphere,vort'
+good "classify --csv"
+run ./classify --views 8 whole/best.safetensors data/val/no
+good "classify --views 8"
+run ./classify --json whole/best.safetensors data/val
+good "classify --json"
+if command -v python3 >/dev/null 2>&1; then
+    python3 -c "import json; a = json.load(open('out.txt')); assert len(a) == 36, len(a)
+assert all(abs(sum(x['probabilities'].values()) - 1) < 1e-5 for x in a)"
+    good "classify --json is JSON, and probabilities add up to 1"
+    python3 -c "import glob, xml.dom.minidom as x
+for f in glob.glob('whole/*.svg'): x.parse(f)"
+    good "figures are XML"
+fi
+cp data/val/no/000000.npy mixed.npy
+echo 'no image' >foreign.npy
+run ./classify whole/best.safetensors foreign.npy mixed.npy missing.npy
+[ $? -eq 1 ] && grep -q '^mixed.npy' out.txt && [ "$(grep -c '^error: ' err.txt)" -eq 3 ] &&
+    grep -q 'foreign.npy: ' err.txt && grep -q 'missing.npy: ' err.txt
+good "classify reports wrong files, goes on, and ends with status 1"
+run ./evaluate whole/best.safetensors data --out judged && grep -q 'weighted avg' out.txt &&
+    [ -s judged/roc.svg ] && cmp judged/report.txt whole/report.txt
+good "evaluate gives train's report of the test split"
+run ./evaluate whole/best.safetensors data --split val && grep -q 'macro ' out.txt
+good "evaluate --split val"
+run ./own_network data && [ "$(grep -c '^epoch' out.txt)" -eq 8 ]
+good "own_network"
+
+# ---- bad input ---------------------------------------------------------------------------------------
+
+image=bad/train/sphere/000003.npy
+train="./train bad --weights none --size 32 --epochs 1 --out refused"
+spoil sh -c "head -c 5000 data/train/sphere/000003.npy >$image"
+refused "$image: the file is cut short" $train
+spoil sh -c "printf '\\211PNG and so on' >$image"
+refused "$image: it is a PNG picture" $train
+spoil sh -c "printf '\\223NUMPY\\001\\000v\\000%-117s\\n' \"{'descr': '|O', 'fortran_order': False, 'shape': (), }\" >$image"
+refused "$image: it is a pickled object array" $train
+spoil sh -c "printf '\\223NUMPY\\001\\000v\\000%-117s\\n\\000\\000\\300\\177' \"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1), }\" >$image"
+refused "$image: the pixel in row 0, column 0 is NaN" $train
+spoil sh -c ": >$image"
+refused "$image: the file is empty" $train
+spoil sh -c "rm bad/train/vort/*.npy"
+refused "bad/train/vort: the folder of class 'vort' holds no .npy files" $train
+spoil sh -c "mv bad/train/vort/000000.npy . ; rm bad/train/vort/*; mv 000000.npy bad/train/vort"
+refused "bad/train/vort: holds 1 image, but 2" $train
+spoil rm -r bad/val/no
+refused "bad/val: the class 'no' is missing" $train
+spoil rm -r bad/val
+refused "there is no folder 'val'" $train
+spoil rm -r bad/train/no bad/train/vort
+refused "has 1 class folder" $train
+refused "nowhere: there is no such folder" ./train nowhere --weights none --out refused
+: >zero.safetensors
+head -c 3000 whole/best.safetensors >short.safetensors
+for weights in zero short; do
+    refused $weights.safetensors ./train data --weights $weights.safetensors --out refused
+    refused $weights.safetensors ./classify $weights.safetensors data/val
+    refused $weights.safetensors ./evaluate $weights.safetensors data --out refused
+    refused $weights.safetensors ./hello $weights.safetensors mixed.npy
+done
+refused "these are weights of ConvNeXt V2 atto, not of pico" \
+    ./train data --weights whole/best.safetensors --variant pico --out refused
+refused "zero.safetensors/run" ./train data --weights none --size 32 --epochs 1 --out zero.safetensors/run
+refused "zero.safetensors/run" ./evaluate whole/best.safetensors data --out zero.safetensors/run
+refused "zero.safetensors: it is no training state" \
+    sh -c 'mkdir -p foreign && cp whole/best.safetensors foreign/last.safetensors &&
+           ./train --resume --out foreign 2>&1 | sed "s/foreign.last/zero/" >&2; exit 1'
+spoil mv bad/val/vort bad/val/axion
+refused "'axion' is not one of the classes" ./evaluate whole/best.safetensors bad --out refused
+refused "there is nothing to train on" ./train --out refused
+refused "there is no option --epoch" ./train data --epoch 3 --out refused
+refused "--epochs takes a whole number" ./train data --weights none --epochs many --out refused
+refused "--schedule is one of constant, cosine, plateau" \
+    ./train data --weights none --schedule step --out refused
+refused "recipe reference starts from ImageNet weights" ./train data --recipe reference --out refused
+refused "--views" ./classify --views 9 whole/best.safetensors mixed.npy
+# The images changed since the run was stopped.
+spoil sh -c "./train bad $options --out moved --stop-after 1 >/dev/null && rm bad/train/no/000005.npy" 2>/dev/null
+refused "not those that the run was begun with" ./train --resume --out moved
+
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]

@@ -1,0 +1,350 @@
+#!/bin/sh
+# run.sh - builds and runs every test, and closes with "N passed, N failed".
+#
+#   sh tests/run.sh            everything, two jobs at a time (JOBS=n for another number)
+#   sh tests/run.sh NAME ...   only the jobs whose names begin so, e.g. "test_" or "compile"
+#
+# Needs a C compiler (CC, default cc) and an ordinary POSIX system. What else it can use (clang, a C++
+# compiler, OpenMP, sanitizers, valgrind, an aarch64 compiler with qemu, Python) it uses; what is
+# missing is said and counted as skipped. A program is built by the very cc line in its first comment.
+# Everything made goes to build/, which git ignores.
+
+cd "$(dirname "$0")/.." || exit 1
+CC=${CC:-cc}
+BUILD=build/tests
+WARNINGS="-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror"
+OMP_WAIT_POLICY=passive # jobs share the cores
+export CC OMP_WAIT_POLICY
+
+# ---- reporting: a job leaves "passed failed skipped" in $BUILD/NAME.result ----------------------------
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# report NAME passed failed skipped text
+report() {
+    echo "$2 $3 $4" >"$BUILD/$1.result"
+    printf '%-34s %s\n' "$1" "$5"
+}
+
+# check NAME log: one check, good if the last command was (call it as: command; check ...)
+check() {
+    if [ $? -eq 0 ]; then
+        report "$1" 1 0 0 "passed"
+    else
+        report "$1" 0 1 0 "FAILED"
+        sed 's/^/    /' "$2" | head -60
+    fi
+}
+
+skip() { report "$1" 0 0 1 "skipped: $2"; }
+
+# ---- building ----------------------------------------------------------------------------------------
+
+# cc_line FILE: the build line in its first comment, continuation lines joined; nothing if it has none
+cc_line() {
+    awk '/\*\// { last = 1 }
+         !found && /^[ *\/]*cc / { found = 1; sub(/^[ *\/]*/, "") }
+         found { sub(/ *\*\/.*$/, ""); line = $0; sub(/^[ *]+/, "", line)
+                 if (sub(/ *\\$/, "", line)) printf "%s ", line; else { print line; exit } }
+         last { exit }' "$1"
+}
+
+# links FLAGS...: can $CC make a program with them?
+links() {
+    echo 'int main(void) { return 0; }' >"$BUILD/probe.$$.c"
+    $CC "$@" "$BUILD/probe.$$.c" -o "$BUILD/probe.$$" >/dev/null 2>&1
+    good=$?
+    rm -f "$BUILD/probe.$$.c" "$BUILD/probe.$$"
+    return $good
+}
+
+# build FILE OUTPUT FLAGS...: by the file's own line, plus FLAGS
+build() {
+    file=$1 output=$2
+    shift 2
+    line=$(cc_line "$file" | sed "s|^cc |$CC |; s|-o [^ ]*|$* -o $output|")
+    [ -n "$line" ] || { echo "$file: no cc line in its first comment"; return 1; }
+    links -fopenmp || line=$(echo "$line" | sed 's/-fopenmp//')
+    echo "$line"
+    eval "$line"
+}
+
+# run_counted NAME PROGRAM LOG: runs a test program and takes over its counts
+run_counted() {
+    $RUNNER "$2" >>"$3" 2>&1
+    status=$?
+    counts=$(sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$3" | tail -1)
+    # shellcheck disable=SC2086
+    set -- "$1" "$2" "$3" $counts
+    passed=${4:-0} failed=${5:-0}
+    [ $status -ne 0 ] && [ "$failed" -eq 0 ] && failed=1 && echo "ended with status $status" >>"$3"
+    report "$1" "$passed" "$failed" 0 "$passed passed, $failed failed"
+    if [ "$failed" -ne 0 ]; then sed 's/^/    /' "$3" | head -60; else grep '^note: ' "$3"; fi
+    [ "$failed" -eq 0 ]
+}
+
+# build_and_run NAME FILE FLAGS...
+build_and_run() {
+    name=$1 source=$2
+    shift 2
+    if build "$source" "$BUILD/$name" "$@" >"$BUILD/$name.log" 2>&1; then
+        run_counted "$name" "$BUILD/$name" "$BUILD/$name.log"
+    else
+        false
+        check "$name" "$BUILD/$name.log"
+        return 1
+    fi
+}
+
+# ---- the jobs ----------------------------------------------------------------------------------------
+
+# job_compile COMPILER STANDARD: the warning matrix, with and without OpenMP
+job_compile() {
+    case $2 in *++*) source=tests/test_compile.cpp ;; *) source=tests/test_compile.c ;; esac
+    for openmp in -fopenmp ""; do
+        name=compile_$1_$2${openmp:+_openmp}
+        # shellcheck disable=SC2086
+        $1 -std=$2 -O2 $WARNINGS $openmp -I. -c "$source" -o "$BUILD/$name.o" >"$BUILD/$name.log" 2>&1
+        check "$name" "$BUILD/$name.log"
+    done
+}
+
+# What leaves an object file, and what it takes from the C library: no printing, no ending the host,
+# no generator, no function of libm but those that IEEE 754 fixes.
+job_symbols() {
+    have nm || { skip symbols "nm not found"; return; }
+    log=$BUILD/symbols.log
+    : >"$log"
+    echo '#define LENSNET_IMPLEMENTATION
+#include "lensnet.h"' >"$BUILD/symbols.c"
+    $CC -O2 -I. -c "$BUILD/symbols.c" -o "$BUILD/symbols.o" >>"$log" 2>&1 &&
+        nm -g "$BUILD/symbols.o" | awk 'NF == 3 { print $3 }' | sed 's/^_*//' | sort >"$BUILD/symbols.out" &&
+        ! grep -v '^lensnet_' "$BUILD/symbols.out" >>"$log" && grep -q . "$BUILD/symbols.out"
+    check symbols "$log"
+    nm -u "$BUILD/symbols.o" | awk '{ print $NF }' | sed 's/^_*//; s/@.*//' >"$BUILD/symbols.in"
+    ! grep -xE 'exit|_Exit|abort|assert_fail|s?rand(om)?|getenv|v?f?printf(_chk)?|put(s|char|c)|signal' \
+        "$BUILD/symbols.in" >"$log"
+    check symbols_host "$log"
+    ! grep -xE '(exp|exp2|expm1|log|log2|log10|log1p|pow|sin|cos|sincos|tan|tanh|erf|erfc|cbrt|fma)[fl]?' \
+        "$BUILD/symbols.in" >"$log"
+    check symbols_libm "$log"
+    $CC -O2 -I. -DLENSNET_STATIC -c "$BUILD/symbols.c" -o "$BUILD/symbols_static.o" >"$log" 2>&1 &&
+        ! nm -g "$BUILD/symbols_static.o" | awk 'NF == 3' >>"$log"
+    [ ! -s "$log" ]
+    check symbols_static "$log"
+}
+
+# Every switch of the header compiles, and fast-math is refused by name.
+job_switches() {
+    for switch in LENSNET_NO_SIMD LENSNET_NO_AVX512; do
+        build_and_run "switch_$switch" tests/test_compile.c -D$switch
+    done
+    name=switch_malloc
+    # shellcheck disable=SC2086
+    $CC -O1 $WARNINGS -I. '-DLENSNET_MALLOC(n)=other_malloc(n)' '-DLENSNET_FREE(p)=other_free(p)' \
+        -DTEST_OTHER_MALLOC tests/test_compile.c -o "$BUILD/$name" -lm >"$BUILD/$name.log" 2>&1 &&
+        "$BUILD/$name" >>"$BUILD/$name.log" 2>&1
+    check $name "$BUILD/$name.log"
+    name=switch_fast_math
+    $CC -O2 -ffast-math -I. -c tests/test_compile.c -o "$BUILD/$name.o" >"$BUILD/$name.log" 2>&1
+    grep -q 'fast-math' "$BUILD/$name.log"
+    check $name "$BUILD/$name.log"
+}
+
+job_test() {
+    build_and_run "$1" "tests/$1.c"
+}
+
+# The same bits from another compiler, standard, target and contraction. test_bits compares with
+# hashes in tests/fixtures; LENSNET_TEST_QUICK leaves out what takes long.
+job_bits() {
+    LENSNET_TEST_QUICK=1
+    export LENSNET_TEST_QUICK
+    case $1 in
+    c99) build_and_run bits_c99 tests/test_bits.c -std=c99 ;;
+    native) if links -march=native; then
+        build_and_run bits_native_contract tests/test_bits.c -march=native -ffp-contract=fast -O3
+    else skip bits_native_contract "$CC has no -march=native"; fi ;;
+    clang) if have clang; then
+        (CC=clang; build_and_run bits_clang tests/test_bits.c -ffp-contract=fast)
+    else skip bits_clang "clang not found"; fi ;;
+    plain) build_and_run bits_plain_O0 tests/test_bits.c -O0 -DLENSNET_NO_SIMD ;;
+    esac
+}
+
+# build_library OUTPUT FLAGS...: the implementation alone, for tests that call nothing private. They are
+# then built with -DLENSNET_IMPLEMENTED and its object, which saves most of the time.
+build_library() {
+    output=$1
+    shift
+    printf '#define LENSNET_IMPLEMENTATION\n#include "lensnet.h"\n' >"$output.c"
+    links -fopenmp && set -- "$@" -fopenmp
+    $CC -O2 "$@" -I. -c "$output.c" -o "$output" >"$output.log" 2>&1
+}
+
+# with_library PREFIX FLAGS TEST...
+with_library() {
+    prefix=$1 flags=$2
+    shift 2
+    # shellcheck disable=SC2086
+    build_library "$BUILD/$prefix.o" $flags
+    check "${prefix}_library" "$BUILD/$prefix.o.log"
+    [ -f "$BUILD/$prefix.o" ] || return
+    for test in "$@"; do
+        # shellcheck disable=SC2086
+        [ -f "tests/$test.c" ] && build_and_run "${prefix}_$test" "tests/$test.c" $flags \
+            -DLENSNET_IMPLEMENTED "$BUILD/$prefix.o"
+    done
+}
+
+job_sanitize() {
+    LENSNET_TEST_QUICK=1 ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1
+    export LENSNET_TEST_QUICK ASAN_OPTIONS
+    if links -fsanitize=address,undefined; then
+        with_library sanitize "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1" \
+            test_model test_train test_alloc test_classify test_gradients test_bits test_files
+    else
+        skip sanitize "$CC cannot link with sanitizers"
+    fi
+}
+
+# NEON, under an emulator.
+job_aarch64() {
+    if have aarch64-linux-gnu-gcc && have qemu-aarch64; then
+        LENSNET_TEST_QUICK=1 RUNNER=qemu-aarch64
+        export LENSNET_TEST_QUICK
+        (CC=aarch64-linux-gnu-gcc; with_library aarch64 -static test_bits test_model test_gradients)
+    else
+        skip aarch64 "aarch64-linux-gnu-gcc or qemu-aarch64 not found"
+    fi
+}
+
+# Instructions of one forward pass: repeatable to a few parts in a million, so that a slow-down is seen
+# on a noisy machine too. valgrind knows no AVX-512, so this is the AVX2 path.
+job_instructions() {
+    name=instructions
+    have valgrind || { skip $name "valgrind not found"; return; }
+    log=$BUILD/$name.log
+    build tests/forward_once.c "$BUILD/$name" >"$log" 2>&1 &&
+        valgrind --tool=callgrind --callgrind-out-file=/dev/null --toggle-collect=lensnet_forward \
+            "$BUILD/$name" >>"$log" 2>&1 && grep -q 'Collected : [1-9]' "$log"
+    check $name "$log"
+    count=$(sed -n 's/.*Collected : //p' "$log")
+    echo "note: one forward pass of atto at 64 x 64, AVX2, 1 thread: ${count:-?} instructions"
+}
+
+# A program of examples/ or tools/ compiles without a warning by its own line.
+job_program() {
+    name=$(echo "$1" | sed 's|/|_|g; s|\.c$||')
+    # shellcheck disable=SC2086
+    build "$1" "$BUILD/$name" -Wall -Wextra -Werror >"$BUILD/$name.log" 2>&1
+    check "$name" "$BUILD/$name.log"
+}
+
+# The C blocks of the README: whole programs are linked, parts that include the header are compiled.
+job_readme() {
+    [ -f README.md ] || { skip readme "no README.md"; return; }
+    rm -f "$BUILD"/readme_*.c
+    awk -v prefix="$BUILD/readme_" '/^```c$/ { n++; file = prefix n ".c"; next }
+        /^```/ { file = "" } file { print > file }' README.md
+    for source in "$BUILD"/readme_*.c; do
+        [ -f "$source" ] || { skip readme "README.md has no C block"; return; }
+        name=$(basename "$source" .c)
+        grep -q 'include "lensnet.h"' "$source" || continue
+        target="-c -o $BUILD/$name.o"
+        grep -q 'int main' "$source" && target="-o $BUILD/$name -lm"
+        # shellcheck disable=SC2086
+        $CC -O1 -Wall -Wextra -Werror -I. -Iexamples "$source" $target >"$BUILD/$name.log" 2>&1
+        check "$name" "$BUILD/$name.log"
+    done
+}
+
+# The header's table of contents names every section, in order.
+job_sections() {
+    have python3 || { skip sections "python3 not found"; return; }
+    python3 tools/check_sections.py lensnet.h >"$BUILD/sections.log" 2>&1
+    check sections "$BUILD/sections.log"
+}
+
+# The example programs on small data; tests/programs.sh closes with counts like a test program.
+job_programs() {
+    [ -f tests/programs.sh ] || { skip programs "no tests/programs.sh"; return; }
+    : >"$BUILD/programs.log"
+    (RUNNER=sh; run_counted programs tests/programs.sh "$BUILD/programs.log")
+}
+
+# A failure that is planted must be seen, by the test program and by this script.
+job_planted() {
+    log=$BUILD/planted.log
+    (
+        LENSNET_TEST_FAIL=1 BUILD=$BUILD/planted
+        export LENSNET_TEST_FAIL
+        mkdir -p "$BUILD"
+        ! build_and_run planted tests/test_compile.c && grep -q '^[0-9]* 1 0$' "$BUILD/planted.result"
+    ) >"$log" 2>&1
+    check planted_failure "$log"
+}
+
+# ---- all together ------------------------------------------------------------------------------------
+
+# Longest first, so that both lanes end at about the same time.
+all_jobs() {
+    echo "sanitize"
+    for source in tests/test_*.c; do
+        [ -n "$(cc_line "$source")" ] && echo "test $(basename "$source" .c)"
+    done | sort -k2,2 | awk '/test_(model|train|alloc|bits)$/ { print "0 " $0; next } { print "1 " $0 }' |
+        sort -s -k1,1 | cut -d' ' -f2-
+    echo "programs"
+    echo "aarch64"
+    for mode in c99 native clang plain; do echo "bits $mode"; done
+    for compiler in gcc clang; do
+        if [ $compiler = gcc ] && ! have gcc; then compiler=$CC; fi
+        for standard in c99 c11; do echo "compile $compiler $standard"; done
+    done
+    for compiler in g++ clang++; do
+        for standard in c++11 c++20; do echo "compile $compiler $standard"; done
+    done
+    for source in examples/*.c tools/*.c; do [ -f "$source" ] && echo "program $source"; done
+    echo "instructions"
+    echo "symbols"
+    echo "switches"
+    echo "readme"
+    echo "sections"
+    echo "planted"
+}
+
+if [ "$1" = --job ]; then
+    shift
+    job=$1
+    shift
+    if [ "$job" = compile ] && ! have "$1"; then
+        skip "compile_$1_$2" "$1 not found"
+    elif [ "$job" = compile ] && ! (CC=$1; links -fopenmp); then
+        skip "compile_$1_$2" "$1 cannot link with -fopenmp"
+    else
+        "job_$job" "$@"
+    fi
+    exit 0
+fi
+
+mkdir -p $BUILD
+rm -f $BUILD/*.result
+started=$(date +%s)
+all_jobs | while read -r job; do
+    name=$(echo "$job" | tr ' ' '_')
+    if [ $# -eq 0 ]; then
+        echo "$job"
+    else
+        for wanted in "$@"; do
+            case $name in $wanted* | test_$wanted*) echo "$job" ;; esac
+        done
+    fi
+done | xargs -P "${JOBS:-2}" -I '{}' sh -c 'sh tests/run.sh --job {}'
+
+totals=$(cat $BUILD/*.result 2>/dev/null | awk '{ p += $1; f += $2; s += $3 } END { print p + 0, f + 0, s + 0 }')
+# shellcheck disable=SC2086
+set -- $totals
+[ "$1" -eq 0 ] && [ "$2" -eq 0 ] && set -- 0 1 "$3" && echo "nothing was run"
+echo "$3 skipped, $(($(date +%s) - started)) seconds"
+echo "$1 passed, $2 failed"
+[ "$2" -eq 0 ]

@@ -1,0 +1,318 @@
+/* test_bits.c - the law of same bits: logits, gradients and trained weights are the same for every
+ * instruction set, number of threads, micro-batch, fused or plain, recomputed or kept, and the same as
+ * on the machine where the hashes in tests/fixtures/bits.txt were written. The runner builds this file
+ * for several compilers, standards and targets.
+ * cc -O2 -fopenmp -I. tests/test_bits.c -o build/test_bits -lm
+ * build/test_bits --write    writes the hashes anew (after LENSNET_NUMERICS was raised) */
+#define LENSNET_IMPLEMENTATION
+#include "lensnet.h"
+#include "test.h"
+#include "golden.h"
+
+#define STEPS       10
+#define HASHES_PATH "tests/fixtures/bits.txt"
+
+static lensnet_error error;
+
+/* ---- the networks -------------------------------------------------------------------------------- */
+
+/* Widths that are no multiple of a vector (40 = 2.5 x 16, 24, 20), K = 3 and 5, odd sizes, batches that
+ * micro-batches do not divide: 30 = 7 x 4 + 2. */
+typedef struct network {
+    const char *name;
+    size_t depths[4], widths[4], classes, height, width, batch;
+} network;
+
+static const network networks[] = {
+    {"small", {1, 1, 1, 1}, {8, 16, 32, 64}, 3, 45, 38, 30},
+    {"odd", {2, 1, 2, 1}, {40, 24, 20, 52}, 5, 70, 67, 6},
+};
+
+#define NETWORKS (sizeof networks / sizeof *networks)
+
+/* How to run one; no field may change a bit. */
+typedef struct way {
+    lensnet_isa isa;
+    int threads;
+    size_t micro_batch;
+    int plain, recompute;
+} way;
+
+static const way base_way = {LENSNET_ISA_BEST, 1, 0, 0, 0};
+
+/* What must be equal. */
+typedef struct outcome {
+    float *logits, *gradients, *weights; /* of the first step, of the first, after the last */
+    float *validation;                   /* logits of a graph without backward, at the end */
+    double loss;                         /* of the last step */
+    size_t logit_count, weight_count;
+} outcome;
+
+static float *take(size_t count)
+{
+    float *values = (float *)malloc(count * sizeof(float));
+    golden_expect(values != NULL, "out of memory");
+    return values;
+}
+
+static lensnet_model *create(const network *net, const way *w)
+{
+    lensnet_model_desc desc = lensnet_model_defaults();
+    lensnet_host host = lensnet_host_defaults();
+    host.isa_cap = w->isa;
+    host.threads = w->threads;
+    memcpy(desc.depths, net->depths, sizeof desc.depths);
+    memcpy(desc.widths, net->widths, sizeof desc.widths);
+    desc.classes = net->classes;
+    desc.labels = NULL;
+    desc.drop_path_rate = 0.3f;
+    desc.host = &host;
+    return golden_model_create(&desc);
+}
+
+static lensnet_graph *record(lensnet_model *model, const network *net, const way *w,
+                             const lensnet_loss *loss)
+{
+    lensnet_graph_options options = lensnet_graph_defaults();
+    options.height = net->height;
+    options.width = net->width;
+    options.batch = net->batch;
+    options.micro_batch = w->micro_batch;
+    options.plain = w->plain;
+    options.recompute = w->recompute;
+    options.training = loss != NULL;
+    return golden_graph(model, &options, loss);
+}
+
+static void train(outcome *out, lensnet_graph *graph, lensnet_model *model, lensnet_batch *batch)
+{
+    lensnet_parameters *parameters = lensnet_model_parameters(model);
+    lensnet_outputs outputs;
+    lensnet_adamw_desc desc = lensnet_adamw_defaults();
+    lensnet_adamw *adamw;
+    desc.clip_norm = 1;
+    golden_must(lensnet_adamw_create(&adamw, parameters, &desc, &error), &error, "adamw");
+    memset(&outputs, 0, sizeof outputs);
+    for (batch->step = 0; batch->step < STEPS; batch->step++) {
+        outputs.logits = batch->step == 0 ? out->logits : NULL;
+        golden_must(lensnet_forward_backward(graph, batch, &outputs, &error), &error, "step");
+        if (batch->step == 0)
+            memcpy(out->gradients, lensnet_parameters_gradients(parameters),
+                   out->weight_count * sizeof(float));
+        golden_must(lensnet_adamw_step(adamw, 1e-3, NULL, &error), &error, "adamw");
+    }
+    out->loss = outputs.loss;
+    memcpy(out->weights, lensnet_parameters_values(parameters), out->weight_count * sizeof(float));
+    lensnet_adamw_destroy(adamw);
+}
+
+static void run(outcome *out, const network *net, const way *w)
+{
+    lensnet_model *model = create(net, w);
+    lensnet_loss loss = lensnet_loss_defaults();
+    lensnet_batch batch = lensnet_batch_defaults();
+    lensnet_outputs outputs;
+    lensnet_graph *graph;
+    float *images = golden_images(net->batch, net->height, net->width);
+    int labels[30];
+    size_t i;
+    for (i = 0; i < net->batch; i++) labels[i] = (int)(i * 7 % net->classes);
+    out->logit_count = net->batch * net->classes;
+    out->weight_count = lensnet_parameters_size(lensnet_model_parameters(model));
+    out->logits = take(out->logit_count);
+    out->validation = take(out->logit_count);
+    out->gradients = take(out->weight_count);
+    out->weights = take(out->weight_count);
+    batch.images = images;
+    batch.channels = 3;
+    batch.count = net->batch;
+    batch.labels = labels;
+    batch.seed = 5;
+    loss.label_smoothing = 0.1f;
+    graph = record(model, net, w, &loss);
+    train(out, graph, model, &batch);
+    lensnet_graph_destroy(graph);
+    graph = record(model, net, w, NULL);
+    memset(&outputs, 0, sizeof outputs);
+    outputs.logits = out->validation;
+    batch.labels = NULL;
+    golden_must(lensnet_forward(graph, &batch, &outputs, &error), &error, "validation");
+    lensnet_graph_destroy(graph);
+    lensnet_model_destroy(model);
+    free(images);
+}
+
+static void release(outcome *out)
+{
+    free(out->logits);
+    free(out->validation);
+    free(out->gradients);
+    free(out->weights);
+}
+
+/* ---- comparing ----------------------------------------------------------------------------------- */
+
+static void check_same(const float *a, const float *b, size_t count, const char *what,
+                       const char *text)
+{
+    size_t i, different = 0, first = 0;
+    for (i = 0; i < count; i++) {
+        if (memcmp(a + i, b + i, sizeof *a) == 0) continue;
+        if (different++ == 0) first = i;
+    }
+    CHECK(different == 0);
+    if (different)
+        printf("    %s: %s: %lu of %lu differ, first number %lu: %.9g and %.9g\n", text, what,
+               (unsigned long)different, (unsigned long)count, (unsigned long)first, a[first],
+               b[first]);
+}
+
+static void check_way(const outcome *expected, const network *net, const way *w)
+{
+    outcome out;
+    char text[160];
+    snprintf(text, sizeof text, "%s, %s, %d threads, micro-batch %lu%s%s", net->name,
+             w->isa == LENSNET_ISA_BEST ? "best" : lensnet_isa_text(w->isa), w->threads,
+             (unsigned long)w->micro_batch, w->plain ? ", plain" : "",
+             w->recompute ? ", recomputed" : "");
+    run(&out, net, w);
+    check_same(out.logits, expected->logits, expected->logit_count, "logits", text);
+    check_same(out.gradients, expected->gradients, expected->weight_count, "gradients", text);
+    check_same(out.weights, expected->weights, expected->weight_count, "weights", text);
+    check_same(out.validation, expected->validation, expected->logit_count, "validation", text);
+    CHECK(out.loss == expected->loss);
+    release(&out);
+}
+
+/* ---- hashes -------------------------------------------------------------------------------------- */
+
+/* FNV-1a over the numbers' bits, least significant byte first. */
+static uint64_t hash_of(const float *values, size_t count)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    size_t i;
+    int shift;
+    for (i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, values + i, sizeof bits);
+        for (shift = 0; shift < 32; shift += 8)
+            hash = (hash ^ (bits >> shift & 255)) * 0x100000001b3u;
+    }
+    return hash;
+}
+
+static void describe_hashes(char *line, size_t capacity, const network *net, const outcome *out)
+{
+    snprintf(line, capacity, "%s numerics %d logits %016llx gradients %016llx weights %016llx",
+             net->name, LENSNET_NUMERICS,
+             (unsigned long long)hash_of(out->logits, out->logit_count),
+             (unsigned long long)hash_of(out->gradients, out->weight_count),
+             (unsigned long long)hash_of(out->weights, out->weight_count));
+}
+
+static void check_hashes(const network *net, const outcome *out)
+{
+    char line[200], expected[200];
+    FILE *file = fopen(HASHES_PATH, "r");
+    int found = 0;
+    describe_hashes(line, sizeof line, net, out);
+    while (file && fgets(expected, sizeof expected, file)) {
+        expected[strcspn(expected, "\r\n")] = 0;
+        found |= strcmp(line, expected) == 0;
+    }
+    CHECK(found);
+    if (!found) printf("    not in %s: %s\n", HASHES_PATH, line);
+    if (file) fclose(file);
+}
+
+static int write_hashes(void)
+{
+    FILE *file = fopen(HASHES_PATH, "w");
+    size_t i;
+    golden_expect(file != NULL, HASHES_PATH);
+    fprintf(file,
+            "# FNV-1a of logits and gradients of the first step, and of the weights after ten\n"
+            "# AdamW steps; written by build/test_bits --write\n");
+    for (i = 0; i < NETWORKS; i++) {
+        outcome out;
+        char line[200];
+        run(&out, &networks[i], &base_way);
+        describe_hashes(line, sizeof line, &networks[i], &out);
+        fprintf(file, "%s\n", line);
+        release(&out);
+    }
+    return fclose(file) != 0;
+}
+
+/* ---- all ways ------------------------------------------------------------------------------------ */
+
+static void check_instruction_sets(const outcome *expected, const network *net)
+{
+    static const lensnet_isa caps[] = {LENSNET_ISA_REFERENCE, LENSNET_ISA_PORTABLE,
+                                       LENSNET_ISA_AVX2, LENSNET_ISA_AVX512};
+    size_t i;
+    for (i = 0; i < sizeof caps / sizeof *caps; i++) {
+        way w = base_way;
+        lensnet_host host = lensnet_host_defaults();
+        w.isa = host.isa_cap = caps[i];
+        if (lensnet_isa_in_use(&host) != caps[i]) {
+            printf("note: %s is not there\n", lensnet_isa_text(caps[i]));
+            continue;
+        }
+        check_way(expected, net, &w);
+        w.plain = 1;
+        check_way(expected, net, &w);
+    }
+}
+
+static void check_splits(const outcome *expected, const network *net)
+{
+    static const size_t micro_batches[] = {1, 2, 4, 30};
+    size_t i;
+    way w = base_way;
+    for (i = 0; i < sizeof micro_batches / sizeof *micro_batches; i++) {
+        w.micro_batch = micro_batches[i];
+        w.threads = 1 + (int)(i % 3);
+        check_way(expected, net, &w);
+    }
+    for (w.threads = 1; w.threads <= 3; w.threads++) {
+        w.micro_batch = 4; /* 30 = 7 x 4 + 2 */
+        w.plain = w.recompute = 0;
+        check_way(expected, net, &w);
+        w.recompute = 1;
+        check_way(expected, net, &w);
+        w.recompute = 0;
+        w.plain = 1;
+        check_way(expected, net, &w);
+    }
+}
+
+static void test_network(const network *net, int quick)
+{
+    outcome expected;
+    way w = base_way;
+    run(&expected, net, &base_way);
+    check_hashes(net, &expected);
+    CHECK(expected.loss == expected.loss && expected.loss > 0);
+    if (quick) {
+        w.threads = 2;
+        w.micro_batch = 4;
+        w.recompute = 1;
+        check_way(&expected, net, &w);
+        w.isa = LENSNET_ISA_REFERENCE;
+        w.plain = 1;
+        check_way(&expected, net, &w);
+    } else {
+        check_instruction_sets(&expected, net);
+        check_splits(&expected, net);
+    }
+    release(&expected);
+}
+
+int main(int argc, char **argv)
+{
+    size_t i;
+    if (argc == 2 && strcmp(argv[1], "--write") == 0) return write_hashes();
+    for (i = 0; i < NETWORKS; i++) test_network(&networks[i], getenv("LENSNET_TEST_QUICK") != NULL);
+    return test_end();
+}

@@ -1,0 +1,501 @@
+/* test_classify.c - from a file to an answer: classifiers, sessions, names of three dialects, heads, and
+ * files that are refused.
+ * cc -O2 -fopenmp -I. tests/test_classify.c -o build/test_classify -lm */
+#define LENSNET_IMPLEMENTATION
+#include "lensnet.h"
+#include "test.h"
+#include "golden.h"
+
+#define PATH  "build/test_classify.safetensors"
+#define SIDE  64 /* of the network's input */
+#define FILES 5  /* test images */
+
+static lensnet_error error;
+static const char *const labels[3] = {"smooth", "clumpy", "a \"vortex\""};
+
+static lensnet_model *saved_model(lensnet_dtype type)
+{
+    lensnet_model_desc desc = golden_desc("small", 3);
+    lensnet_model *model;
+    desc.preprocess.image_size = SIDE;
+    desc.preprocess.normalisation = LENSNET_NORMALISATION_ZNORM;
+    desc.labels = labels;
+    model = golden_model_create(&desc);
+    golden_must(lensnet_model_save(model, PATH, type, &error), &error, "save");
+    return model;
+}
+
+/* Grey images of height x width that differ from each other. */
+static float *test_pixels(size_t count, size_t height, size_t width)
+{
+    float *pixels = (float *)malloc(count * height * width * sizeof(float));
+    size_t i;
+    golden_expect(pixels != NULL, "out of memory");
+    for (i = 0; i < count * height * width; i++)
+        pixels[i] = (float)(lngen_value(3, i) + 2 * lngen_value(4, i / (7 * width)));
+    return pixels;
+}
+
+/* ---- the same numbers as a graph gives ----------------------------------------------------------- */
+
+static void expected_probabilities(float *probabilities, lensnet_model *model, const float *pixels,
+                                   size_t height, size_t width)
+{
+    const lensnet_preprocess *preprocess = &lensnet_model_description(model)->preprocess;
+    lensnet_graph_options options = lensnet_graph_defaults();
+    lensnet_batch batch = lensnet_batch_defaults();
+    lensnet_outputs outputs;
+    static float image[SIDE * SIDE * 3];
+    float logits[3];
+    double sum = 0, largest;
+    lensnet_graph *graph;
+    void *scratch = malloc(lensnet_preprocess_scratch_bytes(preprocess, height, width) + 1);
+    int k;
+    golden_expect(scratch != NULL, "out of memory");
+    golden_must(lensnet_preprocess_image(image, pixels, height, width, preprocess, scratch, &error),
+                &error, "preprocess");
+    options.height = options.width = SIDE;
+    options.batch = 1;
+    graph = golden_graph(model, &options, NULL);
+    memset(&outputs, 0, sizeof outputs);
+    outputs.logits = logits;
+    batch.images = image;
+    batch.channels = 3;
+    batch.count = 1;
+    golden_must(lensnet_forward(graph, &batch, &outputs, &error), &error, "forward");
+    largest = logits[0] > logits[1] ? logits[0] : logits[1];
+    if (logits[2] > largest) largest = logits[2];
+    for (k = 0; k < 3; k++) sum += exp(logits[k] - largest);
+    for (k = 0; k < 3; k++) probabilities[k] = (float)(exp(logits[k] - largest) / sum);
+    lensnet_graph_destroy(graph);
+    free(scratch);
+}
+
+static void check_prediction(const lensnet_classifier *classifier, const float *pixels,
+                             size_t height, size_t width, const float *probabilities)
+{
+    lensnet_prediction prediction;
+    int k, best = 0;
+    for (k = 1; k < 3; k++)
+        if (probabilities[k] > probabilities[best]) best = k;
+    CHECK(!lensnet_classify(classifier, pixels, height, width, &prediction, &error));
+    CHECK(prediction.index == best);
+    CHECK(prediction.label == lensnet_classifier_label(classifier, (size_t)best));
+    CHECK(prediction.probability == probabilities[best]);
+}
+
+/* One by one, in batches and from several sizes of session: the same bits, and a graph's numbers. */
+static void test_sessions(void)
+{
+    const size_t height = 50, width = 70, size = height * width;
+    lensnet_model *model = saved_model(LENSNET_DTYPE_F32);
+    float *pixels = test_pixels(FILES, height, width);
+    float together[FILES * 3], features[FILES * 64], one[3], one_features[64], expected[3];
+    lensnet_classifier *classifier;
+    lensnet_session *session;
+    size_t batch, i, k;
+    golden_must(lensnet_classifier_load(&classifier, PATH, NULL, &error), &error, "load");
+    CHECK(lensnet_classifier_classes(classifier) == 3);
+    CHECK(lensnet_classifier_features(classifier) == 64);
+    CHECK(lensnet_classifier_preprocess(classifier)->image_size == SIDE);
+    for (k = 0; k < 3; k++) CHECK(strcmp(lensnet_classifier_label(classifier, k), labels[k]) == 0);
+    CHECK(strcmp(lensnet_classifier_label(classifier, 3), "") == 0);
+    for (batch = 1; batch <= 6; batch += batch == 1 ? 1 : 2) { /* 1, 2, 4, 6 */
+        golden_must(lensnet_session_create(&session, classifier, batch, &error), &error, "session");
+        CHECK(!lensnet_session_classify(session, together, features, pixels, FILES, height, width,
+                                        &error));
+        for (i = 0; i < FILES; i++) {
+            CHECK(!lensnet_session_classify(session, one, one_features, pixels + i * size, 1,
+                                            height, width, &error));
+            CHECK(memcmp(one, together + 3 * i, sizeof one) == 0);
+            CHECK(memcmp(one_features, features + 64 * i, sizeof one_features) == 0);
+            expected_probabilities(expected, model, pixels + i * size, height, width);
+            for (k = 0; k < 3; k++) CHECK_CLOSE(one[k], expected[k], 2e-7, "probability");
+            check_prediction(classifier, pixels + i * size, height, width, one);
+        }
+        lensnet_session_destroy(session);
+    }
+    lensnet_classifier_destroy(classifier);
+    lensnet_model_destroy(model);
+    free(pixels);
+}
+
+/* Any number of threads share one classifier, each with a session. */
+static void test_sharing(void)
+{
+    lensnet_model *model = saved_model(LENSNET_DTYPE_F32);
+    float *pixels = test_pixels(FILES, 64, 64);
+    float expected[FILES * 3], found[8][FILES * 3];
+    lensnet_classifier *classifier;
+    lensnet_session *session;
+    int worker, failed = 0;
+    golden_must(lensnet_classifier_load(&classifier, PATH, NULL, &error), &error, "load");
+    golden_must(lensnet_session_create(&session, classifier, 2, &error), &error, "session");
+    CHECK(!lensnet_session_classify(session, expected, NULL, pixels, FILES, 64, 64, &error));
+    lensnet_session_destroy(session);
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(4) reduction(+ : failed)
+#endif
+    for (worker = 0; worker < 8; worker++) {
+        lensnet_session *own = NULL;
+        lensnet_result result =
+            lensnet_session_create(&own, classifier, 1 + (size_t)worker % 3, NULL);
+        if (!result)
+            result =
+                lensnet_session_classify(own, found[worker], NULL, pixels, FILES, 64, 64, NULL);
+        failed += result != LENSNET_OK;
+        lensnet_session_destroy(own);
+    }
+    CHECK(failed == 0);
+    for (worker = 0; worker < 8; worker++)
+        CHECK(memcmp(found[worker], expected, sizeof expected) == 0);
+    lensnet_classifier_destroy(classifier);
+    lensnet_model_destroy(model);
+    free(pixels);
+}
+
+/* Eight views: the mean over the turned images, whatever way up the image is given. */
+static void test_views(void)
+{
+    lensnet_model *model = saved_model(LENSNET_DTYPE_F32);
+    lensnet_classifier_options options = lensnet_classifier_defaults();
+    float *pixels = test_pixels(1, SIDE, SIDE), *turned = test_pixels(1, SIDE, SIDE);
+    float one[3], views[3], of_turned[3];
+    double mean[3] = {0, 0, 0};
+    lensnet_classifier *plain, *eight;
+    lensnet_session *plain_session, *eight_session;
+    int flip, turns, k;
+    golden_must(lensnet_classifier_load(&plain, PATH, NULL, &error), &error, "load");
+    options.views = 8;
+    golden_must(lensnet_classifier_load(&eight, PATH, &options, &error), &error, "load");
+    golden_must(lensnet_session_create(&plain_session, plain, 1, &error), &error, "session");
+    golden_must(lensnet_session_create(&eight_session, eight, 1, &error), &error, "session");
+    CHECK(!lensnet_session_classify(eight_session, views, NULL, pixels, 1, SIDE, SIDE, &error));
+    for (flip = 0; flip < 2; flip++) {
+        for (turns = 0; turns < 4; turns++) {
+            golden_must(lensnet_turn(turned, pixels, SIDE, SIDE, flip, 0, turns, &error), &error,
+                        "turn");
+            CHECK(
+                !lensnet_session_classify(plain_session, one, NULL, turned, 1, SIDE, SIDE, &error));
+            for (k = 0; k < 3; k++) mean[k] += one[k] / 8;
+            CHECK(!lensnet_session_classify(eight_session, of_turned, NULL, turned, 1, SIDE, SIDE,
+                                            &error));
+            for (k = 0; k < 3; k++) CHECK_CLOSE(of_turned[k], views[k], 1e-6, "turned");
+        }
+    }
+    for (k = 0; k < 3; k++) CHECK_CLOSE(views[k], mean[k], 1e-6, "mean of the views");
+    options.views = 3;
+    CHECK(lensnet_classifier_load(&eight, PATH, &options, &error) == LENSNET_ERROR_ARGUMENT);
+    CHECK(eight == NULL);
+    lensnet_session_destroy(plain_session);
+    lensnet_session_destroy(eight_session);
+    lensnet_classifier_destroy(plain);
+    lensnet_model_destroy(model);
+    free(pixels);
+    free(turned);
+}
+
+/* ---- files --------------------------------------------------------------------------------------- */
+
+static unsigned char *read_file(size_t *count)
+{
+    FILE *file = fopen(PATH, "rb");
+    unsigned char *bytes;
+    golden_expect(file != NULL, PATH);
+    fseek(file, 0, SEEK_END);
+    *count = (size_t)ftell(file);
+    rewind(file);
+    bytes = (unsigned char *)malloc(*count);
+    golden_expect(bytes && fread(bytes, 1, *count, file) == *count, PATH);
+    fclose(file);
+    return bytes;
+}
+
+static void write_file(const unsigned char *bytes, size_t count)
+{
+    FILE *file = fopen(PATH, "wb");
+    golden_expect(file && fwrite(bytes, 1, count, file) == count, PATH);
+    fclose(file);
+}
+
+static void classify_all(float *probabilities, lensnet_classifier *classifier, const float *pixels)
+{
+    lensnet_session *session;
+    golden_must(lensnet_session_create(&session, classifier, 2, &error), &error, "session");
+    golden_must(
+        lensnet_session_classify(session, probabilities, NULL, pixels, FILES, 64, 64, &error),
+        &error, "classify");
+    lensnet_session_destroy(session);
+    lensnet_classifier_destroy(classifier);
+}
+
+/* From memory as from a path; half precision is near. */
+static void test_memory(void)
+{
+    lensnet_model *model = saved_model(LENSNET_DTYPE_F32);
+    float *pixels = test_pixels(FILES, 64, 64);
+    float from_path[FILES * 3], from_memory[FILES * 3];
+    lensnet_classifier *classifier;
+    unsigned char *bytes;
+    size_t count, i;
+    golden_must(lensnet_classifier_load(&classifier, PATH, NULL, &error), &error, "load");
+    classify_all(from_path, classifier, pixels);
+    bytes = read_file(&count);
+    golden_must(lensnet_classifier_load_memory(&classifier, bytes, count, NULL, &error), &error,
+                "load");
+    memset(bytes, 0, count); /* not needed any more */
+    classify_all(from_memory, classifier, pixels);
+    CHECK(memcmp(from_path, from_memory, sizeof from_path) == 0);
+    free(bytes);
+    golden_must(lensnet_model_save(model, PATH, LENSNET_DTYPE_F16, &error), &error, "save");
+    golden_must(lensnet_classifier_load(&classifier, PATH, NULL, &error), &error, "load");
+    classify_all(from_memory, classifier, pixels);
+    for (i = 0; i < FILES * 3; i++)
+        CHECK_CLOSE(from_memory[i], from_path[i], 5e-3, "half precision");
+    lensnet_model_destroy(model);
+    free(pixels);
+}
+
+/* timm's name of a tensor, from the authors'. */
+static void timm_name(char *timm, size_t capacity, const char *author)
+{
+    static const char *const leaves[][2] = {
+        {"dwconv.weight", "conv_dw.weight"},  {"dwconv.bias", "conv_dw.bias"},
+        {"norm.weight", "norm.weight"},       {"norm.bias", "norm.bias"},
+        {"pwconv1.weight", "mlp.fc1.weight"}, {"pwconv1.bias", "mlp.fc1.bias"},
+        {"grn.gamma", "mlp.grn.weight"},      {"grn.beta", "mlp.grn.bias"},
+        {"pwconv2.weight", "mlp.fc2.weight"}, {"pwconv2.bias", "mlp.fc2.bias"}};
+    unsigned s, b;
+    int end = 0;
+    size_t i;
+    if (sscanf(author, "downsample_layers.%u.%u.", &s, &b) == 2) {
+        if (s == 0)
+            snprintf(timm, capacity, "stem.%u.%s", b, strrchr(author, '.') + 1);
+        else
+            snprintf(timm, capacity, "stages.%u.downsample.%u.%s", s, b, strrchr(author, '.') + 1);
+    } else if (sscanf(author, "stages.%u.%u.%n", &s, &b, &end) == 2) {
+        for (i = 0; i < sizeof leaves / sizeof *leaves; i++)
+            if (strcmp(author + end, leaves[i][0]) == 0)
+                snprintf(timm, capacity, "stages.%u.blocks.%u.%s", s, b, leaves[i][1]);
+    } else if (strncmp(author, "head.", 5) == 0) {
+        snprintf(timm, capacity, "head.fc.%s", author + 5);
+    } else {
+        snprintf(timm, capacity, "head.%s", author); /* norm.* */
+    }
+}
+
+typedef enum dialect { HUGGING_FACE, AUTHORS, TIMM } dialect;
+
+#define TENSORS 60
+
+/* Writes the model's weights in a dialect's names and shapes; `prefix` may be "". */
+static void write_dialect(lensnet_model *model, dialect names, const char *prefix)
+{
+    static char text[TENSORS][128];
+    lensnet_archive_tensor tensors[TENSORS];
+    lensnet_parameters *parameters = lensnet_model_parameters(model);
+    size_t i, count = lensnet_parameters_count(parameters);
+    golden_expect(count <= TENSORS, "too many tensors");
+    memset(tensors, 0, sizeof tensors);
+    for (i = 0; i < count; i++) {
+        lensnet_parameter_info info = lensnet_parameters_info(parameters, i);
+        char author[128], name[100];
+        int d;
+        lngen_author_name(author, sizeof author, info.name);
+        snprintf(name, sizeof name, "%.99s", names == AUTHORS ? author : info.name);
+        if (names == TIMM) timm_name(name, sizeof name, author);
+        snprintf(text[i], sizeof text[i], "%s%s", prefix, name);
+        tensors[i].name = text[i];
+        tensors[i].dtype = LENSNET_DTYPE_F32;
+        tensors[i].rank = info.rank;
+        for (d = 0; d < info.rank; d++) tensors[i].shape[d] = info.shape[d];
+        if (names == TIMM && strstr(name, ".grn.")) {
+            tensors[i].rank = 1;
+            tensors[i].shape[0] = info.size;
+        }
+        if (names == TIMM && strstr(name, ".mlp.fc") && info.rank == 2) {
+            tensors[i].rank = 4; /* the small sizes use 1 x 1 convolutions */
+            tensors[i].shape[2] = tensors[i].shape[3] = 1;
+        }
+        tensors[i].values = lensnet_parameters_values(parameters) + info.offset;
+    }
+    golden_must(lensnet_archive_save(PATH, tensors, count, NULL, 0, NULL, &error), &error, "save");
+}
+
+static void check_dialect(lensnet_model *model, dialect names, const char *prefix)
+{
+    lensnet_parameters *parameters = lensnet_model_parameters(model), *found;
+    lensnet_model *loaded;
+    int fresh = -1;
+    write_dialect(model, names, prefix);
+    CHECK(!lensnet_model_load(&loaded, PATH, NULL, &fresh, &error));
+    if (!loaded) {
+        printf("    dialect %d with \"%s\": %s\n", (int)names, prefix, error.text);
+        return;
+    }
+    CHECK(fresh == 0);
+    found = lensnet_model_parameters(loaded);
+    CHECK(lensnet_parameters_size(found) == lensnet_parameters_size(parameters));
+    CHECK(memcmp(lensnet_parameters_values(found), lensnet_parameters_values(parameters),
+                 lensnet_parameters_size(found) * sizeof(float)) == 0);
+    CHECK(strcmp(lensnet_model_description(loaded)->labels[1], "sphere") == 0);
+    lensnet_model_destroy(loaded);
+}
+
+static void test_dialects(void)
+{
+    lensnet_model *model = golden_model("small", 3);
+    check_dialect(model, HUGGING_FACE, "");
+    check_dialect(model, AUTHORS, "");
+    check_dialect(model, TIMM, "");
+    check_dialect(model, AUTHORS, "module.");
+    check_dialect(model, TIMM, "_orig_mod.");
+    check_dialect(model, HUGGING_FACE, "model.");
+    lensnet_model_destroy(model);
+}
+
+/* Another number of classes: everything but the last layer is kept. */
+static void test_fresh_head(void)
+{
+    static const char *const names[5] = {"a", "b", "c", "d", "e"};
+    lensnet_model *model = saved_model(LENSNET_DTYPE_F32), *loaded;
+    lensnet_load_options options = lensnet_load_defaults();
+    lensnet_parameters *parameters = lensnet_model_parameters(model), *found;
+    size_t i, head = 0;
+    int fresh = 0;
+    options.classes = 5;
+    options.labels = names;
+    golden_must(lensnet_model_load(&loaded, PATH, &options, &fresh, &error), &error, "load");
+    CHECK(fresh == 1);
+    CHECK(lensnet_model_description(loaded)->classes == 5);
+    CHECK(strcmp(lensnet_model_description(loaded)->labels[4], "e") == 0);
+    found = lensnet_model_parameters(loaded);
+    CHECK(lensnet_parameters_count(found) == lensnet_parameters_count(parameters));
+    for (i = 0; i < lensnet_parameters_count(found); i++) {
+        lensnet_parameter_info a = lensnet_parameters_info(parameters, i);
+        lensnet_parameter_info b = lensnet_parameters_info(found, i);
+        if (a.size == b.size)
+            CHECK(memcmp(lensnet_parameters_values(parameters) + a.offset,
+                         lensnet_parameters_values(found) + b.offset, a.size * sizeof(float)) == 0);
+        else
+            head++;
+    }
+    CHECK(head == 2);
+    lensnet_model_destroy(loaded);
+    options.classes = 3;
+    options.labels = NULL;
+    golden_must(lensnet_model_load(&loaded, PATH, &options, &fresh, &error), &error, "load");
+    CHECK(fresh == 0);
+    lensnet_model_destroy(loaded);
+    lensnet_model_destroy(model);
+}
+
+/* ---- refusals ------------------------------------------------------------------------------------ */
+
+/* One clear sentence that names the file; nothing comes out. */
+static void check_refused_file(const char *what)
+{
+    lensnet_classifier *classifier = (lensnet_classifier *)&error;
+    lensnet_model *model = (lensnet_model *)&error;
+    lensnet_result result;
+    memset(&error, 0, sizeof error);
+    result = lensnet_classifier_load(&classifier, PATH, NULL, &error);
+    CHECK(result < 0 && error.code == result && classifier == NULL);
+    CHECK(strstr(error.text, PATH) != NULL);
+    if (!strstr(error.text, PATH)) printf("    %s: \"%s\"\n", what, error.text);
+    CHECK(lensnet_model_load(&model, PATH, NULL, NULL, &error) < 0 && model == NULL);
+}
+
+static void test_refused_files(void)
+{
+    static const float four[4] = {1, 2, 3, 4};
+    lensnet_model *model = saved_model(LENSNET_DTYPE_F32);
+    lensnet_archive_tensor foreign;
+    unsigned char *bytes;
+    size_t count;
+    bytes = read_file(&count);
+    write_file(bytes, 0);
+    check_refused_file("no byte");
+    write_file(bytes, 7);
+    check_refused_file("seven bytes");
+    write_file(bytes, count / 2);
+    check_refused_file("half a file");
+    write_file(bytes, count - 1);
+    check_refused_file("all but a byte");
+    bytes[0] ^= 255;
+    write_file(bytes, count);
+    check_refused_file("a wrong length");
+    remove(PATH);
+    check_refused_file("no file");
+    memset(&foreign, 0, sizeof foreign);
+    foreign.name = "some.other.network";
+    foreign.dtype = LENSNET_DTYPE_F32;
+    foreign.rank = 1;
+    foreign.shape[0] = 4;
+    foreign.values = four;
+    golden_must(lensnet_archive_save(PATH, &foreign, 1, NULL, 0, NULL, &error), &error, "save");
+    check_refused_file("another network");
+    free(bytes);
+    lensnet_model_destroy(model);
+}
+
+/* A network that computes NaN gives no answer rather than a wrong one. */
+static void test_weights_without_numbers(void)
+{
+    lensnet_model *model = saved_model(LENSNET_DTYPE_F32);
+    float *pixels = test_pixels(1, SIDE, SIDE);
+    lensnet_classifier *classifier = NULL;
+    lensnet_prediction prediction;
+    lensnet_parameters_values(lensnet_model_parameters(model))[0] = (float)NAN;
+    lensnet_parameters_changed(lensnet_model_parameters(model));
+    golden_must(lensnet_model_save(model, PATH, LENSNET_DTYPE_F32, &error), &error, "save");
+    if (!lensnet_classifier_load(&classifier, PATH, NULL, &error))
+        CHECK(lensnet_classify(classifier, pixels, SIDE, SIDE, &prediction, &error) ==
+              LENSNET_ERROR_NUMBER);
+    lensnet_classifier_destroy(classifier);
+    lensnet_model_destroy(model);
+    free(pixels);
+}
+
+static void test_refused_images(void)
+{
+    lensnet_model *model = saved_model(LENSNET_DTYPE_F32);
+    float *pixels = test_pixels(1, 40, 40);
+    lensnet_classifier *classifier;
+    lensnet_prediction prediction, before;
+    golden_must(lensnet_classifier_load(&classifier, PATH, NULL, &error), &error, "load");
+    memset(&prediction, 0x5a, sizeof prediction);
+    before = prediction;
+    pixels[123] = (float)NAN;
+    CHECK(lensnet_classify(classifier, pixels, 40, 40, &prediction, &error) ==
+          LENSNET_ERROR_NUMBER);
+    CHECK(strlen(error.text) > 10);
+    pixels[123] = (float)INFINITY;
+    CHECK(lensnet_classify(classifier, pixels, 40, 40, &prediction, &error) ==
+          LENSNET_ERROR_NUMBER);
+    pixels[123] = 0;
+    CHECK(lensnet_classify(classifier, pixels, 0, 40, &prediction, &error) < 0);
+    CHECK(lensnet_classify(classifier, pixels, 40, (size_t)-1, &prediction, &error) < 0);
+    CHECK(lensnet_classify(classifier, NULL, 40, 40, &prediction, &error) < 0);
+    CHECK(memcmp(&prediction, &before, sizeof before) == 0);
+    CHECK(!lensnet_classify(classifier, pixels, 40, 40, &prediction, &error));
+    CHECK(!lensnet_classify(classifier, pixels, 1, 1, &prediction, &error)); /* any size */
+    lensnet_classifier_destroy(classifier);
+    lensnet_model_destroy(model);
+    free(pixels);
+}
+
+int main(void)
+{
+    test_sessions();
+    test_sharing();
+    test_views();
+    test_memory();
+    test_dialects();
+    test_fresh_head();
+    test_refused_files();
+    test_weights_without_numbers();
+    test_refused_images();
+    remove(PATH);
+    return test_end();
+}

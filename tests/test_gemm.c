@@ -1,0 +1,387 @@
+/* test_gemm.c - every matrix product on every instruction set against its plain twin, bit by bit.
+ * cc -O2 -fopenmp -I. tests/test_gemm.c -o build/test_gemm -lm */
+#define LENSNET_IMPLEMENTATION
+#include "lensnet.h"
+#include "test.h"
+
+#define GUARD 24          /* floats around every output */
+#define GUARD_VALUE 12345.5f
+
+static uint64_t state = 1;
+
+/* Values with full mantissas, some zeros, some tiny and some huge, so that rounding is exercised. */
+static float next_value(void)
+{
+    float value;
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    value = (float)((double)(int64_t)state / 9223372036854775808.0);
+    if ((state >> 20) % 31 == 0) return 0.0f;
+    if ((state >> 20) % 37 == 0) return value * 1e-30f;
+    if ((state >> 20) % 41 == 0) return value * 1e4f;
+    return value;
+}
+
+static float *new_block(size_t count)
+{
+    lensnet_host host = lensnet_host_defaults();
+    float *block = (float *)lnp_allocate(&host, count * sizeof(float));
+    if (!block) exit(2);
+    return block;
+}
+
+static void free_block(float *block)
+{
+    lensnet_host host = lensnet_host_defaults();
+    lnp_release(&host, block, 1);
+}
+
+static float *new_values(size_t count)
+{
+    float *block = new_block(count);
+    size_t i;
+    for (i = 0; i < count; i++) block[i] = next_value();
+    return block;
+}
+
+static float *new_guarded(const float *values, size_t rows, size_t columns, size_t stride)
+{
+    const size_t count = rows * stride + 2 * GUARD;
+    float *block = new_block(count);
+    size_t i, j;
+    for (i = 0; i < count; i++) block[i] = GUARD_VALUE;
+    for (i = 0; i < rows; i++)
+        for (j = 0; j < columns; j++)
+            block[GUARD + i * stride + j] = values ? values[i * columns + j] : -7.0f;
+    return block;
+}
+
+/* ---- the exact scalar multiply-add ------------------------------------------------------------ */
+
+static float float_of(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static void test_fma(void)
+{
+    static const uint32_t special[] = {0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007fffff,
+                                       0x00800000, 0x3f800000, 0xbf800000, 0x3f800001, 0x3f7fffff,
+                                       0x7f7fffff, 0xff7fffff, 0x7f800000, 0xff800000, 0x33800000,
+                                       0x34000000, 0x4b800001, 0x1a000001, 0x20000001, 0x7e800001};
+    const size_t count = sizeof special / sizeof *special;
+    size_t i, j, k, bad = 0;
+    for (i = 0; i < count; i++)
+        for (j = 0; j < count; j++)
+            for (k = 0; k < count; k++) {
+                const float a = float_of(special[i]), b = float_of(special[j]);
+                const float c = float_of(special[k]);
+                const float expected = fmaf(a, b, c), actual = lnp_fma(a, b, c);
+                if (expected != expected ? actual == actual
+                                         : memcmp(&expected, &actual, sizeof actual) != 0)
+                    bad++;
+            }
+    for (i = 0; i < 2000000; i++) {
+        uint32_t bits[3];
+        float a, b, c, expected, actual;
+        for (j = 0; j < 3; j++) {
+            state = state * 6364136223846793005u + 1442695040888963407u;
+            bits[j] = (uint32_t)(state >> 32);
+        }
+        if (i & 1) { /* exponents near each other, so that the sum cancels or ties */
+            bits[2] = (bits[2] & 0x807fffff) | (uint32_t)(100 + (bits[0] >> 5) % 50) << 23;
+            bits[0] = (bits[0] & 0x807fffff) | (uint32_t)(120 + (bits[1] >> 3) % 8) << 23;
+            bits[1] = (bits[1] & 0x807ff000) | (uint32_t)(115 + (bits[1] >> 7) % 16) << 23;
+        }
+        a = float_of(bits[0]);
+        b = float_of(bits[1]);
+        c = float_of(bits[2]);
+        expected = fmaf(a, b, c);
+        actual = lnp_fma(a, b, c);
+        if (expected != expected ? actual == actual
+                                 : memcmp(&expected, &actual, sizeof actual) != 0)
+            bad++;
+    }
+    CHECK(bad == 0);
+}
+
+/* ---- products --------------------------------------------------------------------------------- */
+
+typedef struct matrix {
+    const float *values;
+    size_t rows, columns;
+    int fits; /* false once a fill has asked for something outside */
+} matrix;
+
+/* Fills with twice the values, so that a path that forgets the fill is seen. */
+static void fill_twice(const void *context, float *rows, size_t stride, size_t first_row,
+                       size_t row_count, size_t first_k, size_t k_count)
+{
+    const matrix *a = (const matrix *)context;
+    size_t i, j;
+    if (first_row + row_count > a->rows || first_k + k_count > a->columns || row_count > 32 ||
+        k_count > 384) {
+        ((matrix *)context)->fits = 0;
+        return;
+    }
+    for (i = 0; i < row_count; i++)
+        for (j = 0; j < k_count; j++)
+            rows[i * stride + j] = 2.0f * a->values[(first_row + i) * a->columns + first_k + j];
+}
+
+typedef struct ledger {
+    const lnp_product *job;
+    unsigned char *seen; /* m x n: how often finish was told of the output */
+    int whole_chunks;
+} ledger;
+
+static int is_chunk_boundary(const lnp_product *job, size_t row)
+{
+    return row == job->m || row % job->segment_rows % job->chunk_rows == 0;
+}
+
+static void finish_count(const void *context, size_t first_row, size_t row_count,
+                         size_t first_column, size_t column_count)
+{
+    ledger *l = (ledger *)context;
+    size_t i, j;
+    if (l->job->chunk_rows && (!is_chunk_boundary(l->job, first_row) ||
+                               !is_chunk_boundary(l->job, first_row + row_count)))
+        l->whole_chunks = 0;
+    for (i = 0; i < row_count; i++)
+        for (j = 0; j < column_count; j++) {
+            l->seen[(first_row + i) * l->job->n + first_column + j]++;
+            l->job->out[(first_row + i) * l->job->out_stride + first_column + j] += 1.0f;
+        }
+}
+
+typedef struct shape {
+    size_t m, n, k;
+} shape;
+
+enum { WITH_FILL = 1, ACCUMULATE = 2, NO_BIAS = 4, TRANSPOSED = 8 };
+
+/* Runs the product on one instruction set; returns the guarded output. */
+static float *run_product(lensnet_isa isa, shape s, int flags, size_t segment_rows,
+                          size_t chunk_rows, int threads, const float *a, const float *w,
+                          const float *bias, const float *before)
+{
+    const lnp_gemm_kernels *kernels = lnp_gemm_kernels_for(isa);
+    const size_t stride = s.n + 5, cells = s.m * s.n;
+    float *packed = new_block(lnp_packed_floats(kernels, s.n, s.k));
+    float *scratch = new_block(lnp_product_scratch_floats(kernels, s.m, s.n, s.k, threads));
+    float *out = new_guarded(before, s.m, s.n, stride);
+    matrix left;
+    ledger l;
+    lnp_product job;
+    size_t i;
+    int once = 1;
+    left.values = a;
+    left.rows = s.m;
+    left.columns = s.k;
+    left.fits = 1;
+    lnp_pack_weights(kernels, packed, w, s.n, s.k, (flags & TRANSPOSED) != 0, threads);
+    memset(&job, 0, sizeof job);
+    job.m = s.m;
+    job.n = s.n;
+    job.k = s.k;
+    job.a = flags & WITH_FILL && s.m % 2 ? NULL : a;
+    job.a_stride = s.k;
+    job.fill = flags & WITH_FILL ? fill_twice : NULL;
+    job.fill_context = &left;
+    job.packed = packed;
+    job.bias = flags & NO_BIAS ? NULL : bias;
+    job.accumulate = (flags & ACCUMULATE) != 0;
+    job.out = out + GUARD;
+    job.out_stride = stride;
+    job.finish = finish_count;
+    job.finish_context = &l;
+    job.segment_rows = segment_rows;
+    job.chunk_rows = chunk_rows;
+    l.job = &job;
+    l.seen = (unsigned char *)calloc(cells + 1, 1);
+    l.whole_chunks = 1;
+    if (!l.seen) exit(2);
+    lnp_multiply_rows(kernels, &job, scratch, threads);
+    for (i = 0; i < cells; i++) once &= l.seen[i] == 1;
+    CHECK(once);
+    CHECK(l.whole_chunks);
+    CHECK(left.fits);
+    free(l.seen);
+    free_block(packed);
+    free_block(scratch);
+    return out;
+}
+
+static void check_product(shape s, int flags, size_t segment_rows, size_t chunk_rows)
+{
+    const size_t bytes = (s.m * (s.n + 5) + 2 * GUARD) * sizeof(float);
+    float *a = new_values(s.m * s.k), *w = new_values(s.n * s.k), *bias = new_values(s.n);
+    float *before = new_values(s.m * s.n);
+    float *expected = run_product(LENSNET_ISA_REFERENCE, s, flags, segment_rows, chunk_rows, 1, a,
+                                  w, bias, before);
+    const lensnet_isa best = lnp_detect_isa(LENSNET_ISA_BEST);
+    int isa, threads;
+    for (isa = LENSNET_ISA_PORTABLE; isa <= (int)best; isa++)
+        for (threads = 1; threads <= 3; threads++) {
+            float *out = run_product((lensnet_isa)isa, s, flags, segment_rows, chunk_rows, threads,
+                                     a, w, bias, before);
+            if (memcmp(out, expected, bytes) != 0)
+                printf("%s, %d threads: m %u n %u k %u flags %d\n",
+                       lensnet_isa_text((lensnet_isa)isa), threads, (unsigned)s.m, (unsigned)s.n,
+                       (unsigned)s.k, flags);
+            CHECK(memcmp(out, expected, bytes) == 0);
+            free_block(out);
+        }
+    free_block(a);
+    free_block(w);
+    free_block(bias);
+    free_block(before);
+    free_block(expected);
+}
+
+/* The reference itself, against a product written without any of the library. */
+static void test_reference(void)
+{
+    const shape s = {5, 7, 11};
+    float *a = new_values(s.m * s.k), *w = new_values(s.n * s.k), *bias = new_values(s.n);
+    float *before = new_values(s.m * s.n);
+    int transposed;
+    for (transposed = 0; transposed < 2; transposed++) {
+        float *out = run_product(LENSNET_ISA_REFERENCE, s, transposed ? TRANSPOSED : 0, 0, 0, 1, a,
+                                 w, bias, before);
+        size_t m, n, k;
+        for (m = 0; m < s.m; m++)
+            for (n = 0; n < s.n; n++) {
+                float sum = bias[n];
+                for (k = 0; k < s.k; k++)
+                    sum = fmaf(a[m * s.k + k], w[transposed ? n * s.k + k : k * s.n + n], sum);
+                sum += 1.0f; /* what finish_count adds */
+                CHECK(memcmp(&sum, out + GUARD + m * (s.n + 5) + n, sizeof sum) == 0);
+            }
+        free_block(out);
+    }
+    free_block(a);
+    free_block(w);
+    free_block(bias);
+    free_block(before);
+}
+
+static void test_products(void)
+{
+    static const size_t ns[] = {1, 3, 8, 16, 24, 31, 32, 33, 40, 48, 96, 100};
+    static const size_t ks[] = {0, 1, 2, 15, 16, 40, 96, 321};
+    static const shape big[] = {{49, 384, 768}, {300, 40, 160}, {170, 65, 800}, {13, 96, 3072},
+                                {400, 33, 385}, {784, 32, 20}};
+    size_t m, i;
+    for (m = 1; m <= 60; m++) /* every height with a changing choice of the rest */
+        for (i = 0; i < 4; i++) {
+            shape s;
+            s.m = m;
+            s.n = ns[(m * 5 + i * 3) % (sizeof ns / sizeof *ns)];
+            s.k = ks[(m + i * 3) % (sizeof ks / sizeof *ks)];
+            check_product(s, (int)((m + i * 5) % 16), 0, 0);
+        }
+    for (i = 0; i < sizeof big / sizeof *big; i++) {
+        check_product(big[i], TRANSPOSED, 0, 0);
+        check_product(big[i], WITH_FILL | ACCUMULATE, 0, 0);
+    }
+}
+
+static void test_chunks(void)
+{
+    static const struct {
+        shape s;
+        size_t segment_rows, chunk_rows;
+    } cases[] = {{{196, 48, 40}, 196, 56},  {{147, 64, 20}, 49, 56},  {{1000, 32, 8}, 200, 56},
+                 {{490, 33, 900}, 49, 49},  {{36, 96, 16}, 9, 4},     {{333, 16, 16}, 111, 168},
+                 {{56, 96, 3}, 56, 56},     {{400, 40, 1600}, 80, 56}, {{2000, 8, 4}, 4, 3}};
+    size_t i;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++)
+        check_product(cases[i].s, TRANSPOSED | (i & 1 ? WITH_FILL : 0), cases[i].segment_rows,
+                      cases[i].chunk_rows);
+}
+
+/* ---- gradients of weights --------------------------------------------------------------------- */
+
+static float *run_gradient(lensnet_isa isa, shape s, int with_fill, int threads, const float *dy,
+                           const float *x, const float *before)
+{
+    const lnp_gemm_kernels *kernels = lnp_gemm_kernels_for(isa);
+    float *scratch = new_block(lnp_gradient_scratch_floats(kernels, s.m, s.n, s.k, threads));
+    float *dw = new_guarded(before, s.n, s.k, s.k);
+    matrix right;
+    lnp_gradient_product job;
+    right.values = x;
+    right.rows = s.m;
+    right.columns = s.k;
+    right.fits = 1;
+    memset(&job, 0, sizeof job);
+    job.m = s.m;
+    job.n = s.n;
+    job.k = s.k;
+    job.dy = dy;
+    job.dy_stride = s.n;
+    job.x = with_fill && s.m % 2 ? NULL : x;
+    job.x_stride = s.k;
+    job.x_fill = with_fill ? fill_twice : NULL;
+    job.x_fill_context = &right;
+    job.dw = dw + GUARD;
+    lnp_multiply_gradient(kernels, &job, scratch, threads);
+    CHECK(right.fits);
+    free_block(scratch);
+    return dw;
+}
+
+static void check_gradient(shape s, int with_fill)
+{
+    const size_t bytes = (s.n * s.k + 2 * GUARD) * sizeof(float);
+    float *dy = new_values(s.m * s.n), *x = new_values(s.m * s.k), *before = new_values(s.n * s.k);
+    float *expected = run_gradient(LENSNET_ISA_REFERENCE, s, with_fill, 1, dy, x, before);
+    const lensnet_isa best = lnp_detect_isa(LENSNET_ISA_BEST);
+    int isa, threads;
+    for (isa = LENSNET_ISA_PORTABLE; isa <= (int)best; isa++)
+        for (threads = 1; threads <= 3; threads++) {
+            float *dw = run_gradient((lensnet_isa)isa, s, with_fill, threads, dy, x, before);
+            if (memcmp(dw, expected, bytes) != 0)
+                printf("gradient, %s, %d threads: m %u n %u k %u\n",
+                       lensnet_isa_text((lensnet_isa)isa), threads, (unsigned)s.m, (unsigned)s.n,
+                       (unsigned)s.k);
+            CHECK(memcmp(dw, expected, bytes) == 0);
+            free_block(dw);
+        }
+    free_block(dy);
+    free_block(x);
+    free_block(before);
+    free_block(expected);
+}
+
+static void test_gradients(void)
+{
+    static const size_t ms[] = {1, 2, 15, 31, 32, 33, 49, 257};
+    static const size_t ks[] = {1, 3, 8, 16, 27, 32, 40, 96, 100};
+    static const shape big[] = {{1200, 40, 33}, {600, 400, 96}, {49, 700, 65}, {513, 96, 384}};
+    size_t n, i;
+    for (n = 1; n <= 45; n++)
+        for (i = 0; i < 3; i++) {
+            shape s;
+            s.n = n;
+            s.m = ms[(n + i * 3) % (sizeof ms / sizeof *ms)];
+            s.k = ks[(n * 5 + i * 2) % (sizeof ks / sizeof *ks)];
+            check_gradient(s, (int)(n + i) & 1);
+        }
+    for (i = 0; i < sizeof big / sizeof *big; i++) check_gradient(big[i], (int)i & 1);
+}
+
+int main(void)
+{
+    printf("best instruction set here: %s\n",
+           lensnet_isa_text(lnp_detect_isa(LENSNET_ISA_BEST)));
+    test_fma();
+    test_reference();
+    test_products();
+    test_chunks();
+    test_gradients();
+    return test_end();
+}

@@ -1,0 +1,629 @@
+/* test_gradients.c - every operator's gradients against central differences in double.
+ * cc -O2 -fopenmp -I. tests/test_gradients.c -o build/test_gradients -lm
+ *
+ * Each operator's formula is written down here once more, plainly and in double, apart from the library.
+ * The loss is a cross-entropy of a convolution over the whole map of what the operator gives, so every
+ * pixel and channel has a gradient of its own. Central differences of that double loss (four points,
+ * good to about 1e-11) are the truth; the library's float gradients, of the plain loops and of the
+ * fastest instruction set, must agree with it within 1e-6 of the tensor's largest gradient. That is the
+ * formula and the arithmetic at once: a double build of the kernels would test only the first. */
+#define LENSNET_IMPLEMENTATION
+#include "lensnet.h"
+#include "test.h"
+#include "lngen.h"
+
+#define TOLERANCE 1e-6 /* of the tensor's largest magnitude */
+#define STEP      1e-4 /* of the differences */
+#define CLASSES   3
+#define MOST      8192 /* numbers in a tensor */
+
+static lensnet_error error;
+
+static void must(lensnet_result result, const char *what)
+{
+    if (!result) return;
+    printf("FAILED %s: %s\n%d passed, %d failed\n", what, error.text, test_passed, test_failed + 1);
+    exit(1);
+}
+
+/* ---- what is tested ------------------------------------------------------------------------------ */
+
+typedef enum kind {
+    CONV2D,
+    LINEAR,
+    LAYER_NORM,
+    GELU,
+    RELU,
+    GRN,
+    ADD,
+    DROP_PATH,
+    MEAN_POOL,
+    MAX_POOL
+} kind;
+
+typedef struct shape {
+    size_t n, h, w, c;
+} shape;
+
+typedef struct operation {
+    const char *name;
+    kind kind;
+    shape in;
+    size_t out_channels;  /* conv2d, linear */
+    size_t rows, columns; /* conv2d's and max pool's kernel */
+    lensnet_conv2d_desc desc;
+    int biased;
+} operation;
+
+#define EPSILON   1e-6f
+#define DROP_RATE 0.4f
+
+static const operation operations[] = {
+    {"conv2d 3x3", CONV2D, {2, 6, 5, 5}, 7, 3, 3, {1, 1, 1, 1}, 1},
+    {"conv2d 3x3, stride 2", CONV2D, {2, 7, 6, 4}, 6, 3, 3, {2, 1, 1, 1}, 1},
+    {"conv2d 3x3, no bias", CONV2D, {1, 5, 5, 3}, 18, 3, 3, {1, 0, 1, 1}, 0},
+    {"conv2d 2x3, groups 2", CONV2D, {2, 5, 6, 8}, 6, 2, 3, {1, 1, 1, 2}, 1},
+    {"conv2d 3x3, dilation 2", CONV2D, {1, 8, 7, 3}, 4, 3, 3, {1, 2, 2, 1}, 1},
+    {"conv2d 3x3, depthwise, stride 2", CONV2D, {2, 7, 7, 6}, 6, 3, 3, {2, 1, 1, 6}, 1},
+    {"conv2d 1x1", CONV2D, {2, 4, 5, 9}, 17, 1, 1, {1, 0, 1, 1}, 1},
+    {"conv2d 4x4, stride 4", CONV2D, {2, 9, 10, 3}, 8, 4, 4, {4, 0, 1, 1}, 1},
+    {"conv2d 2x2, stride 2", CONV2D, {2, 5, 6, 8}, 12, 2, 2, {2, 0, 1, 1}, 1},
+    {"depthwise 7x7", CONV2D, {2, 9, 10, 20}, 20, 7, 7, {1, 3, 1, 20}, 1},
+    {"depthwise 7x7 on 3x2", CONV2D, {3, 3, 2, 16}, 16, 7, 7, {1, 3, 1, 16}, 1},
+    {"depthwise 7x7 on 1x1", CONV2D, {2, 1, 1, 5}, 5, 7, 7, {1, 3, 1, 5}, 1},
+    {"linear", LINEAR, {2, 3, 4, 21}, 13, 0, 0, {0, 0, 0, 0}, 1},
+    {"linear, no bias", LINEAR, {3, 1, 1, 40}, 33, 0, 0, {0, 0, 0, 0}, 0},
+    {"layer norm", LAYER_NORM, {2, 3, 4, 20}, 0, 0, 0, {0, 0, 0, 0}, 1},
+    {"layer norm, 40 channels", LAYER_NORM, {2, 2, 2, 40}, 0, 0, 0, {0, 0, 0, 0}, 1},
+    {"gelu", GELU, {2, 5, 5, 7}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"relu", RELU, {2, 5, 5, 7}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"grn", GRN, {2, 5, 4, 20}, 0, 0, 0, {0, 0, 0, 0}, 1},
+    {"grn on 1x1", GRN, {3, 1, 1, 19}, 0, 0, 0, {0, 0, 0, 0}, 1},
+    {"add", ADD, {2, 4, 3, 11}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"drop path", DROP_PATH, {8, 2, 3, 5}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"mean pool", MEAN_POOL, {2, 5, 3, 9}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"max pool 3x3, stride 2", MAX_POOL, {2, 7, 6, 5}, 0, 3, 3, {2, 1, 1, 1}, 0},
+    {"max pool 2x2", MAX_POOL, {1, 6, 6, 7}, 0, 2, 2, {2, 0, 1, 1}, 0}};
+
+static size_t size_of(shape s) { return s.n * s.h * s.w * s.c; }
+
+static size_t convolved(size_t size, size_t kernel, const lensnet_conv2d_desc *desc)
+{
+    return (size + 2 * desc->padding - desc->dilation * (kernel - 1) - 1) / desc->stride + 1;
+}
+
+static shape output_shape(const operation *op)
+{
+    shape out = op->in;
+    if (op->kind == CONV2D || op->kind == MAX_POOL) {
+        out.h = convolved(op->in.h, op->rows, &op->desc);
+        out.w = convolved(op->in.w, op->columns, &op->desc);
+    }
+    if (op->kind == CONV2D || op->kind == LINEAR) out.c = op->out_channels;
+    if (op->kind == MEAN_POOL) out.h = out.w = 1;
+    return out;
+}
+
+/* Sizes of the operator's two parameters; 0: none. */
+static void parameter_sizes(size_t sizes[2], const operation *op)
+{
+    sizes[0] = sizes[1] = 0;
+    if (op->kind == CONV2D)
+        sizes[0] = op->out_channels * (op->in.c / op->desc.groups) * op->rows * op->columns;
+    if (op->kind == LINEAR) sizes[0] = op->out_channels * op->in.c;
+    if (op->kind == LAYER_NORM || op->kind == GRN) sizes[0] = sizes[1] = op->in.c;
+    if (sizes[0] && op->biased) sizes[1] = output_shape(op).c;
+}
+
+/* ---- the formulas, in double --------------------------------------------------------------------- */
+
+static size_t at(shape s, size_t n, size_t y, size_t x, size_t c)
+{
+    return ((n * s.h + y) * s.w + x) * s.c + c;
+}
+
+/* Where a kernel's tap stands in the input; 0 when in the padding. */
+static int tap(size_t *position, size_t out, size_t k, size_t size, const lensnet_conv2d_desc *desc)
+{
+    size_t padded = out * desc->stride + k * desc->dilation;
+    if (padded < desc->padding || padded - desc->padding >= size) return 0;
+    *position = padded - desc->padding;
+    return 1;
+}
+
+static double conv2d_at(const operation *op, const double *x, const double *weight,
+                        const double *bias, size_t n, size_t oy, size_t ox, size_t k)
+{
+    size_t group_in = op->in.c / op->desc.groups, group_out = op->out_channels / op->desc.groups;
+    size_t first = k / group_out * group_in, r, s, c, iy, ix;
+    double sum = op->biased ? bias[k] : 0;
+    for (r = 0; r < op->rows; r++) {
+        for (s = 0; s < op->columns; s++) {
+            if (!tap(&iy, oy, r, op->in.h, &op->desc) || !tap(&ix, ox, s, op->in.w, &op->desc))
+                continue;
+            for (c = 0; c < group_in; c++) {
+                sum += weight[((k * group_in + c) * op->rows + r) * op->columns + s] *
+                       x[at(op->in, n, iy, ix, first + c)];
+            }
+        }
+    }
+    return sum;
+}
+
+static double max_pool_at(const operation *op, const double *x, size_t n, size_t oy, size_t ox,
+                          size_t c)
+{
+    double largest = -1e300;
+    size_t r, s, iy, ix;
+    for (r = 0; r < op->rows; r++) {
+        for (s = 0; s < op->columns; s++) {
+            if (!tap(&iy, oy, r, op->in.h, &op->desc) || !tap(&ix, ox, s, op->in.w, &op->desc))
+                continue;
+            if (x[at(op->in, n, iy, ix, c)] > largest) largest = x[at(op->in, n, iy, ix, c)];
+        }
+    }
+    return largest;
+}
+
+static double mean_pool_at(const operation *op, const double *x, size_t n, size_t c)
+{
+    double sum = 0;
+    size_t y, w;
+    for (y = 0; y < op->in.h; y++)
+        for (w = 0; w < op->in.w; w++) sum += x[at(op->in, n, y, w, c)];
+    return sum / (double)(op->in.h * op->in.w);
+}
+
+static double linear_at(const operation *op, const double *row, const double *weight,
+                        const double *bias, size_t k)
+{
+    double sum = op->biased ? bias[k] : 0;
+    size_t c;
+    for (c = 0; c < op->in.c; c++) sum += weight[k * op->in.c + c] * row[c];
+    return sum;
+}
+
+static double layer_norm_at(const operation *op, const double *row, const double *weight,
+                            const double *bias, size_t channel)
+{
+    double mean = 0, variance = 0;
+    size_t c;
+    for (c = 0; c < op->in.c; c++) mean += row[c] / (double)op->in.c;
+    for (c = 0; c < op->in.c; c++) variance += (row[c] - mean) * (row[c] - mean) / (double)op->in.c;
+    return weight[channel] * (row[channel] - mean) / sqrt(variance + (double)EPSILON) +
+           bias[channel];
+}
+
+/* norms[n][c] = sqrt(sum over pixels of x^2), then divided by their mean over the channels. */
+static void grn_ratios(double *ratios, const operation *op, const double *x)
+{
+    size_t n, y, w, c;
+    for (n = 0; n < op->in.n; n++) {
+        double *row = ratios + n * op->in.c, mean = 0;
+        for (c = 0; c < op->in.c; c++) {
+            row[c] = 0;
+            for (y = 0; y < op->in.h; y++) {
+                for (w = 0; w < op->in.w; w++) {
+                    double value = x[at(op->in, n, y, w, c)];
+                    row[c] += value * value;
+                }
+            }
+            row[c] = sqrt(row[c]);
+            mean += row[c] / (double)op->in.c;
+        }
+        for (c = 0; c < op->in.c; c++) row[c] /= mean + 1e-6;
+    }
+}
+
+static void formula(double *y, const operation *op, const double *x, double *const parameters[2],
+                    const double *kept)
+{
+    static double ratios[MOST];
+    shape out = output_shape(op);
+    const double *p = parameters[0], *q = parameters[1];
+    size_t n, oy, ox, c;
+    if (op->kind == GRN) grn_ratios(ratios, op, x);
+    for (n = 0; n < out.n; n++) {
+        for (oy = 0; oy < out.h; oy++) {
+            for (ox = 0; ox < out.w; ox++) {
+                for (c = 0; c < out.c; c++) {
+                    size_t i = at(out, n, oy, ox, c);
+                    const double *row = x + at(op->in, n, oy, ox, 0);
+                    switch (op->kind) {
+                    case CONV2D: y[i] = conv2d_at(op, x, p, q, n, oy, ox, c); break;
+                    case LINEAR: y[i] = linear_at(op, row, p, q, c); break;
+                    case LAYER_NORM: y[i] = layer_norm_at(op, row, p, q, c); break;
+                    case GELU: y[i] = x[i] * 0.5 * erfc(-x[i] / sqrt(2.0)); break;
+                    case RELU: y[i] = x[i] > 0 ? x[i] : 0; break;
+                    case GRN: y[i] = p[c] * x[i] * ratios[n * op->in.c + c] + q[c] + x[i]; break;
+                    case ADD: y[i] = x[i] + (x[i] > 0 ? x[i] : 0); break; /* x + relu(x) */
+                    case DROP_PATH: y[i] = kept[n] > 0 ? x[i] / (1 - (double)DROP_RATE) : 0; break;
+                    case MEAN_POOL: y[i] = mean_pool_at(op, x, n, c); break;
+                    case MAX_POOL: y[i] = max_pool_at(op, x, n, oy, ox, c); break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* Mean over the samples of -log softmax(head . y) at the sample's label n mod K. */
+static double loss_of(const operation *op, const double *y, const double *head)
+{
+    shape out = output_shape(op);
+    size_t per_sample = out.h * out.w * out.c, n, k, c, p;
+    double loss = 0;
+    for (n = 0; n < out.n; n++) {
+        double logits[CLASSES], sum = 0;
+        for (k = 0; k < CLASSES; k++) {
+            logits[k] = 0;
+            for (p = 0; p < out.h * out.w; p++)
+                for (c = 0; c < out.c; c++)
+                    logits[k] += head[(k * out.c + c) * out.h * out.w + p] *
+                                 y[n * per_sample + p * out.c + c];
+        }
+        for (k = 0; k < CLASSES; k++) sum += exp(logits[k]);
+        loss += (log(sum) - logits[n % CLASSES]) / (double)out.n;
+    }
+    return loss;
+}
+
+/* ---- the library's side -------------------------------------------------------------------------- */
+
+typedef struct trial {
+    float x[MOST], parameters[2][MOST], head[MOST];   /* in */
+    float dx[MOST], gradients[2][MOST], output[MOST]; /* out */
+    double loss;
+} trial;
+
+static lensnet_tensor record(lensnet_graph *graph, const operation *op, lensnet_tensor x,
+                             lensnet_parameter p, lensnet_parameter q)
+{
+    switch (op->kind) {
+    case CONV2D: return lensnet_conv2d(graph, x, p, q, &op->desc);
+    case LINEAR: return lensnet_linear(graph, x, p, q);
+    case LAYER_NORM: return lensnet_layer_norm(graph, x, p, q, EPSILON);
+    case GELU: return lensnet_gelu(graph, x);
+    case RELU: return lensnet_relu(graph, x);
+    case GRN: return lensnet_grn(graph, x, p, q);
+    case ADD: return lensnet_add(graph, x, lensnet_relu(graph, x));
+    case DROP_PATH: return lensnet_drop_path(graph, x, DROP_RATE);
+    case MEAN_POOL: return lensnet_mean_pool(graph, x);
+    case MAX_POOL: return lensnet_max_pool(graph, x, op->rows, op->desc.stride, op->desc.padding);
+    }
+    return x;
+}
+
+static lensnet_parameter add(lensnet_parameters *parameters, const operation *op, int which)
+{
+    static const char *const names[2] = {"weight", "bias"};
+    lensnet_parameter none = {-1};
+    size_t sizes[2];
+    parameter_sizes(sizes, op);
+    if (!sizes[which]) return none;
+    if (which == 0 && op->kind == CONV2D)
+        return lensnet_parameter_add(parameters, names[0], op->out_channels,
+                                     op->in.c / op->desc.groups, op->rows, op->columns,
+                                     LENSNET_INITIAL_ZERO);
+    if (which == 0 && op->kind == LINEAR)
+        return lensnet_parameter_add(parameters, names[0], op->out_channels, op->in.c, 0, 0,
+                                     LENSNET_INITIAL_ZERO);
+    return lensnet_parameter_add(parameters, names[which], sizes[which], 0, 0, 0,
+                                 LENSNET_INITIAL_ZERO);
+}
+
+/* Copies between the flat buffer and the trial's own arrays. */
+static void exchange(float *own, lensnet_parameters *parameters, float *flat,
+                     lensnet_parameter which, int into_flat)
+{
+    lensnet_parameter_info info;
+    if (which.index < 0) return;
+    info = lensnet_parameters_info(parameters, (size_t)which.index);
+    memcpy(into_flat ? flat + info.offset : own, into_flat ? own : flat + info.offset,
+           info.size * sizeof(float));
+}
+
+static void evaluate(trial *t, const operation *op, lensnet_isa isa)
+{
+    lensnet_host host = lensnet_host_defaults();
+    lensnet_graph_options options = lensnet_graph_defaults();
+    lensnet_batch batch = lensnet_batch_defaults();
+    lensnet_outputs outputs;
+    lensnet_parameters *parameters;
+    lensnet_parameter p, q, head, none = {-1};
+    lensnet_graph *graph;
+    lensnet_tensor x, y;
+    shape out = output_shape(op);
+    int labels[8], i;
+    for (i = 0; i < 8; i++) labels[i] = i % CLASSES;
+    host.isa_cap = isa;
+    must(lensnet_parameters_create(&parameters, &host, &error), op->name);
+    p = add(parameters, op, 0);
+    q = add(parameters, op, 1);
+    head = lensnet_parameter_add(parameters, "head", CLASSES, out.c, out.h, out.w,
+                                 LENSNET_INITIAL_ZERO);
+    must(lensnet_parameters_allocate(parameters, 1, 0, &error), op->name);
+    exchange(t->parameters[0], parameters, lensnet_parameters_values(parameters), p, 1);
+    exchange(t->parameters[1], parameters, lensnet_parameters_values(parameters), q, 1);
+    exchange(t->head, parameters, lensnet_parameters_values(parameters), head, 1);
+    lensnet_parameters_changed(parameters);
+
+    options.height = op->in.h;
+    options.width = op->in.w;
+    options.batch = options.micro_batch = op->in.n;
+    options.training = options.input_gradient = 1;
+    must(lensnet_graph_create(&graph, parameters, &options, &error), op->name);
+    x = lensnet_input(graph, op->in.c);
+    y = record(graph, op, x, p, q);
+    lensnet_keep(graph, y);
+    lensnet_cross_entropy(graph, lensnet_conv2d(graph, y, head, none, NULL), NULL);
+    must(lensnet_graph_plan(graph, NULL, &error), op->name);
+    must(lensnet_graph_allocate(graph, &error), op->name);
+    memset(&outputs, 0, sizeof outputs);
+    outputs.input_gradients = t->dx;
+    batch.images = t->x;
+    batch.channels = op->in.c;
+    batch.count = op->in.n;
+    batch.labels = labels;
+    must(lensnet_forward_backward(graph, &batch, &outputs, &error), op->name);
+    t->loss = outputs.loss;
+    memcpy(t->output, lensnet_tensor_value(graph, y), size_of(out) * sizeof(float));
+    exchange(t->gradients[0], parameters, lensnet_parameters_gradients(parameters), p, 0);
+    exchange(t->gradients[1], parameters, lensnet_parameters_gradients(parameters), q, 0);
+    lensnet_graph_destroy(graph);
+    lensnet_parameters_destroy(parameters);
+}
+
+/* ---- comparing ----------------------------------------------------------------------------------- */
+
+/* Numbers of which no two in a tensor are nearer than the differences reach, and none is near 0, so that
+ * the kinks of ReLU and max pool are not crossed. */
+static void fill_apart(float *x, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++)
+        x[i] = ((float)(i * 7919 % count) - 0.5f * (float)count + 0.25f) / 64;
+}
+
+static void prepare(trial *t, const operation *op)
+{
+    size_t sizes[2], head = CLASSES * size_of(output_shape(op)) / op->in.n;
+    parameter_sizes(sizes, op);
+    if (op->kind == RELU || op->kind == MAX_POOL || op->kind == ADD)
+        fill_apart(t->x, size_of(op->in));
+    else
+        lngen_fill(t->x, size_of(op->in), op->name, 0.125, 1.5);
+    lngen_fill(t->parameters[0], sizes[0], "weight", 0.25, 0.5);
+    lngen_fill(t->parameters[1], sizes[1], "bias", 0, 0.5);
+    lngen_fill(t->head, head, "head", 0, 2.0 / sqrt((double)head));
+}
+
+typedef struct doubles {
+    double x[MOST], parameters[2][MOST], head[MOST], y[MOST], kept[8];
+} doubles;
+
+static void widen(double *to, const float *from, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) to[i] = from[i];
+}
+
+static void widen_all(doubles *d, const trial *t, const operation *op)
+{
+    shape out = output_shape(op);
+    size_t n;
+    widen(d->x, t->x, MOST);
+    widen(d->parameters[0], t->parameters[0], MOST);
+    widen(d->parameters[1], t->parameters[1], MOST);
+    widen(d->head, t->head, MOST);
+    for (n = 0; n < out.n; n++)
+        d->kept[n] = fabs(t->output[n * out.h * out.w * out.c]) > 0; /* drop path: not dropped */
+}
+
+static double loss_at(doubles *d, const operation *op)
+{
+    double *parameters[2];
+    parameters[0] = d->parameters[0];
+    parameters[1] = d->parameters[1];
+    formula(d->y, op, d->x, parameters, d->kept);
+    return loss_of(op, d->y, d->head);
+}
+
+/* Four points: the error is STEP^4 times a fifth derivative. */
+static double derivative(doubles *d, const operation *op, double *value)
+{
+    double middle = *value, near_difference, far_difference;
+    *value = middle + STEP;
+    near_difference = loss_at(d, op);
+    *value = middle - STEP;
+    near_difference -= loss_at(d, op);
+    *value = middle + 2 * STEP;
+    far_difference = loss_at(d, op);
+    *value = middle - 2 * STEP;
+    far_difference -= loss_at(d, op);
+    *value = middle;
+    return (8 * near_difference - far_difference) / (12 * STEP);
+}
+
+/* Large tensors are sampled: every third number, from the first. */
+static double check_tensor(doubles *d, const operation *op, double *values, const float *gradients,
+                           size_t count, const char *what)
+{
+    double worst = 0, largest = 0;
+    size_t i, step = count > 400 ? 3 : 1;
+    for (i = 0; i < count; i += step) {
+        double expected = derivative(d, op, values + i);
+        double difference = fabs(gradients[i] - expected);
+        if (!(difference <= worst)) worst = difference;
+        if (fabs(expected) > largest) largest = fabs(expected);
+    }
+    if (count) CHECK(largest > 0);
+    if (count) CHECK_CLOSE(worst / largest, 0, TOLERANCE, what);
+    return count ? worst / largest : 0;
+}
+
+static void check_against_differences(const trial *t, const operation *op)
+{
+    static doubles d;
+    size_t sizes[2];
+    double worst[3];
+    char what[3][100];
+    parameter_sizes(sizes, op);
+    snprintf(what[0], sizeof what[0], "%s: input", op->name);
+    snprintf(what[1], sizeof what[1], "%s: first parameter", op->name);
+    snprintf(what[2], sizeof what[2], "%s: second parameter", op->name);
+    widen_all(&d, t, op);
+    CHECK_CLOSE(t->loss, loss_at(&d, op), 2e-6, op->name);
+    worst[0] = check_tensor(&d, op, d.x, t->dx, size_of(op->in), what[0]);
+    worst[1] = check_tensor(&d, op, d.parameters[0], t->gradients[0], sizes[0], what[1]);
+    worst[2] = check_tensor(&d, op, d.parameters[1], t->gradients[1], sizes[1], what[2]);
+    printf("%-32s input %.1e, parameters %.1e %.1e\n", op->name, worst[0], worst[1], worst[2]);
+}
+
+static void test_operation(const operation *op)
+{
+    static trial plain, fast;
+    size_t sizes[2];
+    parameter_sizes(sizes, op);
+    memset(&plain, 0, sizeof plain);
+    memset(&fast, 0, sizeof fast);
+    prepare(&plain, op);
+    prepare(&fast, op);
+    evaluate(&plain, op, LENSNET_ISA_REFERENCE);
+    evaluate(&fast, op, LENSNET_ISA_BEST);
+    CHECK(plain.loss == fast.loss);
+    CHECK(memcmp(plain.output, fast.output, sizeof plain.output) == 0);
+    CHECK(memcmp(plain.dx, fast.dx, sizeof plain.dx) == 0);
+    CHECK(memcmp(plain.gradients, fast.gradients, sizeof plain.gradients) == 0);
+    check_against_differences(&fast, op);
+}
+
+/* A channel that is zero everywhere has norm 0, where the norm has no derivative: it counts as 0. */
+static void test_grn_zero_channel(void)
+{
+    static trial t;
+    operation op = {"grn, a zero channel", GRN, {2, 3, 3, 6}, 0, 0, 0, {0, 0, 0, 0}, 1};
+    static doubles d;
+    size_t i;
+    memset(&t, 0, sizeof t);
+    prepare(&t, &op);
+    for (i = 2; i < size_of(op.in); i += op.in.c) t.x[i] = 0;
+    evaluate(&t, &op, LENSNET_ISA_BEST);
+    widen_all(&d, &t, &op);
+    for (i = 0; i < size_of(op.in); i++) {
+        /* there the difference is good to STEP only: the norm grows like |x| */
+        double tolerance = i % op.in.c == 2 ? 1e-4 : 1e-6;
+        CHECK_CLOSE(t.dx[i], derivative(&d, &op, d.x + i), tolerance, op.name);
+    }
+}
+
+/* ---- the loss ------------------------------------------------------------------------------------ */
+
+typedef struct loss_case {
+    const char *name;
+    float smoothing;
+    int weighted, soft;
+} loss_case;
+
+#define LOSS_SAMPLES 5
+#define LOSS_CLASSES 4
+
+static const float loss_weights[LOSS_CLASSES] = {1, 2, 0.5f, 3};
+static const int loss_labels[LOSS_SAMPLES] = {3, 0, -100, 2, 1};
+
+/* -sum T log p / Z, with T and Z as PyTorch defines them. */
+static double loss_formula(const loss_case *c, const double *logits, const float *soft)
+{
+    double loss = 0, divisor = 0;
+    int n, k;
+    for (n = 0; n < LOSS_SAMPLES; n++) {
+        const double *row = logits + n * LOSS_CLASSES;
+        int label = loss_labels[n];
+        double sum = 0;
+        if (!c->soft && label < 0) continue;
+        for (k = 0; k < LOSS_CLASSES; k++) sum += exp(row[k]);
+        for (k = 0; k < LOSS_CLASSES; k++) {
+            double weight = c->weighted ? loss_weights[k] : 1;
+            double target = c->soft ? soft[n * LOSS_CLASSES + k]
+                                    : (1 - (double)c->smoothing) * (k == label) * weight +
+                                          (double)c->smoothing / LOSS_CLASSES * weight;
+            loss -= target * (row[k] - log(sum));
+        }
+        divisor += !c->soft && c->weighted ? loss_weights[label] : 1;
+    }
+    return loss / divisor;
+}
+
+static double loss_derivative(const loss_case *c, double *logits, const float *soft, int i)
+{
+    double middle = logits[i], difference;
+    logits[i] = middle + STEP;
+    difference = loss_formula(c, logits, soft);
+    logits[i] = middle - STEP;
+    difference -= loss_formula(c, logits, soft);
+    logits[i] = middle;
+    return difference / (2 * STEP);
+}
+
+static void test_loss(const loss_case *c)
+{
+    float x[LOSS_SAMPLES * LOSS_CLASSES], dx[LOSS_SAMPLES * LOSS_CLASSES];
+    float soft[LOSS_SAMPLES * LOSS_CLASSES];
+    double logits[LOSS_SAMPLES * LOSS_CLASSES], worst = 0;
+    lensnet_graph_options options = lensnet_graph_defaults();
+    lensnet_loss loss = lensnet_loss_defaults();
+    lensnet_batch batch = lensnet_batch_defaults();
+    lensnet_outputs outputs;
+    lensnet_parameters *parameters;
+    lensnet_graph *graph;
+    int i;
+    lngen_fill(x, LOSS_SAMPLES * LOSS_CLASSES, "logits", 0, 3);
+    for (i = 0; i < LOSS_SAMPLES * LOSS_CLASSES; i++) {
+        logits[i] = x[i];
+        soft[i] = i % LOSS_CLASSES == 0 ? 0.5f : 0.5f / (LOSS_CLASSES - 1);
+    }
+    must(lensnet_parameters_create(&parameters, NULL, &error), c->name);
+    must(lensnet_parameters_allocate(parameters, 1, 0, &error), c->name);
+    options.height = options.width = 1;
+    options.batch = LOSS_SAMPLES;
+    options.training = options.input_gradient = 1;
+    must(lensnet_graph_create(&graph, parameters, &options, &error), c->name);
+    loss.label_smoothing = c->smoothing;
+    loss.class_weights = c->weighted ? loss_weights : NULL;
+    lensnet_cross_entropy(graph, lensnet_input(graph, LOSS_CLASSES), &loss);
+    must(lensnet_graph_plan(graph, NULL, &error), c->name);
+    must(lensnet_graph_allocate(graph, &error), c->name);
+    memset(&outputs, 0, sizeof outputs);
+    outputs.input_gradients = dx;
+    batch.images = x;
+    batch.channels = LOSS_CLASSES;
+    batch.count = LOSS_SAMPLES;
+    if (c->soft)
+        batch.targets = soft;
+    else
+        batch.labels = loss_labels;
+    must(lensnet_forward_backward(graph, &batch, &outputs, &error), c->name);
+    CHECK_CLOSE(outputs.loss, loss_formula(c, logits, soft), 1e-6, c->name);
+    for (i = 0; i < LOSS_SAMPLES * LOSS_CLASSES; i++) {
+        double difference = fabs(dx[i] - loss_derivative(c, logits, soft, i));
+        if (!(difference <= worst)) worst = difference;
+    }
+    CHECK_CLOSE(worst, 0, 2e-7, c->name);
+    printf("%-32s logits %.1e\n", c->name, worst);
+    lensnet_graph_destroy(graph);
+    lensnet_parameters_destroy(parameters);
+}
+
+int main(void)
+{
+    static const loss_case losses[] = {{"loss: labels", 0, 0, 0},
+                                       {"loss: smoothing", 0.1f, 0, 0},
+                                       {"loss: class weights", 0, 1, 0},
+                                       {"loss: smoothing, class weights", 0.2f, 1, 0},
+                                       {"loss: soft targets", 0, 0, 1}};
+    size_t i;
+    for (i = 0; i < sizeof operations / sizeof *operations; i++) test_operation(&operations[i]);
+    test_grn_zero_channel();
+    for (i = 0; i < sizeof losses / sizeof *losses; i++) test_loss(&losses[i]);
+    return test_end();
+}

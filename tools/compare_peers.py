@@ -1,0 +1,271 @@
+#!/usr/bin/env python3
+"""Times lensnet beside PyTorch, ONNX Runtime and OpenVINO on this machine, and prints the README's table.
+
+usage:  pip install torch timm numpy onnx onnxscript onnxruntime openvino   (a virtual environment is a good place)
+        python3 tools/compare_peers.py [--variant tiny] [--size 224] [--threads 2] [--batch 1,32]
+                                       [--what forward,train] [--rounds 11] [--peers torch,compile,onnxruntime,openvino]
+
+Every contender is a process of its own that does one forward pass, or one training step (forward, backward,
+AdamW), when it is told to. All of them take turns, round after round, so that a slow minute of the machine
+hits all alike; the table shows medians of the rounds. All compute in float32 with the same number of threads.
+A peer is tried in several settings (channels last or not) and shown in its best one. The network of the peers
+is timm's; training on 32 images at most. What is not installed or fails is named and left out.
+"""
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
+PEERS = {  # name in the table, then the settings that are tried
+    'torch': ('PyTorch', ['torch-plain', 'torch-channels_last']),
+    'compile': ('PyTorch, torch.compile', ['compile-plain', 'compile-channels_last']),
+    'onnxruntime': ('ONNX Runtime', ['onnxruntime']),
+    'openvino': ('OpenVINO', ['openvino'])}
+TRAINABLE = ('torch', 'compile')
+
+
+# ---- contenders: each of these runs in a process of its own ----------------------------------------------
+
+def serve(work):
+    work()  # compiles and warms up
+    work()
+    print('ready', flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        work()
+        print('%.9f' % (time.perf_counter() - start), flush=True)
+
+
+def torch_network(a):
+    import timm
+    import torch
+    torch.set_num_threads(a.threads)
+    torch.manual_seed(0)
+    model = timm.create_model('convnextv2_' + a.variant, num_classes=3)
+    x = torch.randn(a.count, 3, a.size, a.size)
+    if 'channels_last' in a.worker:
+        model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    return torch, model, x
+
+
+def torch_forward(a):
+    torch, model, x = torch_network(a)
+    model.eval()
+    if a.worker.startswith('compile'):
+        model = torch.compile(model)
+
+    def work():
+        with torch.inference_mode():
+            model(x)
+    serve(work)
+
+
+def torch_train(a):
+    torch, model, x = torch_network(a)
+    labels = torch.arange(a.count) % 3
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    model.train()
+    run = torch.compile(model) if a.worker.startswith('compile') else model
+
+    def work():
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(run(x), labels).backward()
+        optimiser.step()
+    serve(work)
+
+
+def export(a, folder):
+    torch, model, x = torch_network(a)
+    path = os.path.join(folder, 'network.onnx')
+    torch.onnx.export(model.eval(), (x,), path, dynamo=True, verbose=False)
+    return path, x.numpy()
+
+
+def onnxruntime_forward(a):
+    import onnxruntime
+    with tempfile.TemporaryDirectory() as folder:
+        path, x = export(a, folder)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = a.threads
+        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    feed = {session.get_inputs()[0].name: x}
+    serve(lambda: session.run(None, feed))
+
+
+def openvino_forward(a):
+    import openvino
+    with tempfile.TemporaryDirectory() as folder:
+        path, x = export(a, folder)
+        compiled = openvino.Core().compile_model(path, 'CPU', {
+            'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': a.threads, 'PERFORMANCE_HINT': 'LATENCY'})
+    request = compiled.create_infer_request()
+    serve(lambda: request.infer([x]))
+
+
+def work_as_contender(a):
+    sys.stdout.reconfigure(line_buffering=True)
+    if a.worker.startswith(('torch', 'compile')):
+        (torch_train if a.what == 'train' else torch_forward)(a)
+    elif a.worker == 'onnxruntime':
+        onnxruntime_forward(a)
+    else:
+        openvino_forward(a)
+
+
+# ---- the race --------------------------------------------------------------------------------------------
+
+class Contender:
+    def __init__(self, name, command, threads, greets):
+        self.name, self.times = name, []
+        environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+        self.log = tempfile.TemporaryFile(mode='w+')
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+                                        text=True, env=environment)
+        line = ''
+        while greets and line.strip() != 'ready':
+            line = self.process.stdout.readline()
+            if not line:
+                raise RuntimeError(self.last_words())
+
+    def last_words(self):
+        self.process.wait()
+        self.log.seek(0)
+        return (self.log.read().strip().splitlines() or ['no reason given'])[-1]
+
+    def run(self):
+        self.process.stdin.write('go\n')
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(self.last_words())
+        self.times.append(float(line))
+        time.sleep(0.1)  # the threads of most runtimes spin for a while after their work
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def start(name, command, threads, greets):
+    try:
+        return Contender(name, command, threads, greets)
+    except (RuntimeError, OSError) as problem:
+        print('    %s is left out: %s' % (name, problem), file=sys.stderr)
+        return None
+
+
+def race(a, what, count, program):
+    """Median seconds an image, by contender setting."""
+    ours = [program, what, a.variant, str(a.size), str(count), str(a.threads)]
+    contenders = [start('lensnet', ours, a.threads, False)]
+    if contenders[0] is None:
+        sys.exit('lensnet itself did not start')
+    for peer in a.peers.split(','):
+        if what == 'train' and peer not in TRAINABLE:
+            continue
+        for setting in PEERS[peer][1]:
+            command = [sys.executable, os.path.abspath(__file__), '--worker', setting, '--what', what, '--variant', a.variant,
+                       '--size', str(a.size), '--count', str(count), '--threads', str(a.threads)]
+            contenders.append(start(setting, command, a.threads, True))
+    contenders = [c for c in contenders if c is not None]
+    for c in contenders[:1]:
+        c.run()  # warm-up, as the others had
+        c.times.clear()
+    for _ in range(a.rounds):
+        for c in contenders:
+            c.run()
+    for c in contenders:
+        c.close()
+    return {c.name: statistics.median(c.times) / count for c in contenders}
+
+
+# ---- the table -------------------------------------------------------------------------------------------
+
+def build(folder, name):
+    program = os.path.join(folder, name)
+    subprocess.run([os.environ.get('CC', 'cc'), '-O2', '-fopenmp', '-I.', 'tools/%s.c' % name, '-o', program, '-lm'],
+                   cwd=ROOT, check=True)
+    return program
+
+
+def limit_of(program, threads):
+    import json
+    answer = subprocess.run([program, '--what', 'limit', '--threads', str(threads), '--seconds', '0.2', '--json'],
+                            check=True, capture_output=True, text=True)
+    answer = json.loads(answer.stdout)
+    return answer['processor'], answer['isa'], answer['limit_gflops'][str(threads)]
+
+
+def multiply_accumulates(a):
+    depths, widths = {'atto': ([2, 2, 6, 2], 40), 'femto': ([2, 2, 6, 2], 48), 'pico': ([2, 2, 6, 2], 64),
+                      'nano': ([2, 2, 8, 2], 80), 'tiny': ([3, 3, 9, 3], 96), 'base': ([3, 3, 27, 3], 128),
+                      'large': ([3, 3, 27, 3], 192), 'huge': ([3, 3, 27, 3], 352)}[a.variant]
+    side, total = a.size // 4, (a.size // 4) ** 2 * 48 * widths
+    for stage, depth in enumerate(depths):
+        width = widths << stage
+        if stage:
+            side //= 2
+            total += side * side * 4 * (width // 2) * width
+        total += depth * side * side * (49 * width + 8 * width * width)
+    return total + 3 * width
+
+
+def versions():
+    found = []
+    for name in ('torch', 'timm', 'onnxruntime', 'openvino'):
+        try:
+            module = __import__(name)
+            found.append('%s %s' % (name, module.__version__.split('-')[0]))
+        except ImportError:
+            pass
+    return ', '.join(found)
+
+
+def print_rows(title, seconds, flops, limit):
+    ours = seconds.pop('lensnet')
+    row = '| %-28s | %-34s | %8.1f | %5.1f %% | %7s |'
+    print(row % (title, 'lensnet', 1e3 * ours, 100 * flops / ours / 1e9 / limit, ''))
+    for peer, settings in PEERS.values():
+        best = min(((seconds[s], s) for s in settings if s in seconds), default=None)
+        if best:
+            setting = ', channels last' if 'channels_last' in best[1] else ''
+            print(row % ('', peer + setting, 1e3 * best[0], 100 * flops / best[0] / 1e9 / limit,
+                         '%.2f x' % (best[0] / ours)), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--variant', default='tiny')
+    parser.add_argument('--size', type=int, default=224)
+    parser.add_argument('--threads', type=int, default=os.cpu_count())
+    parser.add_argument('--batch', default='1,32')
+    parser.add_argument('--what', default='forward,train')
+    parser.add_argument('--rounds', type=int, default=11)
+    parser.add_argument('--peers', default='torch,compile,onnxruntime,openvino')
+    parser.add_argument('--worker', help=argparse.SUPPRESS)
+    parser.add_argument('--count', type=int, help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    if a.worker:
+        work_as_contender(a)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        program = build(folder, 'compare_peers')
+        processor, isa, limit = limit_of(build(folder, 'bench'), a.threads)
+        print('%s, %s, %d thread%s, limit %.0f GFLOP/s, %s; %s; median of %d rounds\n' % (
+            processor, isa, a.threads, '' if a.threads == 1 else 's', limit, platform.system(), versions(), a.rounds))
+        print('| ConvNeXt V2 %-16s | %-34s | %8s | %7s | %7s |' % (a.variant, '', 'ms/image', 'limit', 'lensnet'))
+        print('|---|---|---:|---:|---:|')
+        for what in a.what.split(','):
+            for count in [int(n) for n in a.batch.split(',')]:
+                if what == 'train' and count == 1:
+                    continue
+                flops = 2 * multiply_accumulates(a) * (3 if what == 'train' else 1)
+                print_rows('%s, %d px, batch %d' % (what, a.size, count), race(a, what, count, program), flops, limit)
+
+
+main()
