@@ -172,7 +172,9 @@ typedef struct lensnet_host {
     void (*release)(void *block, size_t bytes, void *user);
     /* Files. `open` returns NULL on failure; `read` and `write` return 0 on success; `close` of a file
      * that was written makes it appear under its path at once and entirely (commit = 1), or not at
-     * all (commit = 0), and returns 0 on success. Paths are the host's own, UTF-8 by custom. */
+     * all (commit = 0), and returns 0 on success; the default hooks replace a symbolic link that
+     * stands there. `file_size` answers UINT64_MAX when it cannot tell. Paths are the host's own,
+     * UTF-8 by custom. */
     void *(*file_open)(const char *path, int writing, void *user);
     uint64_t (*file_size)(void *file, void *user);
     int (*file_read)(void *file, uint64_t offset, void *bytes, size_t count, void *user);
@@ -1142,6 +1144,10 @@ LENSNET_API uint64_t lensnet_random_stream(const char *text);
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function"
 #pragma GCC diagnostic ignored "-Wpsabi"
+#if __GNUC__ < 13 /* its own intrinsics, in C++: gcc bug 105593 */
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #endif
 
 #ifdef __cplusplus
@@ -2476,70 +2482,160 @@ LNP_INLINE float lnp_sum_end(const lnp_v_sum *sum, int pieces)
 #define LNP_GAUSS_D4 0.100232712f
 #define LNP_GAUSS_D5 0.0100769591f
 
-/* |x|, or LNP_GAUSS_END where it is beyond (infinity too); NaN stays */
-LNP_INLINE lnp_v16 lnp_v_gauss_argument(lnp_v16 x)
+/* Four vectors in step: one alone waits for its own results most of the time. Where there is only
+ * one, all four are that one and the compiler drops three. */
+typedef struct lnp_q16 {
+    lnp_v16 v[4];
+} lnp_q16;
+typedef struct lnp_qu16 {
+    lnp_u16 v[4];
+} lnp_qu16;
+
+#define LNP_Q_BINARY(name, type)                                                                   \
+    LNP_INLINE type lnp_q##name(type a, type b)                                                    \
+    {                                                                                              \
+        a.v[0] = lnp_##name(a.v[0], b.v[0]);                                                       \
+        a.v[1] = lnp_##name(a.v[1], b.v[1]);                                                       \
+        a.v[2] = lnp_##name(a.v[2], b.v[2]);                                                       \
+        a.v[3] = lnp_##name(a.v[3], b.v[3]);                                                       \
+        return a;                                                                                  \
+    }
+#define LNP_Q_UNARY(name, result, type)                                                            \
+    LNP_INLINE result lnp_q##name(type a)                                                          \
+    {                                                                                              \
+        result b;                                                                                  \
+        b.v[0] = lnp_##name(a.v[0]);                                                               \
+        b.v[1] = lnp_##name(a.v[1]);                                                               \
+        b.v[2] = lnp_##name(a.v[2]);                                                               \
+        b.v[3] = lnp_##name(a.v[3]);                                                               \
+        return b;                                                                                  \
+    }
+LNP_Q_BINARY(v_add, lnp_q16)
+LNP_Q_BINARY(v_sub, lnp_q16)
+LNP_Q_BINARY(v_mul, lnp_q16)
+LNP_Q_BINARY(v_div, lnp_q16)
+LNP_Q_BINARY(u_add, lnp_qu16)
+LNP_Q_BINARY(u_sub, lnp_qu16)
+LNP_Q_BINARY(u_and, lnp_qu16)
+LNP_Q_BINARY(u_or, lnp_qu16)
+LNP_Q_BINARY(u_xor, lnp_qu16)
+LNP_Q_UNARY(u_not, lnp_qu16, lnp_qu16)
+LNP_Q_UNARY(u_top, lnp_qu16, lnp_qu16)
+LNP_Q_UNARY(u_shift23, lnp_qu16, lnp_qu16)
+LNP_Q_UNARY(v_bits, lnp_qu16, lnp_q16)
+LNP_Q_UNARY(v_from_bits, lnp_q16, lnp_qu16)
+#undef LNP_Q_BINARY
+#undef LNP_Q_UNARY
+
+LNP_INLINE lnp_q16 lnp_qv_all(lnp_v16 v)
 {
-    const lnp_u16 end = lnp_u_set(LNP_GAUSS_END);
-    const lnp_u16 u = lnp_u_and(lnp_v_bits(x), lnp_u_set(0x7fffffffu));
-    const lnp_u16 over = lnp_u_sub(u, end);
-    const lnp_u16 keep = lnp_u_top(lnp_u_or(over, lnp_u_sub(lnp_u_set(0x7f800000u), u)));
-    return lnp_v_from_bits(lnp_u_add(lnp_u_and(over, keep), end));
+    lnp_q16 q;
+    q.v[0] = q.v[1] = q.v[2] = q.v[3] = v;
+    return q;
+}
+LNP_INLINE lnp_q16 lnp_qv_set(float s) { return lnp_qv_all(lnp_v_set(s)); }
+LNP_INLINE lnp_qu16 lnp_qu_set(uint32_t s)
+{
+    lnp_qu16 q;
+    q.v[0] = q.v[1] = q.v[2] = q.v[3] = lnp_u_set(s);
+    return q;
+}
+LNP_INLINE lnp_q16 lnp_qv_madd(lnp_q16 a, lnp_q16 b, lnp_q16 c)
+{
+    return lnp_qv_add(lnp_qv_mul(a, b), c);
+}
+LNP_INLINE lnp_q16 lnp_qv_linear(float c1, lnp_q16 x, float c0) /* c1 x + c0 */
+{
+    return lnp_qv_madd(lnp_qv_set(c1), x, lnp_qv_set(c0));
 }
 
-/* c1 x + c0 */
-LNP_INLINE lnp_v16 lnp_v_linear(float c1, lnp_v16 x, float c0)
+/* Vectors at x, x + stride, ...: `rows` of them, 4 or 1. */
+LNP_INLINE lnp_q16 lnp_qv_load(const float *x, size_t stride, int rows, lnp_lanes lanes)
 {
-    return lnp_v_madd(lnp_v_set(c1), x, lnp_v_set(c0));
+    lnp_q16 q = lnp_qv_all(lnp_v_load_n(x, lanes));
+    if (rows == 4) {
+        q.v[1] = lnp_v_load_n(x + stride, lanes);
+        q.v[2] = lnp_v_load_n(x + 2 * stride, lanes);
+        q.v[3] = lnp_v_load_n(x + 3 * stride, lanes);
+    }
+    return q;
+}
+
+LNP_INLINE void lnp_qv_store(float *y, size_t stride, lnp_q16 q, int rows, lnp_lanes lanes)
+{
+    lnp_v_store_n(y, q.v[0], lanes);
+    if (rows == 4) {
+        lnp_v_store_n(y + stride, q.v[1], lanes);
+        lnp_v_store_n(y + 2 * stride, q.v[2], lanes);
+        lnp_v_store_n(y + 3 * stride, q.v[3], lanes);
+    }
+}
+
+/* |x|, or LNP_GAUSS_END where it is beyond (infinity too); NaN stays */
+LNP_INLINE lnp_q16 lnp_gauss_argument(lnp_q16 x)
+{
+    const lnp_qu16 end = lnp_qu_set(LNP_GAUSS_END);
+    const lnp_qu16 u = lnp_qu_and(lnp_qv_bits(x), lnp_qu_set(0x7fffffffu));
+    const lnp_qu16 over = lnp_qu_sub(u, end);
+    const lnp_qu16 keep = lnp_qu_top(lnp_qu_or(over, lnp_qu_sub(lnp_qu_set(0x7f800000u), u)));
+    return lnp_qv_from_bits(lnp_qu_add(lnp_qu_and(over, keep), end));
 }
 
 /* exp(-t^2/2) for 0 <= t <= LNP_GAUSS_END, from t2 = t^2 */
-LNP_INLINE lnp_v16 lnp_v_gauss(lnp_v16 t2)
+LNP_INLINE lnp_q16 lnp_gauss(lnp_q16 t2)
 {
-    const lnp_v16 w = lnp_v_mul(t2, lnp_v_set(LNP_GAUSS_RATE));
-    const lnp_v16 shifted = lnp_v_add(w, lnp_v_set(LNP_GAUSS_MAGIC));
-    const lnp_v16 f = lnp_v_sub(w, lnp_v_sub(shifted, lnp_v_set(LNP_GAUSS_MAGIC)));
-    const lnp_v16 f2 = lnp_v_mul(f, f);
-    const lnp_v16 p0 = lnp_v_linear(LNP_GAUSS_E1, f, 4.0f);
-    const lnp_v16 p2 = lnp_v_linear(LNP_GAUSS_E3, f, LNP_GAUSS_E2);
-    const lnp_v16 p4 =
-        lnp_v_madd(lnp_v_set(LNP_GAUSS_E6), f2, lnp_v_linear(LNP_GAUSS_E5, f, LNP_GAUSS_E4));
-    const lnp_v16 p = lnp_v_madd(lnp_v_madd(p4, f2, p2), f2, p0);
-    return lnp_v_mul(p, lnp_v_from_bits(lnp_u_shift23(lnp_v_bits(shifted))));
+    const lnp_q16 w = lnp_qv_mul(t2, lnp_qv_set(LNP_GAUSS_RATE));
+    const lnp_q16 shifted = lnp_qv_add(w, lnp_qv_set(LNP_GAUSS_MAGIC));
+    const lnp_q16 f = lnp_qv_sub(w, lnp_qv_sub(shifted, lnp_qv_set(LNP_GAUSS_MAGIC)));
+    const lnp_q16 f2 = lnp_qv_mul(f, f);
+    const lnp_q16 p0 = lnp_qv_linear(LNP_GAUSS_E1, f, 4.0f);
+    const lnp_q16 p2 = lnp_qv_linear(LNP_GAUSS_E3, f, LNP_GAUSS_E2);
+    const lnp_q16 p4 =
+        lnp_qv_madd(lnp_qv_set(LNP_GAUSS_E6), f2, lnp_qv_linear(LNP_GAUSS_E5, f, LNP_GAUSS_E4));
+    const lnp_q16 p = lnp_qv_madd(lnp_qv_madd(p4, f2, p2), f2, p0);
+    return lnp_qv_mul(p, lnp_qv_from_bits(lnp_qu_shift23(lnp_qv_bits(shifted))));
 }
 
 /* exp(t^2/2) Phi(-t) for 0 <= t <= LNP_GAUSS_END */
-LNP_INLINE lnp_v16 lnp_v_gauss_tail(lnp_v16 t, lnp_v16 t2)
+LNP_INLINE lnp_q16 lnp_gauss_tail(lnp_q16 t, lnp_q16 t2)
 {
-    const lnp_v16 p0 = lnp_v_linear(LNP_GAUSS_N1, t, 0.5f);
-    const lnp_v16 p2 = lnp_v_linear(LNP_GAUSS_N3, t, LNP_GAUSS_N2);
-    const lnp_v16 q0 = lnp_v_linear(LNP_GAUSS_D1, t, 1.0f);
-    const lnp_v16 q2 = lnp_v_linear(LNP_GAUSS_D3, t, LNP_GAUSS_D2);
-    const lnp_v16 q4 = lnp_v_linear(LNP_GAUSS_D5, t, LNP_GAUSS_D4);
-    const lnp_v16 p = lnp_v_madd(lnp_v_madd(lnp_v_set(LNP_GAUSS_N4), t2, p2), t2, p0);
-    const lnp_v16 q = lnp_v_madd(lnp_v_madd(q4, t2, q2), t2, q0);
-    return lnp_v_div(p, q);
+    const lnp_q16 p0 = lnp_qv_linear(LNP_GAUSS_N1, t, 0.5f);
+    const lnp_q16 p2 = lnp_qv_linear(LNP_GAUSS_N3, t, LNP_GAUSS_N2);
+    const lnp_q16 q0 = lnp_qv_linear(LNP_GAUSS_D1, t, 1.0f);
+    const lnp_q16 q2 = lnp_qv_linear(LNP_GAUSS_D3, t, LNP_GAUSS_D2);
+    const lnp_q16 q4 = lnp_qv_linear(LNP_GAUSS_D5, t, LNP_GAUSS_D4);
+    const lnp_q16 p = lnp_qv_madd(lnp_qv_madd(lnp_qv_set(LNP_GAUSS_N4), t2, p2), t2, p0);
+    const lnp_q16 q = lnp_qv_madd(lnp_qv_madd(q4, t2, q2), t2, q0);
+    return lnp_qv_div(p, q);
 }
 
-LNP_INLINE lnp_v16 lnp_v_gelu(lnp_v16 x)
+/* max(x, 0) - t Q e; x < 0 is seen by its sign */
+LNP_INLINE lnp_q16 lnp_gelu_value(lnp_q16 x, lnp_q16 t, lnp_q16 tail, lnp_q16 e)
 {
-    const lnp_v16 t = lnp_v_gauss_argument(x), t2 = lnp_v_mul(t, t);
-    const lnp_u16 positive = lnp_u_and(lnp_v_bits(x), lnp_u_not(lnp_u_top(lnp_v_bits(x))));
-    return lnp_v_sub(lnp_v_from_bits(positive),
-                     lnp_v_mul(lnp_v_mul(t, lnp_v_gauss_tail(t, t2)), lnp_v_gauss(t2)));
+    const lnp_qu16 bits = lnp_qv_bits(x);
+    const lnp_q16 positive = lnp_qv_from_bits(lnp_qu_and(bits, lnp_qu_not(lnp_qu_top(bits))));
+    return lnp_qv_sub(positive, lnp_qv_mul(lnp_qv_mul(t, tail), e));
 }
 
-/* lnp_v_gelu, and the derivative in *slope */
-LNP_INLINE lnp_v16 lnp_v_gelu_slope(lnp_v16 x, lnp_v16 *slope)
+LNP_INLINE lnp_q16 lnp_gelu_vectors(lnp_q16 x)
 {
-    const lnp_v16 t = lnp_v_gauss_argument(x), t2 = lnp_v_mul(t, t);
-    const lnp_v16 e = lnp_v_gauss(t2), tail = lnp_v_gauss_tail(t, t2);
-    const lnp_u16 bits = lnp_v_bits(x), negative = lnp_u_top(bits);
-    const lnp_u16 one = lnp_u_and(lnp_v_bits(lnp_v_set(1.0f)), lnp_u_not(negative));
-    const lnp_v16 side = lnp_v_mul(e, lnp_v_sub(lnp_v_mul(t, lnp_v_set(LNP_INV_SQRT_2PI)), tail));
-    const lnp_u16 sign = lnp_u_and(bits, lnp_u_set(0x80000000u));
-    *slope = lnp_v_add(lnp_v_from_bits(one), lnp_v_from_bits(lnp_u_xor(lnp_v_bits(side), sign)));
-    return lnp_v_sub(lnp_v_from_bits(lnp_u_and(bits, lnp_u_not(negative))),
-                     lnp_v_mul(lnp_v_mul(t, tail), e));
+    const lnp_q16 t = lnp_gauss_argument(x), t2 = lnp_qv_mul(t, t);
+    return lnp_gelu_value(x, t, lnp_gauss_tail(t, t2), lnp_gauss(t2));
+}
+
+/* lnp_gelu_vectors, and the derivative in *slope */
+LNP_INLINE lnp_q16 lnp_gelu_slope_vectors(lnp_q16 x, lnp_q16 *slope)
+{
+    const lnp_q16 t = lnp_gauss_argument(x), t2 = lnp_qv_mul(t, t);
+    const lnp_q16 e = lnp_gauss(t2), tail = lnp_gauss_tail(t, t2);
+    const lnp_qu16 bits = lnp_qv_bits(x), negative = lnp_qu_top(bits);
+    const lnp_qu16 one = lnp_qu_and(lnp_qv_bits(lnp_qv_set(1.0f)), lnp_qu_not(negative));
+    const lnp_q16 side =
+        lnp_qv_mul(e, lnp_qv_sub(lnp_qv_mul(t, lnp_qv_set(LNP_INV_SQRT_2PI)), tail));
+    const lnp_qu16 sign = lnp_qu_and(bits, lnp_qu_set(0x80000000u));
+    *slope =
+        lnp_qv_add(lnp_qv_from_bits(one), lnp_qv_from_bits(lnp_qu_xor(lnp_qv_bits(side), sign)));
+    return lnp_gelu_value(x, t, tail, e);
 }
 
 /* The same for one value, for the `_ref` loops: *slope and gelu(x). */
@@ -2571,9 +2667,53 @@ static float lnp_gelu_ref_value(float x, float *slope)
     return (bits >> 31 ? 0.0f : x) - t * tail * e;
 }
 
+/* STEP for four vectors of a row at once, then for single ones; `rows` tells which, `i` is the
+ * offset. The portable build takes single ones: its registers hold no more. */
+#define LNP_BY_64(count, STEP)                                                                     \
+    do {                                                                                           \
+        size_t i = 0;                                                                              \
+        int rows = 4;                                                                              \
+        lnp_lanes lanes;                                                                           \
+        lanes.pieces = pieces;                                                                     \
+        lanes.n = 16;                                                                              \
+        for (; pieces < 4 && i + 64 <= (count); i += 64) {                                         \
+            STEP;                                                                                  \
+        }                                                                                          \
+        rows = 1;                                                                                  \
+        for (; i + 16 <= (count); i += 16) {                                                       \
+            STEP;                                                                                  \
+        }                                                                                          \
+        lanes.n = (count)-i;                                                                       \
+        if (i < (count)) STEP;                                                                     \
+    } while (0)
+
+/* The same down the rows of a matrix: STEP is at row r, column i, for four rows or one. */
+#define LNP_BY_4_ROWS(row_count, columns, STEP)                                                    \
+    do {                                                                                           \
+        const size_t whole = (columns) - (columns) % 16;                                           \
+        size_t r = 0, i;                                                                           \
+        int rows = 4;                                                                              \
+        lnp_lanes lanes;                                                                           \
+        lanes.pieces = pieces;                                                                     \
+        lanes.n = 16;                                                                              \
+        for (; pieces < 4 && r + 4 <= (row_count); r += 4)                                         \
+            for (i = 0; i < whole; i += 16) STEP;                                                  \
+        rows = 1;                                                                                  \
+        for (; r < (row_count); r++)                                                               \
+            for (i = 0; i < whole; i += 16) STEP;                                                  \
+        lanes.n = (columns)-whole;                                                                 \
+        i = whole;                                                                                 \
+        for (r = 0; lanes.n && r < (row_count); r++) STEP;                                         \
+    } while (0)
+
+LNP_INLINE void lnp_gelu_step(float *y, const float *x, int rows, lnp_lanes lanes)
+{
+    lnp_qv_store(y, 16, lnp_gelu_vectors(lnp_qv_load(x, 16, rows, lanes)), rows, lanes);
+}
+
 LNP_INLINE void lnp_gelu_body(int pieces, float *y, const float *x, size_t n)
 {
-    LNP_BY_16(n, lnp_v_store_n(y + i, lnp_v_gelu(lnp_v_load_n(x + i, lanes)), lanes));
+    LNP_BY_64(n, lnp_gelu_step(y + i, x + i, rows, lanes));
 }
 
 static void lnp_gelu_ref(float *y, const float *x, size_t n)
@@ -2583,17 +2723,18 @@ static void lnp_gelu_ref(float *y, const float *x, size_t n)
     for (i = 0; i < n; i++) y[i] = lnp_gelu_ref_value(x[i], &slope);
 }
 
-LNP_INLINE void lnp_gelu_slope_step(float *y, float *slope, const float *x, lnp_lanes lanes)
+LNP_INLINE void lnp_gelu_slope_step(float *y, float *slope, const float *x, int rows,
+                                    lnp_lanes lanes)
 {
-    lnp_v16 s;
-    const lnp_v16 v = lnp_v_gelu_slope(lnp_v_load_n(x, lanes), &s);
-    lnp_v_store_n(y, v, lanes);
-    lnp_v_store_n(slope, s, lanes);
+    lnp_q16 s;
+    const lnp_q16 v = lnp_gelu_slope_vectors(lnp_qv_load(x, 16, rows, lanes), &s);
+    lnp_qv_store(y, 16, v, rows, lanes);
+    lnp_qv_store(slope, 16, s, rows, lanes);
 }
 
 LNP_INLINE void lnp_gelu_slope_body(int pieces, float *y, float *slope, const float *x, size_t n)
 {
-    LNP_BY_16(n, lnp_gelu_slope_step(y + i, slope + i, x + i, lanes));
+    LNP_BY_64(n, lnp_gelu_slope_step(y + i, slope + i, x + i, rows, lanes));
 }
 
 static void lnp_gelu_slope_ref(float *y, float *slope, const float *x, size_t n)
@@ -2607,17 +2748,18 @@ static void lnp_gelu_slope_ref(float *y, float *slope, const float *x, size_t n)
     }
 }
 
-LNP_INLINE void lnp_gelu_backward_step(float *dx, const float *dy, const float *x, lnp_lanes lanes)
+LNP_INLINE void lnp_gelu_backward_step(float *dx, const float *dy, const float *x, int rows,
+                                       lnp_lanes lanes)
 {
-    lnp_v16 slope;
-    lnp_v_gelu_slope(lnp_v_load_n(x, lanes), &slope);
-    lnp_v_store_n(dx, lnp_v_mul(lnp_v_load_n(dy, lanes), slope), lanes);
+    lnp_q16 slope;
+    lnp_gelu_slope_vectors(lnp_qv_load(x, 16, rows, lanes), &slope);
+    lnp_qv_store(dx, 16, lnp_qv_mul(lnp_qv_load(dy, 16, rows, lanes), slope), rows, lanes);
 }
 
 LNP_INLINE void lnp_gelu_backward_body(int pieces, float *dx, const float *dy, const float *x,
                                        size_t n)
 {
-    LNP_BY_16(n, lnp_gelu_backward_step(dx + i, dy + i, x + i, lanes));
+    LNP_BY_64(n, lnp_gelu_backward_step(dx + i, dy + i, x + i, rows, lanes));
 }
 
 static void lnp_gelu_backward_ref(float *dx, const float *dy, const float *x, size_t n)
@@ -2630,18 +2772,29 @@ static void lnp_gelu_backward_ref(float *dx, const float *dy, const float *x, si
     }
 }
 
-LNP_INLINE void lnp_gelu_squares_step(float *a, const float *h, float *sums, lnp_lanes lanes)
+/* sums += the rows of x, in order */
+LNP_INLINE void lnp_add_rows(float *sums, lnp_q16 x, int rows, lnp_lanes lanes)
 {
-    const lnp_v16 v = lnp_v_gelu(lnp_v_load_n(h, lanes));
-    lnp_v_store_n(a, v, lanes);
-    lnp_v_store_n(sums, lnp_v_madd(v, v, lnp_v_load_n(sums, lanes)), lanes);
+    lnp_v16 sum = lnp_v_add(lnp_v_load_n(sums, lanes), x.v[0]);
+    if (rows == 4) sum = lnp_v_add(lnp_v_add(lnp_v_add(sum, x.v[1]), x.v[2]), x.v[3]);
+    lnp_v_store_n(sums, sum, lanes);
+}
+
+LNP_INLINE void lnp_gelu_squares_step(float *a, size_t a_stride, const float *h, size_t h_stride,
+                                      float *sums, int rows, lnp_lanes lanes)
+{
+    const lnp_q16 v = lnp_gelu_vectors(lnp_qv_load(h, h_stride, rows, lanes));
+    lnp_qv_store(a, a_stride, v, rows, lanes);
+    lnp_add_rows(sums, lnp_qv_mul(v, v), rows, lanes);
 }
 
 LNP_INLINE void lnp_gelu_squares_body(int pieces, float *a, size_t a_stride, const float *h,
-                                      size_t h_stride, float *sums, size_t rows, size_t columns)
+                                      size_t h_stride, float *sums, size_t row_count,
+                                      size_t columns)
 {
-    for (; rows; rows--, a += a_stride, h += h_stride)
-        LNP_BY_16(columns, lnp_gelu_squares_step(a + i, h + i, sums + i, lanes));
+    LNP_BY_4_ROWS(row_count, columns,
+                  lnp_gelu_squares_step(a + r * a_stride + i, a_stride, h + r * h_stride + i,
+                                        h_stride, sums + i, rows, lanes));
 }
 
 static void lnp_gelu_squares_ref(float *a, size_t a_stride, const float *h, size_t h_stride,
@@ -2659,26 +2812,17 @@ static void lnp_gelu_squares_ref(float *a, size_t a_stride, const float *h, size
 
 /* -- sums over rows ----------------------------------------------------------------------------- */
 
-/* Four rows at a time: the chain stays in a register, rows stay in order. */
-LNP_INLINE void lnp_column_sum_step(float *sums, const float *x, size_t stride, int four,
+LNP_INLINE void lnp_column_sum_step(float *sums, const float *x, size_t stride, int rows,
                                     lnp_lanes lanes)
 {
-    lnp_v16 sum = lnp_v_add(lnp_v_load_n(sums, lanes), lnp_v_load_n(x, lanes));
-    if (four) {
-        sum = lnp_v_add(sum, lnp_v_load_n(x + stride, lanes));
-        sum = lnp_v_add(sum, lnp_v_load_n(x + 2 * stride, lanes));
-        sum = lnp_v_add(sum, lnp_v_load_n(x + 3 * stride, lanes));
-    }
-    lnp_v_store_n(sums, sum, lanes);
+    lnp_add_rows(sums, lnp_qv_load(x, stride, rows, lanes), rows, lanes);
 }
 
 LNP_INLINE void lnp_column_sum_body(int pieces, float *sums, const float *x, size_t stride,
-                                    size_t rows, size_t columns)
+                                    size_t row_count, size_t columns)
 {
-    for (; rows >= 4; rows -= 4, x += 4 * stride)
-        LNP_BY_16(columns, lnp_column_sum_step(sums + i, x + i, stride, 1, lanes));
-    for (; rows; rows--, x += stride)
-        LNP_BY_16(columns, lnp_column_sum_step(sums + i, x + i, stride, 0, lanes));
+    LNP_BY_4_ROWS(row_count, columns,
+                  lnp_column_sum_step(sums + i, x + r * stride + i, stride, rows, lanes));
 }
 
 static void lnp_column_sum_ref(float *sums, const float *x, size_t stride, size_t rows,
@@ -2690,27 +2834,19 @@ static void lnp_column_sum_ref(float *sums, const float *x, size_t stride, size_
 }
 
 LNP_INLINE void lnp_column_products_step(float *sums, const float *a, const float *b, size_t stride,
-                                         int four, lnp_lanes lanes)
+                                         int rows, lnp_lanes lanes)
 {
-    lnp_v16 sum =
-        lnp_v_madd(lnp_v_load_n(a, lanes), lnp_v_load_n(b, lanes), lnp_v_load_n(sums, lanes));
-    if (four) {
-        sum = lnp_v_madd(lnp_v_load_n(a + stride, lanes), lnp_v_load_n(b + stride, lanes), sum);
-        sum = lnp_v_madd(lnp_v_load_n(a + 2 * stride, lanes), lnp_v_load_n(b + 2 * stride, lanes),
-                         sum);
-        sum = lnp_v_madd(lnp_v_load_n(a + 3 * stride, lanes), lnp_v_load_n(b + 3 * stride, lanes),
-                         sum);
-    }
-    lnp_v_store_n(sums, sum, lanes);
+    lnp_add_rows(
+        sums, lnp_qv_mul(lnp_qv_load(a, stride, rows, lanes), lnp_qv_load(b, stride, rows, lanes)),
+        rows, lanes);
 }
 
 LNP_INLINE void lnp_column_products_body(int pieces, float *sums, const float *a, const float *b,
-                                         size_t stride, size_t rows, size_t columns)
+                                         size_t stride, size_t row_count, size_t columns)
 {
-    for (; rows >= 4; rows -= 4, a += 4 * stride, b += 4 * stride)
-        LNP_BY_16(columns, lnp_column_products_step(sums + i, a + i, b + i, stride, 1, lanes));
-    for (; rows; rows--, a += stride, b += stride)
-        LNP_BY_16(columns, lnp_column_products_step(sums + i, a + i, b + i, stride, 0, lanes));
+    LNP_BY_4_ROWS(row_count, columns,
+                  lnp_column_products_step(sums + i, a + r * stride + i, b + r * stride + i, stride,
+                                           rows, lanes));
 }
 
 static void lnp_column_products_ref(float *sums, const float *a, const float *b, size_t stride,
@@ -2735,35 +2871,81 @@ static void lnp_column_squares_ref(float *sums, const float *x, size_t stride, s
 
 /* -- LayerNorm ---------------------------------------------------------------------------------- */
 
-LNP_INLINE float lnp_row_mean(int pieces, const float *x, size_t c)
+/* Sums of four rows, or of one: in step, as for GELU. */
+typedef struct lnp_q_sum {
+    lnp_v_sum row[4];
+} lnp_q_sum;
+
+LNP_INLINE lnp_q_sum lnp_q_sum_zero(void)
 {
-    lnp_v_sum sum = lnp_sum_zero();
-    LNP_BY_16(c, lnp_sum_add(&sum, lnp_v_load_n(x + i, lanes), pieces));
-    return lnp_sum_end(&sum, pieces) / (float)c;
+    lnp_q_sum sum;
+    sum.row[0] = sum.row[1] = sum.row[2] = sum.row[3] = lnp_sum_zero();
+    return sum;
 }
 
-LNP_INLINE void lnp_add_squared_deviation(lnp_v_sum *sum, const float *x, float mean,
-                                          lnp_lanes lanes)
+LNP_INLINE void lnp_q_sum_add(lnp_q_sum *sum, lnp_q16 x, int rows, int pieces)
+{
+    lnp_sum_add(&sum->row[0], x.v[0], pieces);
+    if (rows == 4) {
+        lnp_sum_add(&sum->row[1], x.v[1], pieces);
+        lnp_sum_add(&sum->row[2], x.v[2], pieces);
+        lnp_sum_add(&sum->row[3], x.v[3], pieces);
+    }
+}
+
+LNP_INLINE void lnp_q_sum_mean(float *mean, const lnp_q_sum *sum, size_t c, int rows, int pieces)
+{
+    mean[0] = lnp_sum_end(&sum->row[0], pieces) / (float)c;
+    if (rows == 4) {
+        mean[1] = lnp_sum_end(&sum->row[1], pieces) / (float)c;
+        mean[2] = lnp_sum_end(&sum->row[2], pieces) / (float)c;
+        mean[3] = lnp_sum_end(&sum->row[3], pieces) / (float)c;
+    }
+}
+
+/* (x - mean)^2; lanes that are not there give 0 */
+LNP_INLINE lnp_v16 lnp_squared_deviation(const float *x, float mean, lnp_lanes lanes)
 {
     const lnp_v16 d = lnp_v_sub(lnp_v_load_fill(x, lanes, mean), lnp_v_splat(mean, lanes.pieces));
-    lnp_sum_add(sum, lnp_v_mul(d, d), lanes.pieces);
+    return lnp_v_mul(d, d);
 }
 
-LNP_INLINE float lnp_row_variance(int pieces, const float *x, float mean, size_t c)
+LNP_INLINE void lnp_add_squared_deviations(lnp_q_sum *sum, const float *x, size_t stride,
+                                           const float *mean, int rows, lnp_lanes lanes)
 {
-    lnp_v_sum sum = lnp_sum_zero();
-    LNP_BY_16(c, lnp_add_squared_deviation(&sum, x + i, mean, lanes));
-    return lnp_sum_end(&sum, pieces) / (float)c;
+    lnp_q16 squares = lnp_qv_all(lnp_squared_deviation(x, mean[0], lanes));
+    if (rows == 4) {
+        squares.v[1] = lnp_squared_deviation(x + stride, mean[1], lanes);
+        squares.v[2] = lnp_squared_deviation(x + 2 * stride, mean[2], lanes);
+        squares.v[3] = lnp_squared_deviation(x + 3 * stride, mean[3], lanes);
+    }
+    lnp_q_sum_add(sum, squares, rows, lanes.pieces);
+}
+
+LNP_INLINE void lnp_row_statistics_of(int pieces, float *mean, float *rstd, const float *x,
+                                      size_t stride, int rows, size_t c, float eps)
+{
+    lnp_q_sum sum = lnp_q_sum_zero(), squares = lnp_q_sum_zero();
+    float means[4], variances[4];
+    int r;
+    LNP_BY_16(c, lnp_q_sum_add(&sum, lnp_qv_load(x + i, stride, rows, lanes), rows, pieces));
+    lnp_q_sum_mean(means, &sum, c, rows, pieces);
+    LNP_BY_16(c, lnp_add_squared_deviations(&squares, x + i, stride, means, rows, lanes));
+    lnp_q_sum_mean(variances, &squares, c, rows, pieces);
+    for (r = 0; r < rows; r++) {
+        mean[r] = means[r];
+        rstd[r] = 1.0f / sqrtf(variances[r] + eps);
+    }
 }
 
 LNP_INLINE void lnp_row_statistics_body(int pieces, float *mean, float *rstd, const float *x,
                                         size_t stride, size_t rows, size_t c, float eps)
 {
-    size_t r;
-    for (r = 0; r < rows; r++, x += stride) {
-        mean[r] = lnp_row_mean(pieces, x, c);
-        rstd[r] = 1.0f / sqrtf(lnp_row_variance(pieces, x, mean[r], c) + eps);
-    }
+    size_t r = 0;
+    for (; r + 4 <= rows; r += 4)
+        lnp_row_statistics_of(pieces, mean + r, rstd + r, x + r * stride, stride, 4, c, eps);
+    for (; r < rows; r++)
+        lnp_row_statistics_of(pieces, mean + r, rstd + r, x + r * stride, stride, 1, c, eps);
 }
 
 static void lnp_row_statistics_ref(float *mean, float *rstd, const float *x, size_t stride,
@@ -2934,24 +3116,26 @@ static void lnp_scale_shift_rows_ref(float *y, size_t y_stride, const float *x, 
 }
 
 LNP_INLINE void lnp_grn_first_step(float *a, float *slope, float *products, float *dbeta,
-                                   const float *h, const float *da, lnp_lanes lanes)
+                                   const float *h, const float *da, size_t stride, int rows,
+                                   lnp_lanes lanes)
 {
-    const lnp_v16 g = lnp_v_load_n(da, lanes);
-    lnp_v16 s;
-    const lnp_v16 v = lnp_v_gelu_slope(lnp_v_load_n(h, lanes), &s);
-    lnp_v_store_n(a, v, lanes);
-    lnp_v_store_n(slope, s, lanes);
-    lnp_v_store_n(products, lnp_v_madd(g, v, lnp_v_load_n(products, lanes)), lanes);
-    lnp_v_store_n(dbeta, lnp_v_add(lnp_v_load_n(dbeta, lanes), g), lanes);
+    const lnp_q16 g = lnp_qv_load(da, stride, rows, lanes);
+    lnp_q16 s;
+    const lnp_q16 v = lnp_gelu_slope_vectors(lnp_qv_load(h, stride, rows, lanes), &s);
+    lnp_qv_store(a, stride, v, rows, lanes);
+    lnp_qv_store(slope, stride, s, rows, lanes);
+    lnp_add_rows(products, lnp_qv_mul(g, v), rows, lanes);
+    lnp_add_rows(dbeta, g, rows, lanes);
 }
 
 LNP_INLINE void lnp_grn_backward_first_body(int pieces, float *a, float *slope, float *products,
                                             float *dbeta, const float *h, const float *da,
-                                            size_t stride, size_t rows, size_t columns)
+                                            size_t stride, size_t row_count, size_t columns)
 {
-    for (; rows; rows--, a += stride, slope += stride, h += stride, da += stride)
-        LNP_BY_16(columns, lnp_grn_first_step(a + i, slope + i, products + i, dbeta + i, h + i,
-                                              da + i, lanes));
+    LNP_BY_4_ROWS(row_count, columns,
+                  lnp_grn_first_step(a + r * stride + i, slope + r * stride + i, products + i,
+                                     dbeta + i, h + r * stride + i, da + r * stride + i, stride,
+                                     rows, lanes));
 }
 
 static void lnp_grn_backward_first_ref(float *a, float *slope, float *products, float *dbeta,
@@ -4924,7 +5108,8 @@ static void lnp_gradient_pack_x(const lnp_gemm_kernels *kernels, const lnp_gradi
 }
 
 /* While the tiles of this block are computed, dY and X of the next one are fetched: each tile takes
- * so many cache lines as it has steps. */
+ * so many cache lines as it has steps. From 71 to 78 % of the limit for the largest m, where dY and
+ * X come from memory, at the price of up to 2 points for the smallest. */
 static const float *lnp_gradient_ahead(const lnp_gradient_product *job, lnp_gradient_block *block)
 {
     const size_t row = block->first_row + block->rows;
@@ -5189,15 +5374,15 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
 
 #define LNP_DW_START(isa, t)                                                                       \
     if ((t) < width)                                                                               \
-        sum[t] = start ? lnp_dw_load_##isa(start + (t) * start_step) : lnp_dw_zero_##isa();
+        sum[t] = start ? lnp_dw_load_##isa(start + (t)*start_step) : lnp_dw_zero_##isa();
 #define LNP_DW_STORE(isa, t)                                                                       \
-    if ((t) < width) lnp_dw_store_##isa(out + (t) * map->c, sum[t]);
+    if ((t) < width) lnp_dw_store_##isa(out + (t)*map->c, sum[t]);
 
 #define LNP_DW_16(MACRO, isa)                                                                      \
-    MACRO(isa, 0) MACRO(isa, 1) MACRO(isa, 2) MACRO(isa, 3)                                        \
-    MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6) MACRO(isa, 7)                                        \
-    MACRO(isa, 8) MACRO(isa, 9) MACRO(isa, 10) MACRO(isa, 11)                                      \
-    MACRO(isa, 12) MACRO(isa, 13) MACRO(isa, 14) MACRO(isa, 15)
+    MACRO(isa, 0)                                                                                  \
+    MACRO(isa, 1) MACRO(isa, 2) MACRO(isa, 3) MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6)            \
+        MACRO(isa, 7) MACRO(isa, 8) MACRO(isa, 9) MACRO(isa, 10) MACRO(isa, 11) MACRO(isa, 12)     \
+            MACRO(isa, 13) MACRO(isa, 14) MACRO(isa, 15)
 #define LNP_DW_22(MACRO, isa)                                                                      \
     LNP_DW_16(MACRO, isa)                                                                          \
     MACRO(isa, 16) MACRO(isa, 17) MACRO(isa, 18) MACRO(isa, 19) MACRO(isa, 20) MACRO(isa, 21)
@@ -5207,18 +5392,50 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
         lnp_dw_column_##isa(out, start, start_step, in, weights, map, x0, y0, y1, (t) + 1);        \
         break;
 
-/* One pixel of the weight gradient: 7 taps of one filter row (or of two); `all` where none is
- * outside. */
+/* One pixel of the weight gradient: taps low..high of one filter row (or of two). The barrier keeps
+ * the compiler from carrying loads over to the next pixel, for which there are no registers. */
 #define LNP_DW_GRADIENT(isa, v)                                                                    \
-    if (all || (x + (v) >= 3 && x + (v)-3 < w)) {                                                  \
+    if ((v) >= low && (v) < high) {                                                                \
         sum[v] = lnp_dw_fma_##isa(g, lnp_dw_load_##isa(in + ((v)-3) * step), sum[v]);              \
         if (two)                                                                                   \
             sum[7 + (v)] =                                                                         \
                 lnp_dw_fma_##isa(g, lnp_dw_load_##isa(in + next + ((v)-3) * step), sum[7 + (v)]);  \
     }
+#define LNP_DW_STEP(isa, first, end)                                                               \
+    {                                                                                              \
+        const int low = (first), high = (end);                                                     \
+        const lnp_dw_##isa g = lnp_dw_load_##isa(dy);                                              \
+        LNP_DW_7(LNP_DW_GRADIENT, isa)                                                             \
+        dy += step;                                                                                \
+        in += step;                                                                                \
+        __asm__ volatile("" : : : "memory");                                                       \
+    }
+/* The same in the interior of a row, seven pixels in turn: each of the in's vectors is loaded once
+ * and waits in window[pixel % 7] (and 7 + that for the row below) for its seven taps. */
+#define LNP_DW_WINDOW(isa, v)                                                                      \
+    if ((v) < 6) window[v] = lnp_dw_load_##isa(in + ((v)-3) * step);                               \
+    if ((v) < 6 && two) window[7 + (v)] = lnp_dw_load_##isa(in + next + ((v)-3) * step);
+#define LNP_DW_TURN_TAP(isa, k, v)                                                                 \
+    sum[v] = lnp_dw_fma_##isa(g, window[((k) + (v)) % 7], sum[v]);                                 \
+    if (two) sum[7 + (v)] = lnp_dw_fma_##isa(g, window[7 + ((k) + (v)) % 7], sum[7 + (v)]);
+#define LNP_DW_TURN(isa, k)                                                                        \
+    {                                                                                              \
+        const lnp_dw_##isa g = lnp_dw_load_##isa(dy);                                              \
+        window[((k) + 6) % 7] = lnp_dw_load_##isa(in + 3 * step);                                  \
+        if (two) window[7 + ((k) + 6) % 7] = lnp_dw_load_##isa(in + next + 3 * step);              \
+        LNP_DW_TURN_TAP(isa, k, 0)                                                                 \
+        LNP_DW_TURN_TAP(isa, k, 1)                                                                 \
+        LNP_DW_TURN_TAP(isa, k, 2)                                                                 \
+        LNP_DW_TURN_TAP(isa, k, 3)                                                                 \
+        LNP_DW_TURN_TAP(isa, k, 4)                                                                 \
+        LNP_DW_TURN_TAP(isa, k, 5)                                                                 \
+        LNP_DW_TURN_TAP(isa, k, 6)                                                                 \
+        dy += step;                                                                                \
+        in += step;                                                                                \
+    }
 #define LNP_DW_7(MACRO, isa)                                                                       \
-    MACRO(isa, 0) MACRO(isa, 1) MACRO(isa, 2) MACRO(isa, 3) MACRO(isa, 4) MACRO(isa, 5)            \
-    MACRO(isa, 6)
+    MACRO(isa, 0)                                                                                  \
+    MACRO(isa, 1) MACRO(isa, 2) MACRO(isa, 3) MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6)
 #define LNP_DW_SUM_LOAD(isa, v)                                                                    \
     sum[v] = lnp_dw_load_##isa(dk + (v)*16);                                                       \
     if (two) sum[7 + (v)] = lnp_dw_load_##isa(dk + (7 + (v)) * 16);
@@ -5226,100 +5443,108 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
     lnp_dw_store_##isa(dk + (v)*16, sum[v]);                                                       \
     if (two) lnp_dw_store_##isa(dk + (7 + (v)) * 16, sum[7 + (v)]);
 
-#define LNP_DW_DEFINE(isa, TARGET, lanes, widest, CASES)                                           \
+#define LNP_DW_DEFINE(isa, TARGET, lanes, widest, CASES, pairs)                                      \
     /* Output pixels x0..x0+width of rows y0..y1; pointers are at channel c, start and out at row  \
-     * y0, in at the sample. */                                                                    \
-    TARGET LNP_INLINE void lnp_dw_column_##isa(                                                    \
-        float *out, const float *start, size_t start_step, const float *in, const float *weights,  \
-        const lnp_map *map, size_t x0, size_t y0, size_t y1, int width)                            \
-    {                                                                                              \
-        const uint32_t inside = lnp_depthwise_inside(map, x0, (size_t)width + 6);                  \
-        const ptrdiff_t step = (ptrdiff_t)map->c;                                                  \
-        const size_t line = map->w * map->c;                                                       \
-        size_t y, u;                                                                               \
-        for (y = y0; y < y1; y++) {                                                                \
-            lnp_dw_##isa sum[22];                                                                  \
-            const size_t end = lnp_depthwise_end_row(map, y);                                      \
-            LNP_DW_16(LNP_DW_START, isa)                                                           \
-            for (u = lnp_depthwise_first_row(y); u < end; u++) {                                   \
-                const float *row = in + (y + u - 3) * line + x0 * map->c;                          \
-                const float *k = weights + u * (7 * 16);                                           \
-                const lnp_dw_##isa k0 = lnp_dw_load_##isa(k), k1 = lnp_dw_load_##isa(k + 16),      \
-                                   k2 = lnp_dw_load_##isa(k + 32),                                 \
-                                   k3 = lnp_dw_load_##isa(k + 48),                                 \
-                                   k4 = lnp_dw_load_##isa(k + 64),                                 \
-                                   k5 = lnp_dw_load_##isa(k + 80),                                 \
-                                   k6 = lnp_dw_load_##isa(k + 96);                                 \
-                ptrdiff_t at = -3 * step;                                                          \
-                LNP_DW_22(LNP_DW_PIXEL, isa)                                                       \
-            }                                                                                      \
-            LNP_DW_16(LNP_DW_STORE, isa)                                                           \
-            out += line;                                                                           \
-            if (start) start += map->w * start_step;                                               \
-        }                                                                                          \
-    }                                                                                              \
-                                                                                                   \
-    TARGET static void lnp_dw_columns_##isa(                                                       \
-        float *out, const float *start, size_t start_step, const float *in, const float *weights,  \
-        const lnp_map *map, size_t x0, size_t y0, size_t y1, size_t width)                         \
-    {                                                                                              \
-        switch (width) { CASES(LNP_DW_CASE, isa) }                                                 \
-    }                                                                                              \
-                                                                                                   \
-    TARGET static void lnp_depthwise_forward_##isa(                                                \
-        float *out, const float *start, size_t start_step, const float *in, const float *packed,   \
-        const lnp_map *map, size_t y0, size_t y1, size_t c0, size_t c1)                            \
-    {                                                                                              \
-        const size_t tiles = lnp_ceil_div(map->w, widest);                                         \
-        size_t c, t;                                                                               \
-        for (c = c0; c < c1; c += lanes)                                                           \
-            for (t = 0; t < tiles; t++) {                                                          \
-                const size_t x0 = map->w * t / tiles, x1 = map->w * (t + 1) / tiles;               \
-                const size_t pixel = y0 * map->w + x0;                                             \
-                lnp_dw_columns_##isa(out + pixel * map->c + c,                                     \
-                                     start ? start + pixel * start_step + c : NULL, start_step,    \
-                                     in + c, lnp_depthwise_weights(packed, c), map, x0, y0, y1,    \
-                                     x1 - x0);                                                     \
-            }                                                                                      \
-    }                                                                                              \
-                                                                                                   \
+     * y0, in at the sample. */ \
+    TARGET LNP_INLINE void lnp_dw_column_##isa(                                                      \
+        float *out, const float *start, size_t start_step, const float *in, const float *weights,    \
+        const lnp_map *map, size_t x0, size_t y0, size_t y1, int width)                              \
+    {                                                                                                \
+        const uint32_t inside = lnp_depthwise_inside(map, x0, (size_t)width + 6);                    \
+        const ptrdiff_t step = (ptrdiff_t)map->c;                                                    \
+        const size_t line = map->w * map->c;                                                         \
+        size_t y, u;                                                                                 \
+        for (y = y0; y < y1; y++) {                                                                  \
+            lnp_dw_##isa sum[22];                                                                    \
+            const size_t end = lnp_depthwise_end_row(map, y);                                        \
+            LNP_DW_16(LNP_DW_START, isa)                                                             \
+            for (u = lnp_depthwise_first_row(y); u < end; u++) {                                     \
+                const float *row = in + (y + u - 3) * line + x0 * map->c;                            \
+                const float *k = weights + u * (7 * 16);                                             \
+                const lnp_dw_##isa k0 = lnp_dw_load_##isa(k), k1 = lnp_dw_load_##isa(k + 16),        \
+                                   k2 = lnp_dw_load_##isa(k + 32), k3 = lnp_dw_load_##isa(k + 48),   \
+                                   k4 = lnp_dw_load_##isa(k + 64), k5 = lnp_dw_load_##isa(k + 80),   \
+                                   k6 = lnp_dw_load_##isa(k + 96);                                   \
+                ptrdiff_t at = -3 * step;                                                            \
+                LNP_DW_22(LNP_DW_PIXEL, isa)                                                         \
+            }                                                                                        \
+            LNP_DW_16(LNP_DW_STORE, isa)                                                             \
+            out += line;                                                                             \
+            if (start) start += map->w * start_step;                                                 \
+        }                                                                                            \
+    }                                                                                                \
+                                                                                                     \
+    TARGET static void lnp_dw_columns_##isa(                                                         \
+        float *out, const float *start, size_t start_step, const float *in, const float *weights,    \
+        const lnp_map *map, size_t x0, size_t y0, size_t y1, size_t width)                           \
+    {                                                                                                \
+        switch (width) {                                                                             \
+            CASES(LNP_DW_CASE, isa)                                                                  \
+        }                                                                                            \
+    }                                                                                                \
+                                                                                                     \
+    TARGET static void lnp_depthwise_forward_##isa(                                                  \
+        float *out, const float *start, size_t start_step, const float *in, const float *packed,     \
+        const lnp_map *map, size_t y0, size_t y1, size_t c0, size_t c1)                              \
+    {                                                                                                \
+        const size_t tiles = lnp_ceil_div(map->w, widest);                                           \
+        size_t c, t;                                                                                 \
+        for (c = c0; c < c1; c += lanes)                                                             \
+            for (t = 0; t < tiles; t++) {                                                            \
+                const size_t x0 = map->w * t / tiles, x1 = map->w * (t + 1) / tiles;                 \
+                const size_t pixel = y0 * map->w + x0;                                               \
+                lnp_dw_columns_##isa(out + pixel * map->c + c,                                       \
+                                     start ? start + pixel * start_step + c : NULL, start_step,      \
+                                     in + c, lnp_depthwise_weights(packed, c), map, x0, y0, y1,      \
+                                     x1 - x0);                                                       \
+            }                                                                                        \
+    }                                                                                                \
+                                                                                                     \
     /* Taps of filter row u (and u + 1 where `two`) over one output row; dk at tap (u, 0), dy and  \
-     * in at pixel 0 of their rows. */                                                             \
-    TARGET LNP_INLINE void lnp_dw_gradient_row_##isa(float *dk, const float *dy, const float *in,  \
-                                                     size_t w, size_t c, int two)                  \
-    {                                                                                              \
-        const ptrdiff_t step = (ptrdiff_t)c, next = (ptrdiff_t)(w * c);                            \
-        lnp_dw_##isa sum[14];                                                                      \
-        size_t x = 0;                                                                              \
-        LNP_DW_7(LNP_DW_SUM_LOAD, isa)                                                             \
-        while (x < w) {                                                                            \
-            int all = 0;                                                                           \
-            for (; x < w && (x < 3 || x + 3 >= w); x++, dy += c, in += c) {                        \
-                const lnp_dw_##isa g = lnp_dw_load_##isa(dy);                                      \
-                LNP_DW_7(LNP_DW_GRADIENT, isa)                                                     \
-            }                                                                                      \
-            all = 1;                                                                               \
-            for (; x + 3 < w; x++, dy += c, in += c) {                                             \
-                const lnp_dw_##isa g = lnp_dw_load_##isa(dy);                                      \
-                LNP_DW_7(LNP_DW_GRADIENT, isa)                                                     \
-            }                                                                                      \
-        }                                                                                          \
-        LNP_DW_7(LNP_DW_SUM_STORE, isa)                                                            \
-    }                                                                                              \
-                                                                                                   \
-    TARGET static void lnp_depthwise_gradient_##isa(float *dk, const float *dy, const float *in,   \
-                                                    const lnp_map *map, size_t y, size_t c)        \
-    {                                                                                              \
-        const size_t line = map->w * map->c, end = lnp_depthwise_end_row(map, y);                  \
-        size_t u = lnp_depthwise_first_row(y);                                                     \
-        dy += y * line + c;                                                                        \
-        in += c;                                                                                   \
-        for (; u + 2 <= end; u += 2)                                                               \
-            lnp_dw_gradient_row_##isa(dk + u * 112, dy, in + (y + u - 3) * line, map->w, map->c,   \
-                                      1);                                                          \
-        if (u < end)                                                                               \
-            lnp_dw_gradient_row_##isa(dk + u * 112, dy, in + (y + u - 3) * line, map->w, map->c,   \
-                                      0);                                                          \
+     * in at pixel 0 of their rows. */ \
+    TARGET LNP_INLINE void lnp_dw_gradient_row_##isa(float *dk, const float *dy, const float *in,    \
+                                                     size_t w, size_t c, int two)                    \
+    {                                                                                                \
+        const ptrdiff_t step = (ptrdiff_t)c, next = (ptrdiff_t)(w * c);                              \
+        lnp_dw_##isa sum[14];                                                                        \
+        size_t x;                                                                                    \
+        LNP_DW_7(LNP_DW_SUM_LOAD, isa)                                                               \
+        if (w < 6) {                                                                                 \
+            for (x = 0; x < w; x++)                                                                  \
+                LNP_DW_STEP(isa, x < 3 ? 3 - (int)x : 0, x + 3 < w ? 7 : (int)(w - x) + 3)           \
+        } else {                                                                                     \
+            LNP_DW_STEP(isa, 3, 7)                                                                   \
+            LNP_DW_STEP(isa, 2, 7)                                                                   \
+            LNP_DW_STEP(isa, 1, 7)                                                                   \
+            x = 3;                                                                                   \
+            if (w >= 13) {                                                                           \
+                lnp_dw_##isa window[14];                                                             \
+                LNP_DW_7(LNP_DW_WINDOW, isa)                                                         \
+                for (; x + 10 <= w; x += 7) {                                                        \
+                    LNP_DW_7(LNP_DW_TURN, isa)                                                       \
+                }                                                                                    \
+            }                                                                                        \
+            for (; x + 3 < w; x++) LNP_DW_STEP(isa, 0, 7)                                            \
+            LNP_DW_STEP(isa, 0, 6)                                                                   \
+            LNP_DW_STEP(isa, 0, 5)                                                                   \
+            LNP_DW_STEP(isa, 0, 4)                                                                   \
+        }                                                                                            \
+        LNP_DW_7(LNP_DW_SUM_STORE, isa)                                                              \
+    }                                                                                                \
+                                                                                                     \
+    TARGET static void lnp_depthwise_gradient_##isa(float *dk, const float *dy, const float *in,     \
+                                                    const lnp_map *map, size_t y, size_t c)          \
+    {                                                                                                \
+        const size_t line = map->w * map->c, end = lnp_depthwise_end_row(map, y);                    \
+        size_t u = lnp_depthwise_first_row(y);                                                       \
+        dy += y * line + c;                                                                          \
+        in += c;                                                                                     \
+        for (; (pairs) && u + 2 <= end; u += 2)                                                      \
+            lnp_dw_gradient_row_##isa(dk + u * 112, dy, in + (y + u - 3) * line, map->w, map->c,     \
+                                      1);                                                            \
+        for (; u < end; u++)                                                                         \
+            lnp_dw_gradient_row_##isa(dk + u * 112, dy, in + (y + u - 3) * line, map->w, map->c,     \
+                                      0);                                                            \
     }
 
 #define LNP_DW_VECTOR(isa, TARGET, vector, load, store, zero)                                      \
@@ -5328,8 +5553,9 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
     TARGET LNP_INLINE void lnp_dw_store_##isa(float *y, lnp_dw_##isa v) { store(y, v); }           \
     TARGET LNP_INLINE lnp_dw_##isa lnp_dw_zero_##isa(void) { return zero; }
 #define LNP_DW_8(MACRO, isa)                                                                       \
-    MACRO(isa, 0) MACRO(isa, 1) MACRO(isa, 2) MACRO(isa, 3)                                        \
-    MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6) MACRO(isa, 7)
+    MACRO(isa, 0)                                                                                  \
+    MACRO(isa, 1) MACRO(isa, 2) MACRO(isa, 3) MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6)            \
+        MACRO(isa, 7)
 
 #if LNP_X86
 LNP_DW_VECTOR(avx2, LNP_TARGET_AVX2, __m256, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_setzero_ps())
@@ -5337,7 +5563,7 @@ LNP_TARGET_AVX2 LNP_INLINE __m256 lnp_dw_fma_avx2(__m256 a, __m256 b, __m256 c)
 {
     return _mm256_fmadd_ps(a, b, c);
 }
-LNP_DW_DEFINE(avx2, LNP_TARGET_AVX2, 8, 8, LNP_DW_8)
+LNP_DW_DEFINE(avx2, LNP_TARGET_AVX2, 8, 8, LNP_DW_8, 0)
 #endif
 #if LNP_AVX512
 LNP_DW_VECTOR(avx512, LNP_TARGET_AVX512, __m512, _mm512_loadu_ps, _mm512_storeu_ps,
@@ -5346,7 +5572,7 @@ LNP_TARGET_AVX512 LNP_INLINE __m512 lnp_dw_fma_avx512(__m512 a, __m512 b, __m512
 {
     return _mm512_fmadd_ps(a, b, c);
 }
-LNP_DW_DEFINE(avx512, LNP_TARGET_AVX512, 16, 16, LNP_DW_16)
+LNP_DW_DEFINE(avx512, LNP_TARGET_AVX512, 16, 16, LNP_DW_16, 1)
 #endif
 #if LNP_NEON
 LNP_DW_VECTOR(neon, LNP_UNUSED, float32x4_t, vld1q_f32, vst1q_f32, vdupq_n_f32(0.0f))
@@ -5354,7 +5580,7 @@ LNP_INLINE float32x4_t lnp_dw_fma_neon(float32x4_t a, float32x4_t b, float32x4_t
 {
     return vfmaq_f32(c, a, b);
 }
-LNP_DW_DEFINE(neon, LNP_UNUSED, 4, 16, LNP_DW_16)
+LNP_DW_DEFINE(neon, LNP_UNUSED, 4, 16, LNP_DW_16, 1)
 #endif
 
 #undef LNP_DW_TAP
@@ -5367,6 +5593,10 @@ LNP_DW_DEFINE(neon, LNP_UNUSED, 4, 16, LNP_DW_16)
 #undef LNP_DW_22
 #undef LNP_DW_CASE
 #undef LNP_DW_GRADIENT
+#undef LNP_DW_STEP
+#undef LNP_DW_WINDOW
+#undef LNP_DW_TURN_TAP
+#undef LNP_DW_TURN
 #undef LNP_DW_SUM_LOAD
 #undef LNP_DW_SUM_STORE
 #undef LNP_DW_DEFINE
@@ -5409,8 +5639,7 @@ static void lnp_depthwise_rows(const lnp_depthwise_kernels *kernels, float *out,
     for (l = 0; l < 3 && c < map->c; l++) {
         const lnp_depthwise_level *level = &kernels->level[l];
         const size_t end = c + (map->c - c) / level->lanes * level->lanes;
-        if (c < end)
-            level->forward(out, start, start_step, in, packed, map, y0, y1, c, end);
+        if (c < end) level->forward(out, start, start_step, in, packed, map, y0, y1, c, end);
         c = end;
     }
 }
@@ -5503,8 +5732,7 @@ static void lnp_depthwise_gradient_group(const lnp_depthwise_kernels *kernels,
             }
         }
     for (c = first; c < end; c++)
-        for (tap = 0; tap < LNP_TAPS; tap++)
-            dweight[c * LNP_TAPS + tap] = dk[tap * 16 + c - first];
+        for (tap = 0; tap < LNP_TAPS; tap++) dweight[c * LNP_TAPS + tap] = dk[tap * 16 + c - first];
 }
 
 /* dweight (C,1,7,7) and dbias (C; may be NULL) continue over dy, x (n,h,w,c). */
@@ -8020,6 +8248,7 @@ static void lnp_block_residual(const void *context, size_t first_row, size_t row
 static void lnp_block_expand(const lnp_block *b, lnp_finish finish)
 {
     lnp_product job = lnp_product_of(b->g, b->op, LNP_B_EXPAND, LNP_B_EXPAND_BIAS, b->rows);
+    job.a = b->depthwise; /* with a fill: only fetched ahead */
     job.fill = lnp_block_normalized;
     job.fill_context = b;
     job.out = b->hidden;
@@ -8043,6 +8272,7 @@ static void lnp_block_grn_statistics(const lnp_block *b)
 static void lnp_block_reduce(const lnp_block *b)
 {
     lnp_product job = lnp_product_of(b->g, b->op, LNP_B_REDUCE, LNP_B_REDUCE_BIAS, b->rows);
+    job.a = b->active;
     job.fill = lnp_block_responses;
     job.fill_context = b;
     job.out = b->y;
@@ -8148,6 +8378,7 @@ static void lnp_block_backward_reduce(const lnp_block *b, const float *dz)
     if (g->options.recompute) lnp_block_expand(b, NULL);
     lnp_block_backward_first(b);
     weight.dy = dz;
+    weight.x = b->active;
     weight.x_fill = lnp_block_responses;
     weight.x_fill_context = b;
     lnp_multiply_gradient(g->gemm, &weight, b->scratch, g->threads);
@@ -8162,6 +8393,7 @@ static void lnp_block_backward_expand(const lnp_block *b)
     lnp_product input = lnp_product_back(g, b->op, LNP_B_EXPAND, b->rows);
     lnp_gradient_product weight = lnp_gradient_of(g, b->op, LNP_B_EXPAND, b->rows);
     weight.dy = b->dactive;
+    weight.x = b->depthwise;
     weight.x_fill = lnp_block_normalized;
     weight.x_fill_context = b;
     lnp_multiply_gradient(g->gemm, &weight, b->scratch, g->threads);
@@ -14078,6 +14310,7 @@ lensnet_result lensnet_classify(const lensnet_classifier *classifier, const floa
 #elif defined(__GNUC__)
 #pragma GCC diagnostic pop
 #pragma GCC pop_options
+#pragma GCC diagnostic ignored "-Wpsabi" /* gcc reports it where the file ends; no vector leaves here */
 #endif
 
 #endif /* LENSNET_IMPLEMENTATION */

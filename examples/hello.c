@@ -1,6 +1,6 @@
 /* hello.c - what is in this image? Level 1 of lensnet.h: load weights, classify, print.
  * cc -O2 -fopenmp examples/hello.c -o hello -lm
- * ./hello weights/lensnet-atto.safetensors examples/images/vort_01.npy
+ * ./hello weights/lensnet-atto.safetensors examples/images/lens-01.npy
  * prints one line, such as "vort 97.1 %" */
 #define LENSNET_IMPLEMENTATION
 #include "../lensnet.h"

@@ -54,11 +54,10 @@ typedef struct run_simulator {
 
 /* How long things take, in seconds. */
 typedef struct run_clock {
-    double step, fetch,
-        check;    /* expected: a step, its images, a validation batch with its images */
-    double total; /* expected: all that is left to do */
+    double step, fetch;        /* expected: a step, and loading its images */
+    double total;              /* expected: all that is left to do */
     double fetching, stepping; /* measured in the epoch under way */
-    double started, saved;     /* when */
+    double saved;              /* when the state was saved last */
 } run_clock;
 
 typedef struct run {
@@ -556,11 +555,11 @@ static int forecast_batch(run *r, int training, size_t batch, double *seconds, l
     return *seconds > 3 || count == batch || forecast_pass(r, training, batch, seconds, error);
 }
 
-/* Seconds of an optimiser step, tried on an equal number of other weights (at most four million). */
+/* Seconds of an optimiser step, tried on an equal number of other weights (at most a million). */
 static int forecast_adamw(const run *r, double *seconds, lensnet_error *error)
 {
     const size_t all = lensnet_model_weights(lensnet_model_description(r->model));
-    const size_t tried = run_least(all, 4000000);
+    const size_t tried = run_least(all, 1000000);
     lensnet_adamw_desc desc = lensnet_adamw_defaults();
     lensnet_parameters *parameters = NULL;
     lensnet_adamw *adamw = NULL;
@@ -581,35 +580,43 @@ static int forecast_adamw(const run *r, double *seconds, lensnet_error *error)
     return good;
 }
 
+/* Seconds to load the first `count` images of a split, which then stand in the batch. */
+static int forecast_fetch(run *r, dataset_kind kind, size_t count, double *seconds,
+                          lensnet_error *error)
+{
+    double start = system_seconds();
+    int good = dataset_fetch(r->images, r->labels, &r->data.split[kind], NULL, 0, count,
+                             kind == DATASET_TRAIN ? &r->learn_images : &r->check_images, error);
+    *seconds = system_seconds() - start;
+    return good;
+}
+
+/* Tries everything that an epoch does on the first images, without a step of the optimiser. */
 static int forecast_time(run *r, lensnet_error *error)
 {
     const size_t batch = run_least(r->settings.batch, run_count(r, DATASET_TRAIN));
     const size_t check = run_least(r->settings.batch, run_count(r, DATASET_VAL));
+    const double epochs = (double)(r->settings.epochs - r->at.epoch);
+    double adamw, pass, fetch, image, steps;
     run_clock *c = &r->clock;
-    double adamw = 0, start, epochs = (double)(r->settings.epochs - r->at.epoch);
-    double start_fetch = system_seconds(), steps = (double)run_steps(r, DATASET_TRAIN);
-    if (!dataset_fetch(r->images, r->labels, &r->data.split[DATASET_TRAIN], NULL, 0, batch,
-                       &r->learn_images, error))
-        return 0;
-    c->fetch = system_seconds() - start_fetch;
-    if (!forecast_batch(r, 1, batch, &c->step, error) || !forecast_adamw(r, &adamw, error))
+    if (!forecast_adamw(r, &adamw, error) ||
+        !forecast_fetch(r, DATASET_TRAIN, batch, &c->fetch, error) ||
+        !forecast_batch(r, 1, batch, &c->step, error) ||
+        !forecast_fetch(r, DATASET_VAL, check, &fetch, error) ||
+        !forecast_batch(r, 0, check, &pass, error))
         return 0;
     c->step += adamw;
-    start = system_seconds();
-    if (!dataset_fetch(r->images, r->labels, &r->data.split[DATASET_VAL], NULL, 0, check,
-                       &r->check_images, error))
-        return 0;
-    start = system_seconds() - start;
-    if (!forecast_batch(r, 0, check, &c->check, error)) return 0;
-    c->check = (c->check + start) / (double)check; /* of one image */
+    image = (pass + fetch) / (double)check;
+    steps = epochs * (double)run_steps(r, DATASET_TRAIN) - (double)r->at.step;
     c->total =
-        epochs * (steps * (c->step + c->fetch) + (double)run_count(r, DATASET_VAL) * c->check) -
-        (double)r->at.step * (c->step + c->fetch) + (double)run_count(r, DATASET_TEST) * c->check;
+        steps * (c->step + c->fetch) +
+        (epochs * (double)run_count(r, DATASET_VAL) + (double)run_count(r, DATASET_TEST)) * image;
     return 1;
 }
 
-/* Bytes at the highest: what the graphs have planned, 16 for a weight (value, gradient, moments), the
- * images in the cache and in the batch, and the program. */
+/* Bytes at the highest: what the graphs have planned (each counted the packed weights, which they
+ * share), 16 for a weight (value, gradient, moments), the images in the cache and in the batch, and
+ * the program. */
 static void forecast_memory(run *r)
 {
     const double weights = (double)lensnet_model_weights(lensnet_model_description(r->model));
@@ -628,8 +635,8 @@ static void forecast_memory(run *r)
         cached += (double)(split[DATASET_VAL].count * r->simulators[DATASET_VAL].height *
                            r->simulators[DATASET_VAL].width) *
                   sizeof(float);
-    r->expected_bytes = (double)r->learn_plan.bytes + (double)r->check_plan.bytes + 16 * weights +
-                        batch + cached + 8e6;
+    r->expected_bytes = (double)r->learn_plan.bytes + (double)r->check_plan.bytes -
+                        (double)r->check_plan.packed_bytes + 16 * weights + batch + cached + 12e6;
 }
 
 /* ---- what is going to happen ---- */
@@ -923,7 +930,7 @@ static int train_all(run *r, int *stopped, lensnet_error *error)
 {
     char text[24];
     double started = system_seconds();
-    r->clock.started = r->clock.saved = started;
+    r->clock.saved = started;
     while (r->at.epoch < r->settings.epochs) {
         double epoch_started = system_seconds();
         if (!train_epoch(r, stopped, error)) return 0;

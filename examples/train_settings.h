@@ -95,13 +95,13 @@ static const struct {
     train_option option;
     const char *values[RECIPES];
 } train_recipes[] = {{OPTION_VARIANT, {"atto", NULL, "tiny"}},
-                     {OPTION_SIZE, {"96", NULL, "224"}},
+                     {OPTION_SIZE, {"128", NULL, "224"}},
                      {OPTION_NORMALISE, {"znorm", NULL, "znorm"}},
                      {OPTION_EPOCHS, {"30", "10", "15"}},
                      {OPTION_BATCH, {"32", "32", "100"}},
-                     {OPTION_RATE, {"1e-3", "1e-4", "5e-5"}},
+                     {OPTION_RATE, {"5e-4", "1e-4", "5e-5"}},
                      {OPTION_SCHEDULE, {"cosine", "cosine", "plateau"}},
-                     {OPTION_WARMUP, {"2", "1", "0"}},
+                     {OPTION_WARMUP, {"1", "1", "0"}},
                      {OPTION_PATIENCE, {"3", "3", "3"}},
                      {OPTION_WEIGHT_DECAY, {"0.05", "0.05", "0.01"}},
                      {OPTION_DECAY, {"matrices", "matrices", "all"}},

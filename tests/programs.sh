@@ -138,6 +138,12 @@ for split in train val; do rm -r other/$split/axion; done
 run ./train other --weights whole/best.safetensors --epochs 1 --out fewer && grep -q 'fresh head' out.txt
 good "fine-tuning on fewer classes takes a fresh head"
 
+# The published recipe: everything but size and length as it stands in the literature.
+run ./train data --recipe reference --weights whole/best.safetensors --variant atto --size 32 --epochs 1 \
+    --out reference && grep -q 'epochs of 1 steps of 100 images, AdamW, rate 5e-05 (plateau, warm-up 0)' out.txt &&
+    grep -q 'decay 0.01 (all), clip 0, drop path 0, smoothing 0, augmentation reference' out.txt
+good "train --recipe reference"
+
 # ---- using -------------------------------------------------------------------------------------------
 
 run ./hello whole/best.safetensors data/val/no/000000.npy && [ "$(wc -l <out.txt)" -eq 1 ]
@@ -175,6 +181,9 @@ run ./evaluate whole/best.safetensors data --out judged && grep -q 'weighted avg
 good "evaluate gives train's report of the test split"
 run ./evaluate whole/best.safetensors data --split val && grep -q 'macro ' out.txt
 good "evaluate --split val"
+spoil rm -r bad/val/no
+run ./evaluate whole/best.safetensors bad && grep -q 'macro over present' out.txt
+good "evaluate where a class is absent"
 run ./own_network data && [ "$(grep -c '^epoch' out.txt)" -eq 8 ]
 good "own_network"
 

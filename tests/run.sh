@@ -40,13 +40,14 @@ skip() { report "$1" 0 0 1 "skipped: $2"; }
 
 # ---- building ----------------------------------------------------------------------------------------
 
-# cc_line FILE: the build line in its first comment, continuation lines joined; nothing if it has none
+# cc_line FILE: the build line in its first comment, up to "&&", two spaces or the comment's end, with
+# continuation lines joined; nothing if it has none
 cc_line() {
-    awk '/\*\// { last = 1 }
-         !found && /^[ *\/]*cc / { found = 1; sub(/^[ *\/]*/, "") }
-         found { sub(/ *\*\/.*$/, ""); line = $0; sub(/^[ *]+/, "", line)
-                 if (sub(/ *\\$/, "", line)) printf "%s ", line; else { print line; exit } }
-         last { exit }' "$1"
+    awk '!found && /(^|[ *])cc -/ { found = 1; sub(/^.*cc -/, "cc -") }
+         found { line = $0; sub(/^[ *]+/, "", line); sub(/ *\*\/.*$/, "", line)
+                 sub(/ *&&.*$/, "", line); more = sub(/ *\\$/, "", line); sub(/   *.*$/, "", line)
+                 printf "%s ", line; if (!more) { print ""; exit } }
+         /\*\// { exit }' "$1"
 }
 
 # links FLAGS...: can $CC make a program with them?
@@ -101,10 +102,11 @@ build_and_run() {
 # job_compile COMPILER STANDARD: the warning matrix, with and without OpenMP
 job_compile() {
     case $2 in *++*) source=tests/test_compile.cpp ;; *) source=tests/test_compile.c ;; esac
-    for openmp in -fopenmp ""; do
-        name=compile_$1_$2${openmp:+_openmp}
+    for openmp in "-O2 -fopenmp" -O1; do
+        name=compile_$1_$2${openmp#-O?}
+        name=$(echo "$name" | sed 's/ -f/_/')
         # shellcheck disable=SC2086
-        $1 -std=$2 -O2 $WARNINGS $openmp -I. -c "$source" -o "$BUILD/$name.o" >"$BUILD/$name.log" 2>&1
+        $1 -std=$2 $WARNINGS $openmp -I. -c "$source" -o "$BUILD/$name.o" >"$BUILD/$name.log" 2>&1
         check "$name" "$BUILD/$name.log"
     done
 }
@@ -149,6 +151,15 @@ job_switches() {
     $CC -O2 -ffast-math -I. -c tests/test_compile.c -o "$BUILD/$name.o" >"$BUILD/$name.log" 2>&1
     grep -q 'fast-math' "$BUILD/$name.log"
     check $name "$BUILD/$name.log"
+    # the parts of fast-math that no macro announces
+    build_and_run switch_associative_math tests/test_compile.c -DTEST_INEXACT -fassociative-math \
+        -fno-signed-zeros -fno-trapping-math
+    if have clang; then
+        (CC=clang; build_and_run switch_clang_contraction tests/test_compile.c -DTEST_INEXACT \
+            -ffp-contract=fast)
+    else
+        skip switch_clang_contraction "clang not found"
+    fi
 }
 
 job_test() {
@@ -166,7 +177,7 @@ job_bits() {
         build_and_run bits_native_contract tests/test_bits.c -march=native -ffp-contract=fast -O3
     else skip bits_native_contract "$CC has no -march=native"; fi ;;
     clang) if have clang; then
-        (CC=clang; build_and_run bits_clang tests/test_bits.c -ffp-contract=fast)
+        (CC=clang; build_and_run bits_clang tests/test_bits.c -O3)
     else skip bits_clang "clang not found"; fi ;;
     plain) build_and_run bits_plain_O0 tests/test_bits.c -O0 -DLENSNET_NO_SIMD ;;
     esac
@@ -201,7 +212,7 @@ job_sanitize() {
     LENSNET_TEST_QUICK=1 ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1
     export LENSNET_TEST_QUICK ASAN_OPTIONS
     if links -fsanitize=address,undefined; then
-        with_library sanitize "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1" \
+        with_library sanitize "-fsanitize=address,undefined -fno-sanitize-recover=all -O1" \
             test_model test_train test_alloc test_classify test_gradients test_bits test_files
     else
         skip sanitize "$CC cannot link with sanitizers"
@@ -239,6 +250,17 @@ job_program() {
     # shellcheck disable=SC2086
     build "$1" "$BUILD/$name" -Wall -Wextra -Werror >"$BUILD/$name.log" 2>&1
     check "$name" "$BUILD/$name.log"
+}
+
+# Arbitrary bytes as files, under the sanitizers: a program of tests/fuzz_*.c counts as one check.
+job_fuzz() {
+    log=$BUILD/$1.log
+    if links -fsanitize=address,undefined; then
+        build "tests/$1.c" "$BUILD/$1" >"$log" 2>&1 && "$BUILD/$1" >>"$log" 2>&1
+        check "$1" "$log"
+    else
+        skip "$1" "$CC cannot link with sanitizers"
+    fi
 }
 
 # The C blocks of the README: whole programs are linked, parts that include the header are compiled.
@@ -304,6 +326,7 @@ all_jobs() {
     for compiler in g++ clang++; do
         for standard in c++11 c++20; do echo "compile $compiler $standard"; done
     done
+    for source in tests/fuzz_*.c; do [ -f "$source" ] && echo "fuzz $(basename "$source" .c)"; done
     for source in examples/*.c tools/*.c; do [ -f "$source" ] && echo "program $source"; done
     echo "instructions"
     echo "symbols"

@@ -185,11 +185,12 @@ static void test_views(void)
     }
     for (k = 0; k < 3; k++) CHECK_CLOSE(views[k], mean[k], 1e-6, "mean of the views");
     options.views = 3;
-    CHECK(lensnet_classifier_load(&eight, PATH, &options, &error) == LENSNET_ERROR_ARGUMENT);
-    CHECK(eight == NULL);
     lensnet_session_destroy(plain_session);
     lensnet_session_destroy(eight_session);
     lensnet_classifier_destroy(plain);
+    lensnet_classifier_destroy(eight);
+    CHECK(lensnet_classifier_load(&eight, PATH, &options, &error) == LENSNET_ERROR_ARGUMENT);
+    CHECK(eight == NULL);
     lensnet_model_destroy(model);
     free(pixels);
     free(turned);

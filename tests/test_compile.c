@@ -34,18 +34,33 @@ static void test_texts(void)
     CHECK_CLOSE(lensnet_exp(1), 2.718281828459045, 1e-15, "e");
 }
 
-/* A model comes and goes, through the hooks of this build. */
+/* A model and a graph come and go, through the hooks of this build. TEST_INEXACT tells that the build's
+ * arithmetic is not IEEE 754's: that must be seen before anything is computed. */
 static void test_model(void)
 {
+#ifdef TEST_INEXACT
+    const lensnet_result expected = LENSNET_ERROR_NUMBER;
+#else
+    const lensnet_result expected = LENSNET_OK;
+#endif
     lensnet_model_desc desc = lensnet_model_defaults();
+    lensnet_graph_options options = lensnet_graph_defaults();
     lensnet_model *model = NULL;
+    lensnet_graph *graph = NULL;
     lensnet_error error;
     CHECK(!lensnet_model_variant(&desc, "atto", &error));
+    desc.gradients = 0;
     CHECK(!lensnet_model_create(&model, &desc, &error));
     CHECK(model != NULL);
+    options.height = options.width = 32;
+    options.batch = 1;
+    CHECK(!lensnet_model_graph(&graph, model, &options, NULL, &error));
+    CHECK(!lensnet_graph_plan(graph, NULL, &error));
+    CHECK(lensnet_graph_allocate(graph, &error) == expected);
 #ifdef TEST_OTHER_MALLOC
     CHECK(other_blocks > 0);
 #endif
+    lensnet_graph_destroy(graph);
     lensnet_model_destroy(model);
 #ifdef TEST_OTHER_MALLOC
     CHECK(other_blocks == 0);

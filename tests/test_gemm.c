@@ -4,12 +4,13 @@
 #include "lensnet.h"
 #include "test.h"
 
-#define GUARD 24          /* floats around every output */
+#define GUARD       24 /* floats around every output */
 #define GUARD_VALUE 12345.5f
 
 static uint64_t state = 1;
 
-/* Values with full mantissas, some zeros, some tiny and some huge, so that rounding is exercised. */
+/* Values with full mantissas, some zeros, some tiny and some huge, so that rounding is exercised.
+ * */
 static float next_value(void)
 {
     float value;
@@ -55,7 +56,7 @@ static float *new_guarded(const float *values, size_t rows, size_t columns, size
     return block;
 }
 
-/* ---- the exact scalar multiply-add ------------------------------------------------------------ */
+/* ---- the exact scalar multiply-add ----------------------------------------------------------- */
 
 static float float_of(uint32_t bits)
 {
@@ -106,7 +107,7 @@ static void test_fma(void)
     CHECK(bad == 0);
 }
 
-/* ---- products --------------------------------------------------------------------------------- */
+/* ---- products -------------------------------------------------------------------------------- */
 
 typedef struct matrix {
     const float *values;
@@ -272,8 +273,8 @@ static void test_products(void)
 {
     static const size_t ns[] = {1, 3, 8, 16, 24, 31, 32, 33, 40, 48, 96, 100};
     static const size_t ks[] = {0, 1, 2, 15, 16, 40, 96, 321};
-    static const shape big[] = {{49, 384, 768}, {300, 40, 160}, {170, 65, 800}, {13, 96, 3072},
-                                {400, 33, 385}, {784, 32, 20}};
+    static const shape big[] = {{49, 384, 768}, {300, 40, 160}, {170, 65, 800},
+                                {13, 96, 3072}, {400, 33, 385}, {784, 32, 20}};
     size_t m, i;
     for (m = 1; m <= 60; m++) /* every height with a changing choice of the rest */
         for (i = 0; i < 4; i++) {
@@ -294,16 +295,16 @@ static void test_chunks(void)
     static const struct {
         shape s;
         size_t segment_rows, chunk_rows;
-    } cases[] = {{{196, 48, 40}, 196, 56},  {{147, 64, 20}, 49, 56},  {{1000, 32, 8}, 200, 56},
-                 {{490, 33, 900}, 49, 49},  {{36, 96, 16}, 9, 4},     {{333, 16, 16}, 111, 168},
-                 {{56, 96, 3}, 56, 56},     {{400, 40, 1600}, 80, 56}, {{2000, 8, 4}, 4, 3}};
+    } cases[] = {{{196, 48, 40}, 196, 56}, {{147, 64, 20}, 49, 56},   {{1000, 32, 8}, 200, 56},
+                 {{490, 33, 900}, 49, 49}, {{36, 96, 16}, 9, 4},      {{333, 16, 16}, 111, 168},
+                 {{56, 96, 3}, 56, 56},    {{400, 40, 1600}, 80, 56}, {{2000, 8, 4}, 4, 3}};
     size_t i;
     for (i = 0; i < sizeof cases / sizeof *cases; i++)
         check_product(cases[i].s, TRANSPOSED | (i & 1 ? WITH_FILL : 0), cases[i].segment_rows,
                       cases[i].chunk_rows);
 }
 
-/* ---- gradients of weights --------------------------------------------------------------------- */
+/* ---- gradients of weights -------------------------------------------------------------------- */
 
 static float *run_gradient(lensnet_isa isa, shape s, int with_fill, int threads, const float *dy,
                            const float *x, const float *before)
@@ -376,8 +377,7 @@ static void test_gradients(void)
 
 int main(void)
 {
-    printf("best instruction set here: %s\n",
-           lensnet_isa_text(lnp_detect_isa(LENSNET_ISA_BEST)));
+    printf("best instruction set here: %s\n", lensnet_isa_text(lnp_detect_isa(LENSNET_ISA_BEST)));
     test_fma();
     test_reference();
     test_products();

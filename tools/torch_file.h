@@ -34,7 +34,7 @@
 #define TORCH_MEMORY_MAX  ((size_t)256 << 20) /* bytes of the objects it builds */
 #define TORCH_RECORDS_MAX ((uint64_t)1 << 20) /* entries of the zip */
 #define TORCH_MEMO_MAX    ((uint64_t)1 << 22)
-#define TORCH_SLACK       ((uint64_t)64 << 20) /* bytes allowed to tensors beyond 4 times the file's */
+#define TORCH_SLACK       ((uint64_t)64 << 20) /* bytes of tensors beyond 4 times the file's */
 #define TORCH_NO_DTYPE    LENSNET_DTYPE_COUNT
 
 /* Bytes of the file, not ended by a zero. */
