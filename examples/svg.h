@@ -16,7 +16,7 @@
 #endif
 
 #if defined(__GNUC__)
-#define SVG_API                   __attribute__((unused)) static
+#define SVG_API                 __attribute__((unused)) static
 #define SVG_PRINTF(text, first) __attribute__((format(printf, text, first)))
 #else
 #define SVG_API static

@@ -24,6 +24,7 @@
 
 #include "evaluation.h"
 #include "progress.h"
+#include "simulated.h"
 #include "train_settings.h"
 
 #define TRAIN_SAVE_SECONDS 600.0 /* the state is saved at least this often */
@@ -44,14 +45,6 @@ typedef struct run_position {
     report_epoch *rows; /* `epoch` of them, room for all */
 } run_position;
 
-/* A simulator for each thread. */
-typedef struct run_simulator {
-    sim_workspace **workspaces;
-    int count;
-    size_t height, width;
-    uint64_t seed;
-} run_simulator;
-
 /* How long things take, in seconds. */
 typedef struct run_clock {
     double step, fetch;        /* expected: a step, and loading its images */
@@ -67,7 +60,7 @@ typedef struct run {
     system_names texts; /* owns strings that live as long as the run */
     const char *best, *last, *history_csv, *history_svg, *folder; /* files in --out */
     dataset data;
-    run_simulator simulators[DATASET_SPLITS];
+    simulated simulators[DATASET_SPLITS];
     lensnet_model *model;
     lensnet_adamw *adamw;
     lensnet_graph *learn, *check; /* forward and backward; forward only. They share the model. */
@@ -112,72 +105,7 @@ static int run_name_files(run *r, const char *out, lensnet_error *error)
            run_keep(r, &r->folder, system_path(out, "huggingface"), error);
 }
 
-/* ---- the simulator as a source of images ---- */
-
-/* Every image of every epoch has a number of its own. */
-static int simulator_source(float **pixels, size_t *height, size_t *width, void *user, size_t index,
-                            uint64_t epoch, int thread, lensnet_error *error)
-{
-    const run_simulator *s = (const run_simulator *)user;
-    float *image = (float *)malloc(s->height * s->width * sizeof *image);
-    if (!image || thread >= s->count) {
-        free(image);
-        return dataset_no_memory(error);
-    }
-    sim_image_float(image, NULL, s->workspaces[thread], s->seed, (int)(index % SIM_CLASSES),
-                    epoch << 32 | index / SIM_CLASSES);
-    *pixels = image;
-    *height = s->height;
-    *width = s->width;
-    return 1;
-}
-
-/* Makes a split of `count` images to be simulated, classes in turn. */
-static int simulator_open(run *r, dataset_kind kind, size_t count, lensnet_error *error)
-{
-    const sim_params params = sim_defaults(SIM_TEST_I);
-    dataset_split *split = &r->data.split[kind];
-    run_simulator *s = &r->simulators[kind];
-    size_t i;
-    int t, good = 1;
-    s->count = dataset_threads(r->settings.threads);
-    s->height = (size_t)params.height;
-    s->width = (size_t)params.width;
-    s->seed =
-        lensnet_random_bits(r->settings.seed, lensnet_random_stream("simulate"), (uint64_t)kind);
-    s->workspaces = (sim_workspace **)calloc((size_t)s->count, sizeof(sim_workspace *));
-    if (!s->workspaces) return dataset_no_memory(error);
-    for (t = 0; good && t < s->count; t++)
-        good = !sim_workspace_create(&s->workspaces[t], &params, LENSNET_ISA_BEST, error);
-    dataset_split_free(split);
-    split->source = simulator_source;
-    split->user = s;
-    split->fresh = kind == DATASET_TRAIN;
-    for (i = 0; good && i < count; i++)
-        good = dataset_add(split, NULL,
-                           dataset_find_class(&r->data.classes, sim_class_names[i % SIM_CLASSES]),
-                           lensnet_random_bits(s->seed, lensnet_random_stream("image"), i), error);
-    return good;
-}
-
-static void simulator_close(run_simulator *s)
-{
-    int t;
-    for (t = 0; s->workspaces && t < s->count; t++) sim_workspace_destroy(s->workspaces[t]);
-    free(s->workspaces);
-}
-
 /* ---- images ---- */
-
-/* The classes of the simulator, when nothing else says what the classes are. */
-static int data_simulated_classes(run *r, lensnet_error *error)
-{
-    int k;
-    for (k = 0; k < SIM_CLASSES; k++)
-        if (!system_names_add(&r->data.classes, system_copy(sim_class_names[k])))
-            return dataset_no_memory(error);
-    return 1;
-}
 
 /* Lists files, or names the classes to be simulated. */
 static int data_open(run *r, lensnet_error *error)
@@ -189,8 +117,17 @@ static int data_open(run *r, lensnet_error *error)
     if (!simulate) return dataset_open(&r->data, r->data_path, error);
     if (simulate < 2 * SIM_CLASSES)
         return dataset_fail(error, "--simulate %zu: 6 images or more are needed", simulate);
-    if (!data_simulated_classes(r, error)) return 0;
+    if (!simulated_classes(&r->data.classes, error)) return 0;
     return !r->data_path || dataset_list_held_out(&r->data, r->data_path, 1, error);
+}
+
+/* Makes a split of images to be simulated. */
+static int data_simulate(run *r, dataset_kind kind, size_t count, lensnet_error *error)
+{
+    uint64_t seed =
+        lensnet_random_bits(r->settings.seed, lensnet_random_stream("simulate"), (uint64_t)kind);
+    return simulated_open(&r->simulators[kind], &r->data.split[kind], &r->data.classes, count, seed,
+                          kind == DATASET_TRAIN, r->settings.ease, r->settings.threads, error);
 }
 
 /* After the settings are known: simulators, limits, room in the cache. */
@@ -198,10 +135,10 @@ static int data_prepare(run *r, lensnet_error *error)
 {
     const train_settings *s = &r->settings;
     int kind, good = 1;
-    if (s->simulate) good = simulator_open(r, DATASET_TRAIN, s->simulate, error);
+    if (s->simulate) good = data_simulate(r, DATASET_TRAIN, s->simulate, error);
     if (s->simulate && !r->data_path)
-        good = good && simulator_open(r, DATASET_VAL, s->held_out, error) &&
-               simulator_open(r, DATASET_TEST, s->held_out, error);
+        good = good && data_simulate(r, DATASET_VAL, s->held_out, error) &&
+               data_simulate(r, DATASET_TEST, s->held_out, error);
     for (kind = 0; kind < DATASET_SPLITS; kind++)
         if (s->limit && !r->data.split[kind].source) dataset_limit(&r->data.split[kind], s->limit);
     /* Validation images come first: they are the same in every epoch. */
@@ -379,7 +316,7 @@ static void run_release(run *r)
     int kind;
     run_release_training(r);
     dataset_close(&r->data);
-    for (kind = 0; kind < DATASET_SPLITS; kind++) simulator_close(&r->simulators[kind]);
+    for (kind = 0; kind < DATASET_SPLITS; kind++) simulated_close(&r->simulators[kind]);
     free(r->at.rows);
     system_names_free(&r->texts);
 }
@@ -636,7 +573,7 @@ static void forecast_memory(run *r)
                            r->simulators[DATASET_VAL].width) *
                   sizeof(float);
     r->expected_bytes = (double)r->learn_plan.bytes + (double)r->check_plan.bytes -
-                        (double)r->check_plan.packed_bytes + 16 * weights + batch + cached + 12e6;
+                        (double)r->check_plan.packed_bytes + 16 * weights + batch + cached + 5e6;
 }
 
 /* ---- what is going to happen ---- */

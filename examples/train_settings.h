@@ -28,6 +28,7 @@ typedef enum {
     OPTION_AUGMENT,
     OPTION_SEED,
     OPTION_SIMULATE,
+    OPTION_EASE,
     OPTION_HELD_OUT,
     OPTION_LIMIT,
     OPTION_TYPE,
@@ -67,6 +68,10 @@ static argument train_options[OPTION_COUNT] = {
      0},
     {"--seed", "N", "0", "of the weights, the order, the changes to images, the simulator", 0},
     {"--simulate", "N", "0", "train on N new simulated images in every epoch", 0},
+    {"--ease", "EPOCHS", NULL,
+     "epochs in which simulated substructure, 6 times too heavy at first,\n"
+     "comes down to its mass; 0: it always has its mass",
+     0},
     {"--held-out", "N", "600", "simulated images to validate on, and as many to test on", 0},
     {"--limit", "N", "0", "use at most N images of each class of each split; 0: all", 0},
     {"--type", "NAME", "f32", "numbers in best.safetensors: f32, f16 or bf16", 0},
@@ -108,7 +113,8 @@ static const struct {
                      {OPTION_CLIP, {"1", "1", "0"}},
                      {OPTION_DROP_PATH, {"0", "0", "0"}},
                      {OPTION_SMOOTHING, {"0", "0", "0"}},
-                     {OPTION_AUGMENT, {"d4", "d4", "reference"}}};
+                     {OPTION_AUGMENT, {"d4", "d4", "reference"}},
+                     {OPTION_EASE, {"12", "0", "0"}}};
 
 /* The first of these that exists is what `auto` fine-tunes. */
 static const char *const train_shipped[] = {"weights/lensnet-tiny.safetensors",
@@ -134,6 +140,7 @@ typedef struct train_settings {
     train_augment augment;
     uint64_t seed;
     size_t simulate, held_out, limit;
+    double ease; /* epochs */
     lensnet_dtype type;
     const char *out;
     int resume, folder, threads;
@@ -211,6 +218,7 @@ static void train_read_settings(train_settings *s)
     s->augment = (train_augment)arguments_choice(train_value(OPTION_AUGMENT), augments, 3);
     s->seed = (uint64_t)arguments_whole(train_value(OPTION_SEED), 0, LONG_MAX);
     s->simulate = (size_t)arguments_whole(train_value(OPTION_SIMULATE), 0, 100000000);
+    s->ease = arguments_number(train_value(OPTION_EASE), 0, 1e5);
     s->held_out = (size_t)arguments_whole(train_value(OPTION_HELD_OUT), 12, 1000000);
     s->limit = (size_t)arguments_whole(train_value(OPTION_LIMIT), 0, 100000000);
     s->type = dtypes[arguments_choice(train_value(OPTION_TYPE), types, 3)];

@@ -208,14 +208,19 @@ with_library() {
     done
 }
 
+# job_sanitize TEST: a test that calls private functions, else (no TEST) those that do not.
 job_sanitize() {
     LENSNET_TEST_QUICK=1 ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1
     export LENSNET_TEST_QUICK ASAN_OPTIONS
-    if links -fsanitize=address,undefined; then
-        with_library sanitize "-fsanitize=address,undefined -fno-sanitize-recover=all -O1" \
-            test_model test_train test_alloc test_classify test_gradients test_bits test_files
+    flags="-fsanitize=address,undefined -fno-sanitize-recover=all -O1"
+    if ! links -fsanitize=address,undefined; then
+        skip "sanitize${1:+_$1}" "$CC cannot link with sanitizers"
+    elif [ -n "$1" ]; then
+        # shellcheck disable=SC2086
+        build_and_run "sanitize_$1" "tests/$1.c" $flags
     else
-        skip sanitize "$CC cannot link with sanitizers"
+        with_library sanitize "$flags" test_model test_train test_alloc test_classify test_gradients \
+            test_bits
     fi
 }
 
@@ -317,6 +322,9 @@ all_jobs() {
     done | sort -k2,2 | awk '/test_(model|train|alloc|bits)$/ { print "0 " $0; next } { print "1 " $0 }' |
         sort -s -k1,1 | cut -d' ' -f2-
     echo "programs"
+    for test in test_files test_gemm test_depthwise; do
+        [ -f tests/$test.c ] && echo "sanitize $test"
+    done
     echo "aarch64"
     for mode in c99 native clang plain; do echo "bits $mode"; done
     for compiler in gcc clang; do

@@ -212,6 +212,10 @@ SIM_API void sim_image(double *pixels, sim_truth *truth, sim_workspace *workspac
 SIM_API void sim_image_float(float *pixels, sim_truth *truth, sim_workspace *workspace,
                              uint64_t seed, int label, uint64_t index);
 
+/* From now on the images of sim_image have subhalos and vortices `factor` times as heavy as drawn; 1 as
+ * created. Nothing else changes. Exaggerated images are what a network learns to look from first. */
+SIM_API void sim_workspace_exaggerate(sim_workspace *workspace, double factor);
+
 /* The steps of sim_image, for those who want to choose the numbers themselves. */
 SIM_API void sim_draw(sim_truth *truth, const sim_params *params, uint64_t seed, int label,
                       uint64_t index);
@@ -1300,6 +1304,7 @@ struct sim_workspace {
     sim_truth truth;
     sim_scene scene;
     double weights[65];
+    double exaggeration; /* of the masses of subhalos and vortices */
     double *frame, *rows, *means, *counts, *first, *second;
     uint32_t *waiting;
 };
@@ -1387,6 +1392,7 @@ SIM_API lensnet_result sim_workspace_create(sim_workspace **workspace, const sim
                         "expected %lu bytes of memory for an image in the making, found none",
                         (unsigned long)bytes);
     w->params = *params;
+    w->exaggeration = 1.0;
     w->isa = sim_isa(cap);
     w->radius = sim_blur_radius(params);
     sim_buffer_sizes(sizes, &w->stride, params);
@@ -1608,9 +1614,14 @@ SIM_API void sim_observe(double *pixels, sim_truth *truth, sim_workspace *w, con
     memcpy(pixels, w->counts, bytes);
 }
 
+SIM_API void sim_workspace_exaggerate(sim_workspace *w, double factor) { w->exaggeration = factor; }
+
 static void sim_make(sim_workspace *w, sim_truth *truth, uint64_t seed, int label, uint64_t index)
 {
+    int i;
     sim_draw(truth, &w->params, seed, label, index);
+    truth->vortex_mass *= w->exaggeration;
+    for (i = 0; i < truth->subhalos; i++) truth->subhalo[i].mass *= w->exaggeration;
     sim_expected_here(w, truth);
     sim_observe_here(w, truth);
 }
