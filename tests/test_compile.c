@@ -31,7 +31,9 @@ static void test_texts(void)
     for (code = 0; code >= LENSNET_ERROR_NUMBER; code--)
         CHECK(strcmp(lensnet_result_text((lensnet_result)code), "unknown result") != 0);
     CHECK(lensnet_isa_text(lensnet_isa_in_use(NULL)) != NULL);
+#ifndef TEST_INEXACT
     CHECK_CLOSE(lensnet_exp(1), 2.718281828459045, 1e-15, "e");
+#endif
 }
 
 /* A model and a graph come and go, through the hooks of this build. TEST_INEXACT tells that the build's
