@@ -97,6 +97,21 @@ build_and_run() {
     fi
 }
 
+# build_library OUTPUT FLAGS...: the implementation alone, for tests that call nothing private. They are
+# then built by their own line, -DLENSNET_IMPLEMENTED and this object, which saves most of the time.
+build_library() {
+    output=$1
+    shift
+    printf '#define LENSNET_IMPLEMENTATION\n#include "lensnet.h"\n' >"$output.c"
+    links -fopenmp && set -- "$@" -fopenmp
+    $CC -O2 "$@" -I. -c "$output.c" -o "$output" >"$output.log" 2>&1
+}
+
+# Does a test define LENSNET_IMPLEMENTATION and yet call nothing private?
+is_public() {
+    grep -q '^#define LENSNET_IMPLEMENTATION' "$1" && ! grep -qE 'lnp_|LNP_|LENSNET_STATIC|_MALLOC' "$1"
+}
+
 # ---- the jobs ----------------------------------------------------------------------------------------
 
 # job_compile COMPILER STANDARD: the warning matrix, with and without OpenMP
@@ -117,20 +132,17 @@ job_symbols() {
     have nm || { skip symbols "nm not found"; return; }
     log=$BUILD/symbols.log
     : >"$log"
-    echo '#define LENSNET_IMPLEMENTATION
-#include "lensnet.h"' >"$BUILD/symbols.c"
-    $CC -O2 -I. -c "$BUILD/symbols.c" -o "$BUILD/symbols.o" >>"$log" 2>&1 &&
-        nm -g "$BUILD/symbols.o" | awk 'NF == 3 { print $3 }' | sed 's/^_*//' | sort >"$BUILD/symbols.out" &&
+    nm -g $BUILD/library.o | awk 'NF == 3 { print $3 }' | sed 's/^_*//' | sort >"$BUILD/symbols.out" &&
         ! grep -v '^lensnet_' "$BUILD/symbols.out" >>"$log" && grep -q . "$BUILD/symbols.out"
     check symbols "$log"
-    nm -u "$BUILD/symbols.o" | awk '{ print $NF }' | sed 's/^_*//; s/@.*//' >"$BUILD/symbols.in"
+    nm -u $BUILD/library.o | awk '{ print $NF }' | sed 's/^_*//; s/@.*//' >"$BUILD/symbols.in"
     ! grep -xE 'exit|_Exit|abort|assert_fail|s?rand(om)?|getenv|v?f?printf(_chk)?|put(s|char|c)|signal' \
         "$BUILD/symbols.in" >"$log"
     check symbols_host "$log"
     ! grep -xE '(exp|exp2|expm1|log|log2|log10|log1p|pow|sin|cos|sincos|tan|tanh|erf|erfc|cbrt|fma)[fl]?' \
         "$BUILD/symbols.in" >"$log"
     check symbols_libm "$log"
-    $CC -O2 -I. -DLENSNET_STATIC -c "$BUILD/symbols.c" -o "$BUILD/symbols_static.o" >"$log" 2>&1 &&
+    $CC -O1 -I. -DLENSNET_STATIC -c $BUILD/library.o.c -o "$BUILD/symbols_static.o" >"$log" 2>&1 &&
         ! nm -g "$BUILD/symbols_static.o" | awk 'NF == 3' >>"$log"
     [ ! -s "$log" ]
     check symbols_static "$log"
@@ -139,7 +151,7 @@ job_symbols() {
 # Every switch of the header compiles, and fast-math is refused by name.
 job_switches() {
     for switch in LENSNET_NO_SIMD LENSNET_NO_AVX512; do
-        build_and_run "switch_$switch" tests/test_compile.c -D$switch
+        build_and_run "switch_$switch" tests/test_compile.c -O1 -D$switch
     done
     name=switch_malloc
     # shellcheck disable=SC2086
@@ -152,10 +164,10 @@ job_switches() {
     grep -q 'fast-math' "$BUILD/$name.log"
     check $name "$BUILD/$name.log"
     # the parts of fast-math that no macro announces
-    build_and_run switch_associative_math tests/test_compile.c -DTEST_INEXACT -fassociative-math \
-        -fno-signed-zeros -fno-trapping-math
+    build_and_run switch_associative_math tests/test_compile.c -O1 -DTEST_INEXACT \
+        -fassociative-math -fno-signed-zeros -fno-trapping-math
     if have clang; then
-        (CC=clang; build_and_run switch_clang_contraction tests/test_compile.c -DTEST_INEXACT \
+        (CC=clang; build_and_run switch_clang_contraction tests/test_compile.c -O1 -DTEST_INEXACT \
             -ffp-contract=fast)
     else
         skip switch_clang_contraction "clang not found"
@@ -163,7 +175,11 @@ job_switches() {
 }
 
 job_test() {
-    build_and_run "$1" "tests/$1.c"
+    if is_public "tests/$1.c"; then
+        build_and_run "$1" "tests/$1.c" -DLENSNET_IMPLEMENTED $BUILD/library.o
+    else
+        build_and_run "$1" "tests/$1.c"
+    fi
 }
 
 # The same bits from another compiler, standard, target and contraction. test_bits compares with
@@ -181,16 +197,6 @@ job_bits() {
     else skip bits_clang "clang not found"; fi ;;
     plain) build_and_run bits_plain_O0 tests/test_bits.c -O0 -DLENSNET_NO_SIMD ;;
     esac
-}
-
-# build_library OUTPUT FLAGS...: the implementation alone, for tests that call nothing private. They are
-# then built with -DLENSNET_IMPLEMENTED and its object, which saves most of the time.
-build_library() {
-    output=$1
-    shift
-    printf '#define LENSNET_IMPLEMENTATION\n#include "lensnet.h"\n' >"$output.c"
-    links -fopenmp && set -- "$@" -fopenmp
-    $CC -O2 "$@" -I. -c "$output.c" -o "$output" >"$output.log" 2>&1
 }
 
 # with_library PREFIX FLAGS TEST...
@@ -253,7 +259,7 @@ job_instructions() {
 job_program() {
     name=$(echo "$1" | sed 's|/|_|g; s|\.c$||')
     # shellcheck disable=SC2086
-    build "$1" "$BUILD/$name" -Wall -Wextra -Werror >"$BUILD/$name.log" 2>&1
+    build "$1" "$BUILD/$name" -O1 -Wall -Wextra -Werror >"$BUILD/$name.log" 2>&1
     check "$name" "$BUILD/$name.log"
 }
 
@@ -261,7 +267,7 @@ job_program() {
 job_fuzz() {
     log=$BUILD/$1.log
     if links -fsanitize=address,undefined; then
-        build "tests/$1.c" "$BUILD/$1" >"$log" 2>&1 && "$BUILD/$1" >>"$log" 2>&1
+        build "tests/$1.c" "$BUILD/$1" -g0 >"$log" 2>&1 && "$BUILD/$1" >>"$log" 2>&1
         check "$1" "$log"
     else
         skip "$1" "$CC cannot link with sanitizers"
@@ -361,6 +367,8 @@ fi
 mkdir -p $BUILD
 rm -f $BUILD/*.result
 started=$(date +%s)
+build_library $BUILD/library.o
+check library $BUILD/library.o.log
 all_jobs | while read -r job; do
     name=$(echo "$job" | tr ' ' '_')
     if [ $# -eq 0 ]; then
