@@ -110,7 +110,8 @@
 #define LENSNET_VERSION_MAJOR 0
 #define LENSNET_VERSION_MINOR 1
 #define LENSNET_VERSION_PATCH 0
-#define LENSNET_NUMERICS 1 /* stored in checkpoints; results change their bits only when it changes */
+#define LENSNET_NUMERICS                                                                           \
+    1 /* stored in checkpoints; results change their bits only when it changes */
 
 #ifndef LENSNET_API
 #ifdef LENSNET_STATIC
@@ -134,14 +135,15 @@ extern "C" {
 /* Every function that can fail returns one of these: 0 is success, errors are negative. */
 typedef enum lensnet_result {
     LENSNET_OK = 0,
-    LENSNET_ERROR_ARGUMENT = -1,    /* a value outside its stated range, or NULL where it is not allowed */
+    LENSNET_ERROR_ARGUMENT =
+        -1, /* a value outside its stated range, or NULL where it is not allowed */
     LENSNET_ERROR_SHAPE = -2,       /* dimensions that do not fit together */
     LENSNET_ERROR_MEMORY = -3,      /* the host's allocator returned NULL, or a size overflows */
     LENSNET_ERROR_FILE = -4,        /* a file cannot be opened, read, written or renamed */
     LENSNET_ERROR_FORMAT = -5,      /* a file's content breaks its format */
     LENSNET_ERROR_UNSUPPORTED = -6, /* a valid request that this build or version does not serve */
-    LENSNET_ERROR_STATE = -7,       /* a call out of order, e.g. running a graph that was not allocated */
-    LENSNET_ERROR_NUMBER = -8       /* NaN or infinity where a number is needed, or fast-math is active */
+    LENSNET_ERROR_STATE = -7, /* a call out of order, e.g. running a graph that was not allocated */
+    LENSNET_ERROR_NUMBER = -8 /* NaN or infinity where a number is needed, or fast-math is active */
 } lensnet_result;
 
 /* The last parameter of every function that can fail; may be NULL. Written only on failure: a
@@ -207,14 +209,14 @@ typedef struct lensnet_session lensnet_session;
 
 typedef struct lensnet_classifier_options {
     const lensnet_host *host; /* NULL: lensnet_host_defaults() */
-    int views;                /* 1; 8: mean probability over the flips and quarter turns of the image */
+    int views; /* 1; 8: mean probability over the flips and quarter turns of the image */
 } lensnet_classifier_options;
 
 /* host NULL, 1 view. */
 LENSNET_API lensnet_classifier_options lensnet_classifier_defaults(void);
 
 typedef struct lensnet_prediction {
-    int index;         /* the most probable class, 0 ... classes - 1; the first one if several tie */
+    int index; /* the most probable class, 0 ... classes - 1; the first one if several tie */
     const char *label; /* its name; borrowed, lives as long as the classifier */
     float probability; /* its softmax probability, 0 ... 1 */
 } lensnet_prediction;
@@ -223,7 +225,8 @@ typedef struct lensnet_prediction {
  * F16 or BF16) and freezes it. Labels, image size and normalisation come from the file's metadata;
  * where a file has none: 3 classes are "no", "sphere", "vort", 224 pixels, z-norm. `options` may be
  * NULL. On failure *classifier is NULL. Allocates; the caller owns the result. */
-LENSNET_API lensnet_result lensnet_classifier_load(lensnet_classifier **classifier, const char *path,
+LENSNET_API lensnet_result lensnet_classifier_load(lensnet_classifier **classifier,
+                                                   const char *path,
                                                    const lensnet_classifier_options *options,
                                                    lensnet_error *error);
 
@@ -238,24 +241,25 @@ LENSNET_API void lensnet_classifier_destroy(lensnet_classifier *classifier);
 
 LENSNET_API size_t lensnet_classifier_classes(const lensnet_classifier *classifier);
 /* Name of class `index`; "" outside 0 ... classes - 1. Borrowed from the classifier. */
-LENSNET_API const char *lensnet_classifier_label(const lensnet_classifier *classifier, size_t index);
+LENSNET_API const char *lensnet_classifier_label(const lensnet_classifier *classifier,
+                                                 size_t index);
 /* Length of the pooled feature vector: the width of the last stage. */
 LENSNET_API size_t lensnet_classifier_features(const lensnet_classifier *classifier);
 /* What is done to an image before the network sees it (size, normalisation). */
-LENSNET_API const struct lensnet_preprocess *lensnet_classifier_preprocess(
-    const lensnet_classifier *classifier);
+LENSNET_API const struct lensnet_preprocess *
+lensnet_classifier_preprocess(const lensnet_classifier *classifier);
 
 /* Classifies one image of height x width pixels (row-major, any finite values, any size). Allocates
  * its workspace and frees it before it returns; for many images use a session. */
-LENSNET_API lensnet_result lensnet_classify(const lensnet_classifier *classifier, const float *pixels,
-                                            size_t height, size_t width,
+LENSNET_API lensnet_result lensnet_classify(const lensnet_classifier *classifier,
+                                            const float *pixels, size_t height, size_t width,
                                             lensnet_prediction *prediction, lensnet_error *error);
 
 /* Workspace for up to `batch` images a call; lensnet_session_bytes says how much it took. The session
  * borrows the classifier. One thread at a time may use a session. */
 LENSNET_API lensnet_result lensnet_session_create(lensnet_session **session,
-                                                  const lensnet_classifier *classifier, size_t batch,
-                                                  lensnet_error *error);
+                                                  const lensnet_classifier *classifier,
+                                                  size_t batch, lensnet_error *error);
 LENSNET_API void lensnet_session_destroy(lensnet_session *session); /* NULL is allowed */
 LENSNET_API size_t lensnet_session_bytes(const lensnet_session *session);
 
@@ -264,8 +268,9 @@ LENSNET_API size_t lensnet_session_bytes(const lensnet_session *session);
  * pooled and normalised vector before the last linear layer (of the unturned view), or NULL.
  * Allocates only when height x width was not seen before by this session. */
 LENSNET_API lensnet_result lensnet_session_classify(lensnet_session *session, float *probabilities,
-                                                    float *features, const float *pixels, size_t count,
-                                                    size_t height, size_t width, lensnet_error *error);
+                                                    float *features, const float *pixels,
+                                                    size_t count, size_t height, size_t width,
+                                                    lensnet_error *error);
 /* -------------------------------------------------------------------------------------------------
  * >>images  From pixels to what the network sees. An image is a plane of floats, (H, W), row-major:
  * lens images are grey. No function here allocates: where working memory is needed, the caller asks
@@ -563,18 +568,18 @@ typedef struct lensnet_model lensnet_model;           /* a description and its p
 
 /* A ConvNeXt V2 in numbers. Start from lensnet_model_defaults(), change what differs. */
 typedef struct lensnet_model_desc {
-    size_t depths[4];      /* blocks per stage; tiny: 3 3 9 3 */
-    size_t widths[4];      /* channels per stage; tiny: 96 192 384 768 */
-    size_t classes;        /* 3 */
-    float drop_path_rate;  /* 0 ... < 1, of the last block; linear from 0 at the first; 0 */
-    float final_norm_epsilon; /* 1e-6 (Hugging Face's configuration says 1e-12) */
-    uint64_t seed;         /* of the initial weights, N(0, 0.02^2); 0 */
+    size_t depths[4];          /* blocks per stage; tiny: 3 3 9 3 */
+    size_t widths[4];          /* channels per stage; tiny: 96 192 384 768 */
+    size_t classes;            /* 3 */
+    float drop_path_rate;      /* 0 ... < 1, of the last block; linear from 0 at the first; 0 */
+    float final_norm_epsilon;  /* 1e-6 (Hugging Face's configuration says 1e-12) */
+    uint64_t seed;             /* of the initial weights, N(0, 0.02^2); 0 */
     const char *const *labels; /* `classes` names, copied; NULL: "no" "sphere" "vort" for 3 classes,
                                   else "class 0" ... */
     lensnet_preprocess preprocess; /* size, channels and normalisation, stored with the weights;
                                       224 px, 3 channels, z-norm */
-    int gradients;         /* 1: gradients are allocated too; 0: a model that only runs */
-    const lensnet_host *host; /* NULL: lensnet_host_defaults() */
+    int gradients;                 /* 1: gradients are allocated too; 0: a model that only runs */
+    const lensnet_host *host;      /* NULL: lensnet_host_defaults() */
 } lensnet_model_desc;
 
 /* Tiny, 3 classes, 224 px: literal values in every field. */
@@ -593,7 +598,8 @@ LENSNET_API double lensnet_model_macs(const lensnet_model_desc *desc, size_t hei
 
 /* Fresh weights: convolutions and linears N(0, 0.02^2) from (seed, tensor name, index), biases 0, norms
  * 1 and 0, GRN 0. `desc` NULL: defaults. On failure *model is NULL. Allocates; the caller owns it. */
-LENSNET_API lensnet_result lensnet_model_create(lensnet_model **model, const lensnet_model_desc *desc,
+LENSNET_API lensnet_result lensnet_model_create(lensnet_model **model,
+                                                const lensnet_model_desc *desc,
                                                 lensnet_error *error);
 
 /* How to load a model; start from lensnet_load_defaults(). */
@@ -636,9 +642,9 @@ typedef struct lensnet_graph_options {
     size_t batch;         /* the largest batch that will be given; 32 */
     size_t micro_batch;   /* images computed at a time; 0: chosen by the plan. Changes no bit. */
     int training;         /* 1: with backward; 0: forward only */
-    int recompute;        /* 1: keep less, compute the wide layer again in backward. Changes no bit. */
-    int plain;            /* 1: record unfused operators. Changes no bit; slower; for tests */
-    int input_gradient;   /* 1: backward reaches the images */
+    int recompute; /* 1: keep less, compute the wide layer again in backward. Changes no bit. */
+    int plain;     /* 1: record unfused operators. Changes no bit; slower; for tests */
+    int input_gradient; /* 1: backward reaches the images */
 } lensnet_graph_options;
 LENSNET_API lensnet_graph_options lensnet_graph_defaults(void);
 
@@ -668,8 +674,10 @@ typedef struct lensnet_adamw_desc {
 LENSNET_API lensnet_adamw_desc lensnet_adamw_defaults(void);
 
 /* Moments start at zero. Borrows `parameters`, which must have gradients. Allocates 8 bytes a weight. */
-LENSNET_API lensnet_result lensnet_adamw_create(lensnet_adamw **adamw, lensnet_parameters *parameters,
-                                                const lensnet_adamw_desc *desc, lensnet_error *error);
+LENSNET_API lensnet_result lensnet_adamw_create(lensnet_adamw **adamw,
+                                                lensnet_parameters *parameters,
+                                                const lensnet_adamw_desc *desc,
+                                                lensnet_error *error);
 LENSNET_API void lensnet_adamw_destroy(lensnet_adamw *adamw); /* NULL is allowed */
 /* One update. *gradient_norm (may be NULL) receives the L2 norm before clipping. A norm that is not
  * finite leaves everything as it was and returns LENSNET_ERROR_NUMBER. Does not allocate. */
@@ -679,7 +687,8 @@ LENSNET_API uint64_t lensnet_adamw_steps(const lensnet_adamw *adamw); /* updates
 
 /* A training state: weights as in lensnet_model_save, AdamW's moments and step count, and text pairs of
  * the caller (schedule, epoch, best score ...) in the metadata. It loads as a model too. */
-LENSNET_API lensnet_result lensnet_state_save(const lensnet_model *model, const lensnet_adamw *adamw,
+LENSNET_API lensnet_result lensnet_state_save(const lensnet_model *model,
+                                              const lensnet_adamw *adamw,
                                               const lensnet_archive_pair *pairs, size_t pair_count,
                                               const char *path, lensnet_error *error);
 /* Restores weights, moments and step count into a model and optimiser of the same shape. On failure
@@ -709,25 +718,27 @@ typedef enum lensnet_initial {
 
 /* An empty table. `host` may be NULL. Allocates; the caller owns it. */
 LENSNET_API lensnet_result lensnet_parameters_create(lensnet_parameters **parameters,
-                                                     const lensnet_host *host, lensnet_error *error);
+                                                     const lensnet_host *host,
+                                                     lensnet_error *error);
 LENSNET_API void lensnet_parameters_destroy(lensnet_parameters *parameters); /* NULL is allowed */
 
 /* Adds a tensor of 1 to 4 dimensions in PyTorch's order: linear (K, C), convolution (K, C / groups, R,
  * S), vectors (C). Dimensions after the last used one are 0. The name is copied and must be new. */
-LENSNET_API lensnet_parameter lensnet_parameter_add(lensnet_parameters *parameters, const char *name,
-                                                    size_t d0, size_t d1, size_t d2, size_t d3,
-                                                    lensnet_initial initial);
+LENSNET_API lensnet_parameter lensnet_parameter_add(lensnet_parameters *parameters,
+                                                    const char *name, size_t d0, size_t d1,
+                                                    size_t d2, size_t d3, lensnet_initial initial);
 /* Takes one flat buffer for the values and, if wanted, one for the gradients, and draws the initial
  * values from (seed, name, index). Reports the first failed lensnet_parameter_add. */
-LENSNET_API lensnet_result lensnet_parameters_allocate(lensnet_parameters *parameters, int gradients,
-                                                       uint64_t seed, lensnet_error *error);
+LENSNET_API lensnet_result lensnet_parameters_allocate(lensnet_parameters *parameters,
+                                                       int gradients, uint64_t seed,
+                                                       lensnet_error *error);
 
 typedef struct lensnet_parameter_info {
-    const char *name;  /* borrowed */
-    size_t shape[4];   /* PyTorch's order; unused dimensions are 1 */
-    int rank;          /* 1 ... 4 */
-    size_t offset;     /* of its first value in the flat buffers */
-    size_t size;       /* number of values */
+    const char *name; /* borrowed */
+    size_t shape[4];  /* PyTorch's order; unused dimensions are 1 */
+    int rank;         /* 1 ... 4 */
+    size_t offset;    /* of its first value in the flat buffers */
+    size_t size;      /* number of values */
 } lensnet_parameter_info;
 LENSNET_API size_t lensnet_parameters_count(const lensnet_parameters *parameters); /* tensors */
 LENSNET_API size_t lensnet_parameters_size(const lensnet_parameters *parameters);  /* values */
@@ -741,7 +752,8 @@ LENSNET_API float *lensnet_parameters_gradients(lensnet_parameters *parameters);
 LENSNET_API void lensnet_parameters_changed(lensnet_parameters *parameters);
 
 /* An empty graph over `parameters` (borrowed). `options` NULL: defaults. */
-LENSNET_API lensnet_result lensnet_graph_create(lensnet_graph **graph, lensnet_parameters *parameters,
+LENSNET_API lensnet_result lensnet_graph_create(lensnet_graph **graph,
+                                                lensnet_parameters *parameters,
                                                 const lensnet_graph_options *options,
                                                 lensnet_error *error);
 LENSNET_API void lensnet_graph_destroy(lensnet_graph *graph); /* NULL is allowed */
@@ -774,13 +786,14 @@ LENSNET_API lensnet_tensor lensnet_gelu(lensnet_graph *graph, lensnet_tensor x);
 LENSNET_API lensnet_tensor lensnet_relu(lensnet_graph *graph, lensnet_tensor x);
 /* Global response normalisation (ConvNeXt V2, section 3.2): gamma x G / (mean_c G + 1e-6) + beta + x with
  * G = sqrt(sum over pixels of x^2) per sample and channel. gamma, beta: C values in any shape. */
-LENSNET_API lensnet_tensor lensnet_grn(lensnet_graph *graph, lensnet_tensor x, lensnet_parameter gamma,
-                                       lensnet_parameter beta);
+LENSNET_API lensnet_tensor lensnet_grn(lensnet_graph *graph, lensnet_tensor x,
+                                       lensnet_parameter gamma, lensnet_parameter beta);
 LENSNET_API lensnet_tensor lensnet_add(lensnet_graph *graph, lensnet_tensor a, lensnet_tensor b);
 /* Stochastic depth (Huang et al. 2016): in training, zero for a sample with probability `rate`, else
  * x / (1 - rate); decided by (batch.seed, batch.step, sample, count of drop paths recorded before). */
 LENSNET_API lensnet_tensor lensnet_drop_path(lensnet_graph *graph, lensnet_tensor x, float rate);
-LENSNET_API lensnet_tensor lensnet_mean_pool(lensnet_graph *graph, lensnet_tensor x); /* (N, 1, 1, C) */
+LENSNET_API lensnet_tensor lensnet_mean_pool(lensnet_graph *graph,
+                                             lensnet_tensor x); /* (N, 1, 1, C) */
 /* torch.nn.functional.max_pool2d with square kernel; padding never wins. */
 LENSNET_API lensnet_tensor lensnet_max_pool(lensnet_graph *graph, lensnet_tensor x, size_t kernel,
                                             size_t stride, size_t padding);
@@ -833,7 +846,8 @@ LENSNET_API lensnet_result lensnet_forward(lensnet_graph *graph, const lensnet_b
                                            lensnet_outputs *outputs, lensnet_error *error);
 /* Forward and backward; the parameters' gradients are replaced. A batch is computed in micro-batches
  * with the same bits as at once. Allocates nothing. */
-LENSNET_API lensnet_result lensnet_forward_backward(lensnet_graph *graph, const lensnet_batch *batch,
+LENSNET_API lensnet_result lensnet_forward_backward(lensnet_graph *graph,
+                                                    const lensnet_batch *batch,
                                                     lensnet_outputs *outputs, lensnet_error *error);
 /* Shape and, after a run, value and gradient of a kept tensor for the last micro-batch; NULL if the
  * tensor was not kept. Borrowed until the next run. */
@@ -1109,7 +1123,8 @@ LENSNET_API uint64_t lensnet_random_stream(const char *text);
 #endif
 
 #if defined(__FAST_MATH__)
-#error "lensnet.h: compile without -ffast-math or -Ofast: results would not be the same bits everywhere"
+#error                                                                                             \
+    "lensnet.h: compile without -ffast-math or -Ofast: results would not be the same bits everywhere"
 #endif
 
 #if defined(LENSNET_MALLOC) != defined(LENSNET_FREE)
@@ -1117,14 +1132,14 @@ LENSNET_API uint64_t lensnet_random_stream(const char *text);
 #endif
 #ifndef LENSNET_MALLOC
 #define LENSNET_MALLOC(bytes) malloc(bytes)
-#define LENSNET_FREE(block) free(block)
+#define LENSNET_FREE(block)   free(block)
 #endif
 
 /* Private functions carry `unused`, so that a program that needs half the library sees no warning. */
 #if defined(__GNUC__)
-#define LNP_UNUSED __attribute__((unused))
+#define LNP_UNUSED              __attribute__((unused))
 #define LNP_PRINTF(text, first) __attribute__((unused, format(printf, text, first)))
-#define LNP_INLINE static inline __attribute__((always_inline, unused))
+#define LNP_INLINE              static inline __attribute__((always_inline, unused))
 #else
 #define LNP_UNUSED
 #define LNP_PRINTF(text, first)
@@ -3528,23 +3543,23 @@ LNP_ROW_KERNELS(LNP_ROW_AVX512)
 #undef LNP_ARGUMENTS
 
 /* LNP_ROOTS defines the roots of one instruction set: whole vectors, then single values. */
-#define LNP_ROOTS(name, lanes, load, root, store)                                                  \
-    static void name(float *y, const float *x, size_t n)                                           \
+#define LNP_ROOTS(target, name, lanes, load, root, store)                                          \
+    target static void name(float *y, const float *x, size_t n)                                    \
     {                                                                                              \
         size_t i;                                                                                  \
         for (i = 0; i + lanes <= n; i += lanes) store(y + i, root(load(x + i)));                   \
         for (; i < n; i++) y[i] = sqrtf(x[i]);                                                     \
     }
 #if LNP_X86
-LNP_ROOTS(lnp_roots_sse, 4, _mm_loadu_ps, _mm_sqrt_ps, _mm_storeu_ps)
-LNP_TARGET_AVX2 LNP_ROOTS(lnp_roots_avx2, 8, _mm256_loadu_ps, _mm256_sqrt_ps, _mm256_storeu_ps)
+LNP_ROOTS(, lnp_roots_sse, 4, _mm_loadu_ps, _mm_sqrt_ps, _mm_storeu_ps)
+LNP_ROOTS(LNP_TARGET_AVX2, lnp_roots_avx2, 8, _mm256_loadu_ps, _mm256_sqrt_ps, _mm256_storeu_ps)
 #endif
 #if LNP_AVX512
-LNP_TARGET_AVX512
-LNP_ROOTS(lnp_roots_avx512, 16, _mm512_loadu_ps, _mm512_sqrt_ps, _mm512_storeu_ps)
+LNP_ROOTS(LNP_TARGET_AVX512, lnp_roots_avx512, 16, _mm512_loadu_ps, _mm512_sqrt_ps,
+          _mm512_storeu_ps)
 #endif
 #if LNP_NEON
-LNP_ROOTS(lnp_roots_neon, 4, vld1q_f32, vsqrtq_f32, vst1q_f32)
+LNP_ROOTS(, lnp_roots_neon, 4, vld1q_f32, vsqrtq_f32, vst1q_f32)
 #endif
 #undef LNP_ROOTS
 
@@ -4454,9 +4469,9 @@ static const lnp_gemm_kernels lnp_gemm_avx512 = {
 /* clang-format on */
 
 #define LNP_TILES_NEON(rows, vectors)                                                              \
-    static void lnp_product_##rows##x##vectors##_neon(LNP_TILE_PARAMETERS)                         \
-        LNP_TILE_BODY(NEON, rows, vectors, LNP_ROW_PITCH, 1, c + rows * stride)                    \
-    static void lnp_gradient_##rows##x##vectors##_neon(LNP_TILE_PARAMETERS)                        \
+    static void lnp_product_##rows##x##vectors##_neon(LNP_TILE_PARAMETERS) LNP_TILE_BODY(          \
+        NEON, rows, vectors, LNP_ROW_PITCH, 1,                                                     \
+        c + rows * stride) static void lnp_gradient_##rows##x##vectors##_neon(LNP_TILE_PARAMETERS) \
         LNP_TILE_BODY(NEON, rows, vectors, 1, 8, c + 8 * vectors)
 LNP_TILES_NEON(1, 1)
 LNP_TILES_NEON(2, 1)
@@ -5422,9 +5437,10 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
 #define LNP_DW_16(MACRO, isa)                                                                      \
     MACRO(isa, 0)                                                                                  \
     MACRO(isa, 1)                                                                                  \
-    MACRO(isa, 2) MACRO(isa, 3) MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6) MACRO(isa, 7)            \
-        MACRO(isa, 8) MACRO(isa, 9) MACRO(isa, 10) MACRO(isa, 11) MACRO(isa, 12) MACRO(isa, 13)    \
-            MACRO(isa, 14) MACRO(isa, 15)
+    MACRO(isa, 2)                                                                                  \
+    MACRO(isa, 3) MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6) MACRO(isa, 7) MACRO(isa, 8)            \
+        MACRO(isa, 9) MACRO(isa, 10) MACRO(isa, 11) MACRO(isa, 12) MACRO(isa, 13) MACRO(isa, 14)   \
+            MACRO(isa, 15)
 #define LNP_DW_22(MACRO, isa)                                                                      \
     LNP_DW_16(MACRO, isa)                                                                          \
     MACRO(isa, 16) MACRO(isa, 17) MACRO(isa, 18) MACRO(isa, 19) MACRO(isa, 20) MACRO(isa, 21)
@@ -5816,7 +5832,7 @@ typedef struct lnp_weight {
     size_t offset, size;
     lensnet_initial initial;
     lnp_use use;
-    size_t groups;     /* of LNP_USE_MATRIX: `groups` matrices of n x k each */
+    size_t groups; /* of LNP_USE_MATRIX: `groups` matrices of n x k each */
     size_t n, k;
     int want_backward; /* dX = dY W is needed: packed_backward exists too */
     float *frozen;     /* a plain tensor of frozen parameters */
@@ -5845,7 +5861,8 @@ lensnet_result lensnet_parameters_create(lensnet_parameters **parameters, const 
 {
     lensnet_host defaults = lensnet_host_defaults();
     lensnet_parameters *p;
-    if (!parameters) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "parameters: NULL result pointer");
+    if (!parameters)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "parameters: NULL result pointer");
     *parameters = NULL;
     if (!host) host = &defaults;
     if (!lnp_host_valid(host))
@@ -5862,7 +5879,8 @@ lensnet_result lensnet_parameters_create(lensnet_parameters **parameters, const 
     return LENSNET_OK;
 }
 
-static size_t lnp_matrix_packed_floats(const lensnet_parameters *p, const lnp_weight *w, int backward)
+static size_t lnp_matrix_packed_floats(const lensnet_parameters *p, const lnp_weight *w,
+                                       int backward)
 {
     return w->groups * lnp_packed_floats(p->gemm, backward ? w->k : w->n, backward ? w->n : w->k);
 }
@@ -5939,8 +5957,8 @@ static lensnet_result lnp_parameter_check(const lensnet_parameters *p, const cha
     return LENSNET_OK;
 }
 
-lensnet_parameter lensnet_parameter_add(lensnet_parameters *p, const char *name, size_t d0, size_t d1,
-                                        size_t d2, size_t d3, lensnet_initial initial)
+lensnet_parameter lensnet_parameter_add(lensnet_parameters *p, const char *name, size_t d0,
+                                        size_t d1, size_t d2, size_t d3, lensnet_initial initial)
 {
     lensnet_parameter handle = {-1};
     size_t shape[4];
@@ -5976,7 +5994,8 @@ static void lnp_set_all(float *values, float value, size_t n)
 }
 
 /* Normal values from (seed, name, index), by all threads: Tiny has 28 million. */
-static void lnp_draw(float *values, const lnp_weight *w, double deviation, uint64_t seed, int threads)
+static void lnp_draw(float *values, const lnp_weight *w, double deviation, uint64_t seed,
+                     int threads)
 {
     const uint64_t stream = lensnet_random_stream(w->name);
     ptrdiff_t i;
@@ -6066,8 +6085,7 @@ static void lnp_channels_last(float *to, const float *from, const lnp_weight *w)
     size_t c_count = w->shape[1], taps = w->shape[2] * w->shape[3], o, t, c;
     for (o = 0; o < w->shape[0]; o++)
         for (t = 0; t < taps; t++)
-            for (c = 0; c < c_count; c++)
-                *to++ = from[(o * c_count + c) * taps + t];
+            for (c = 0; c < c_count; c++) *to++ = from[(o * c_count + c) * taps + t];
 }
 
 static void lnp_channels_first(float *to, const float *from, const lnp_weight *w)
@@ -6075,8 +6093,7 @@ static void lnp_channels_first(float *to, const float *from, const lnp_weight *w
     size_t c_count = w->shape[1], taps = w->shape[2] * w->shape[3], o, t, c;
     for (o = 0; o < w->shape[0]; o++)
         for (t = 0; t < taps; t++)
-            for (c = 0; c < c_count; c++)
-                to[(o * c_count + c) * taps + t] = *from++;
+            for (c = 0; c < c_count; c++) to[(o * c_count + c) * taps + t] = *from++;
 }
 
 static int lnp_has_taps(const lnp_weight *w) { return w->shape[2] * w->shape[3] > 1; }
@@ -6139,7 +6156,8 @@ static size_t lnp_missing_packed_bytes(const lensnet_parameters *p)
     if (p->frozen) return 0;
     for (i = 0; i < p->count; i++) {
         const lnp_weight *w = &p->weights[i];
-        if (w->use != LNP_USE_PLAIN && !w->packed_forward) floats += lnp_packed_copy_floats(p, w, 0);
+        if (w->use != LNP_USE_PLAIN && !w->packed_forward)
+            floats += lnp_packed_copy_floats(p, w, 0);
         if (w->want_backward && !w->packed_backward) floats += lnp_packed_copy_floats(p, w, 1);
     }
     return floats * sizeof(float);
@@ -6174,7 +6192,8 @@ static lensnet_result lnp_allocate_packed(lensnet_parameters *p, lensnet_error *
 /* --- freezing ---------------------------------------------------------------------------------- */
 
 /* Hands the values of tensor `index` to `values`. */
-typedef lensnet_result (*lnp_supply)(void *context, size_t index, float *values, lensnet_error *error);
+typedef lensnet_result (*lnp_supply)(void *context, size_t index, float *values,
+                                     lensnet_error *error);
 
 static lensnet_result lnp_freeze_weight(lensnet_parameters *p, size_t index, const float *values,
                                         float *scratch, lensnet_error *error)
@@ -6184,7 +6203,8 @@ static lensnet_result lnp_freeze_weight(lensnet_parameters *p, size_t index, con
     size_t floats = plain ? w->size : lnp_packed_copy_floats(p, w, 0);
     float *form = (float *)lnp_allocate(&p->host, floats * sizeof(float));
     if (!form)
-        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for the weights \"%s\"", w->name);
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for the weights \"%s\"",
+                        w->name);
     if (plain) {
         memcpy(form, values, w->size * sizeof(float));
         w->frozen = form;
@@ -6206,7 +6226,8 @@ static lensnet_result lnp_parameters_freeze(lensnet_parameters *p, lnp_supply su
     for (i = 0; i < p->count; i++) most = lnp_max(most, p->weights[i].size);
     most = lnp_round_up(most, 16);
     staging = (float *)lnp_allocate(&p->host, (most + scratch) * sizeof(float));
-    if (!staging) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory while loading weights");
+    if (!staging)
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory while loading weights");
     p->frozen = 1;
     for (i = 0; i < p->count && !result; i++) {
         result = supply(context, i, staging, error);
@@ -6224,9 +6245,9 @@ static lensnet_result lnp_parameters_freeze(lensnet_parameters *p, lnp_supply su
  * operator table (>>operator-table); nothing here knows any by name.
  * ============================================================================================== */
 
-#define LNP_MAX_INPUTS 2
+#define LNP_MAX_INPUTS     2
 #define LNP_MAX_PARAMETERS 10
-#define LNP_MAX_SAVED 4
+#define LNP_MAX_SAVED      4
 
 typedef enum lnp_kind {
     LNP_INPUT,
@@ -6256,8 +6277,8 @@ typedef struct lnp_buffer {
 
 typedef struct lnp_activation {
     size_t h, w, c;
-    int producer;        /* operator */
-    int last_consumer;   /* operator with the highest index that reads it; -1: none */
+    int producer;      /* operator */
+    int last_consumer; /* operator with the highest index that reads it; -1: none */
     int wants_gradient;
     int kept;
     int value, gradient; /* buffers; -1: none */
@@ -6270,8 +6291,8 @@ typedef struct lnp_op {
     int parameters[LNP_MAX_PARAMETERS];
     size_t stride, padding, dilation, groups, kernel;
     float epsilon, rate, smoothing;
-    float *class_weights; /* owned; NULL: all 1 */
-    uint64_t drop_index;  /* how many drop paths were recorded before */
+    float *class_weights;     /* owned; NULL: all 1 */
+    uint64_t drop_index;      /* how many drop paths were recorded before */
     int saved[LNP_MAX_SAVED]; /* buffers kept from forward to backward; -1: none */
     size_t scratch;           /* floats an execution needs, forward or backward */
 } lnp_op;
@@ -6306,8 +6327,8 @@ typedef struct lnp_run {
     int collect;      /* that tensor */
     const lensnet_batch *batch;
     lensnet_outputs *outputs;
-    size_t first, n;       /* samples first ... first + n - 1 of the batch */
-    double target_weight;  /* what the loss is divided by, of the whole batch */
+    size_t first, n;      /* samples first ... first + n - 1 of the batch */
+    double target_weight; /* what the loss is divided by, of the whole batch */
     double loss;
     float *scratch;
 } lnp_run;
@@ -6323,7 +6344,8 @@ typedef struct lnp_operator {
 } lnp_operator;
 
 static const lnp_operator *lnp_operator_of(lnp_kind kind);
-static void lnp_add_parallel(const lensnet_graph *g, float *y, const float *a, const float *b, size_t n);
+static void lnp_add_parallel(const lensnet_graph *g, float *y, const float *a, const float *b,
+                             size_t n);
 
 /* --- recording --------------------------------------------------------------------------------- */
 
@@ -6514,7 +6536,8 @@ static int lnp_buffer_add(lensnet_graph *g, size_t floats_per_sample, int first,
     size_t floats;
     if (g->failure.code) return -1;
     if (!lnp_multiply(floats_per_sample, g->micro_batch, &floats) || floats > SIZE_MAX / 64) {
-        lnp_fail(&g->failure, LENSNET_ERROR_MEMORY, "a tensor of the graph is too large to address");
+        lnp_fail(&g->failure, LENSNET_ERROR_MEMORY,
+                 "a tensor of the graph is too large to address");
         return -1;
     }
     if (!lnp_grow(&g->host, (void **)&g->buffers, g->buffer_count, &g->buffer_capacity,
@@ -6663,7 +6686,7 @@ static lensnet_result lnp_plan_at(lensnet_graph *g, size_t micro_batch)
 /* More images at a time feed the matrix products of the late stages better; beyond these sizes the
  * activations only leave the caches (measured on Tiny at 224: tools/bench.c). */
 #define LNP_TRAINING_FLOATS ((size_t)64 << 20)
-#define LNP_FORWARD_FLOATS ((size_t)4 << 20)
+#define LNP_FORWARD_FLOATS  ((size_t)4 << 20)
 
 static lensnet_result lnp_plan_micro_batch(lensnet_graph *g)
 {
@@ -6722,10 +6745,11 @@ lensnet_result lensnet_graph_allocate(lensnet_graph *g, lensnet_error *error)
         return lnp_fail(error, LENSNET_ERROR_STATE, "graph: call lensnet_graph_plan first");
     if (g->block) return lnp_fail(error, LENSNET_ERROR_STATE, "graph is allocated already");
     if (!lnp_arithmetic_is_exact(lnp_detect_isa(g->host.isa_cap)))
-        return lnp_fail(error, LENSNET_ERROR_NUMBER,
-                        "this program was compiled with a part of fast-math or with clang's "
-                        "-ffp-contract=fast; results would not be the same bits everywhere: compile "
-                        "without these");
+        return lnp_fail(
+            error, LENSNET_ERROR_NUMBER,
+            "this program was compiled with a part of fast-math or with clang's "
+            "-ffp-contract=fast; results would not be the same bits everywhere: compile "
+            "without these");
     result = lnp_allocate_packed(g->parameters, error);
     if (result) return result;
     g->block_bytes = lnp_block_bytes(g);
@@ -6785,8 +6809,7 @@ static void lnp_run_forward(lnp_run *run)
 {
     lensnet_graph *g = run->graph;
     size_t i;
-    for (i = 0; i < g->op_count; i++)
-        lnp_operator_of(g->ops[i].kind)->forward(run, &g->ops[i]);
+    for (i = 0; i < g->op_count; i++) lnp_operator_of(g->ops[i].kind)->forward(run, &g->ops[i]);
     if (run->outputs && run->outputs->logits)
         memcpy(run->outputs->logits + run->first * lnp_sample_floats(&g->tensors[g->logits]),
                lnp_value(g, g->logits), lnp_value_floats(run, g->logits) * sizeof(float));
@@ -6830,9 +6853,10 @@ static lensnet_result lnp_batch_check(const lensnet_graph *g, const lensnet_batc
         return lnp_fail(error, LENSNET_ERROR_SHAPE, "batch: expected 1 or %lu channels, got %lu",
                         (unsigned long)channels, (unsigned long)b->channels);
     if (backward && (!g->options.training || g->loss < 0 || !g->parameters->gradients))
-        return lnp_fail(error, LENSNET_ERROR_STATE,
-                        "backward: the graph must be recorded for training, with a loss, over parameters "
-                        "allocated with gradients");
+        return lnp_fail(
+            error, LENSNET_ERROR_STATE,
+            "backward: the graph must be recorded for training, with a loss, over parameters "
+            "allocated with gradients");
     if (backward && !b->labels && !b->targets)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "batch: labels or targets are needed");
     for (i = 0; b->labels && i < b->count; i++)
@@ -6873,8 +6897,7 @@ static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch
     run.scratch = g->block + g->activation_floats;
     run.target_weight = lnp_target_weight(g, batch);
     lnp_parameters_pack(g->parameters, run.scratch, g->threads);
-    if (backward)
-        memset(g->parameters->gradients, 0, g->parameters->size * sizeof(float));
+    if (backward) memset(g->parameters->gradients, 0, g->parameters->size * sizeof(float));
     for (run.first = 0; run.first < batch->count; run.first += run.n) {
         run.n = lnp_min(g->micro_batch, batch->count - run.first);
         lnp_run_forward(&run);
@@ -6885,8 +6908,8 @@ static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch
     return LENSNET_OK;
 }
 
-lensnet_result lensnet_forward(lensnet_graph *g, const lensnet_batch *batch, lensnet_outputs *outputs,
-                               lensnet_error *error)
+lensnet_result lensnet_forward(lensnet_graph *g, const lensnet_batch *batch,
+                               lensnet_outputs *outputs, lensnet_error *error)
 {
     return lnp_run_batch(g, batch, outputs, 0, NULL, lnp_no_tensor(), error);
 }
@@ -6943,7 +6966,8 @@ static size_t lnp_piece_floats(ptrdiff_t piece, size_t n)
     return lnp_min(LNP_PIECE, n - (size_t)piece * LNP_PIECE);
 }
 
-static void lnp_add_parallel(const lensnet_graph *g, float *y, const float *a, const float *b, size_t n)
+static void lnp_add_parallel(const lensnet_graph *g, float *y, const float *a, const float *b,
+                             size_t n)
 {
     ptrdiff_t i, pieces = lnp_pieces(n);
     const int threads = g->threads;
@@ -7020,16 +7044,16 @@ static lensnet_result lnp_shape_same(lensnet_graph *g, lnp_op *op, lensnet_error
 }
 
 /* A vector parameter of `count` values in any shape. */
-static lensnet_result lnp_expect_vector(const lensnet_graph *g, const lnp_op *op, int k, size_t count,
-                                        lensnet_error *error)
+static lensnet_result lnp_expect_vector(const lensnet_graph *g, const lnp_op *op, int k,
+                                        size_t count, lensnet_error *error)
 {
     const lnp_weight *w;
     if (op->parameters[k] < 0) return LENSNET_OK;
     w = lnp_op_weight(g, op, k);
     if (w->size != count || w->use != LNP_USE_PLAIN)
-        return lnp_fail(error, LENSNET_ERROR_SHAPE, "%s: parameter \"%s\" has %lu values, expected %lu",
-                        lnp_operator_of(op->kind)->name, w->name, (unsigned long)w->size,
-                        (unsigned long)count);
+        return lnp_fail(
+            error, LENSNET_ERROR_SHAPE, "%s: parameter \"%s\" has %lu values, expected %lu",
+            lnp_operator_of(op->kind)->name, w->name, (unsigned long)w->size, (unsigned long)count);
     return LENSNET_OK;
 }
 
@@ -7068,10 +7092,11 @@ static lensnet_result lnp_use_depthwise(lensnet_graph *g, const lnp_op *op, int 
     size_t c = lnp_in(g, op)->c;
     if (w->use == LNP_USE_MATRIX || w->rank != 4 || w->shape[0] != c || w->size != 49 * c ||
         w->shape[2] != 7)
-        return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "depthwise conv2d: parameter \"%s\" is not (%lu, 1, 7, 7), or another operator "
-                        "uses it in another way",
-                        w->name, (unsigned long)c);
+        return lnp_fail(
+            error, LENSNET_ERROR_SHAPE,
+            "depthwise conv2d: parameter \"%s\" is not (%lu, 1, 7, 7), or another operator "
+            "uses it in another way",
+            w->name, (unsigned long)c);
     if (g->parameters->frozen) return LENSNET_OK;
     w->use = LNP_USE_DEPTHWISE;
     if (g->options.training && lnp_in(g, op)->wants_gradient) w->want_backward = 1;
@@ -7086,7 +7111,8 @@ lensnet_tensor lensnet_input(lensnet_graph *g, size_t channels)
     lensnet_tensor x;
     if (!op) return lnp_no_tensor();
     if (g->input >= 0 || channels == 0) {
-        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT, "input: one per graph, with 1 or more channels");
+        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT,
+                 "input: one per graph, with 1 or more channels");
         return lnp_no_tensor();
     }
     op->groups = channels;
@@ -7178,7 +7204,8 @@ static void lnp_linear_plan(lensnet_graph *g, lnp_op *op)
 }
 
 /* out (m, n) = a (m, k) W^T + bias, with the packed weight of parameter `p`. */
-static lnp_product lnp_product_of(const lensnet_graph *g, const lnp_op *op, int p, int bias, size_t m)
+static lnp_product lnp_product_of(const lensnet_graph *g, const lnp_op *op, int p, int bias,
+                                  size_t m)
 {
     const lnp_weight *w = lnp_op_weight(g, op, p);
     lnp_product job;
@@ -7208,7 +7235,8 @@ static lnp_product lnp_product_back(const lensnet_graph *g, const lnp_op *op, in
     return job;
 }
 
-static lnp_gradient_product lnp_gradient_of(const lensnet_graph *g, const lnp_op *op, int p, size_t m)
+static lnp_gradient_product lnp_gradient_of(const lensnet_graph *g, const lnp_op *op, int p,
+                                            size_t m)
 {
     const lnp_weight *w = lnp_op_weight(g, op, p);
     lnp_gradient_product job;
@@ -7269,8 +7297,9 @@ lensnet_conv2d_desc lensnet_conv2d_defaults(void)
 /* The direct kernels serve the one depthwise shape that ConvNeXt has. */
 static int lnp_is_direct(const lnp_weight *w, const lensnet_conv2d_desc *d, size_t channels)
 {
-    return d->groups == channels && w->shape[0] == channels && w->shape[1] == 1 && w->shape[2] == 7 &&
-           w->shape[3] == 7 && d->stride == 1 && d->padding == 3 && d->dilation == 1;
+    return d->groups == channels && w->shape[0] == channels && w->shape[1] == 1 &&
+           w->shape[2] == 7 && w->shape[3] == 7 && d->stride == 1 && d->padding == 3 &&
+           d->dilation == 1;
 }
 
 lensnet_tensor lensnet_conv2d(lensnet_graph *g, lensnet_tensor x, lensnet_parameter weight,
@@ -7293,7 +7322,8 @@ lensnet_tensor lensnet_conv2d(lensnet_graph *g, lensnet_tensor x, lensnet_parame
 }
 
 /* Outputs along one axis; 0 if the kernel does not fit. */
-static size_t lnp_conv_outputs(size_t in, size_t kernel, size_t stride, size_t padding, size_t dilation)
+static size_t lnp_conv_outputs(size_t in, size_t kernel, size_t stride, size_t padding,
+                               size_t dilation)
 {
     size_t span = dilation * (kernel - 1) + 1;
     return in + 2 * padding < span ? 0 : (in + 2 * padding - span) / stride + 1;
@@ -7309,21 +7339,23 @@ static lensnet_result lnp_conv_shape(lensnet_graph *g, lnp_op *op, lensnet_error
     w = lnp_op_weight(g, op, 0);
     if (!op->groups || !op->stride || !op->dilation || op->padding > 4096 || op->dilation > 4096 ||
         w->shape[0] % op->groups || x->c % op->groups || w->shape[1] != x->c / op->groups)
-        return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "conv2d: \"%s\" is (%lu, %lu, %lu, %lu); %lu input channels in %lu groups do "
-                        "not fit it",
-                        w->name, (unsigned long)w->shape[0], (unsigned long)w->shape[1],
-                        (unsigned long)w->shape[2], (unsigned long)w->shape[3], (unsigned long)x->c,
-                        (unsigned long)op->groups);
+        return lnp_fail(
+            error, LENSNET_ERROR_SHAPE,
+            "conv2d: \"%s\" is (%lu, %lu, %lu, %lu); %lu input channels in %lu groups do "
+            "not fit it",
+            w->name, (unsigned long)w->shape[0], (unsigned long)w->shape[1],
+            (unsigned long)w->shape[2], (unsigned long)w->shape[3], (unsigned long)x->c,
+            (unsigned long)op->groups);
     y->h = lnp_conv_outputs(x->h, w->shape[2], op->stride, op->padding, op->dilation);
     y->w = lnp_conv_outputs(x->w, w->shape[3], op->stride, op->padding, op->dilation);
     y->c = w->shape[0];
     if (!y->h || !y->w)
-        return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "conv2d: \"%s\" with a %lu x %lu kernel does not fit a %lu x %lu input; use "
-                        "larger images",
-                        w->name, (unsigned long)w->shape[2], (unsigned long)w->shape[3],
-                        (unsigned long)x->h, (unsigned long)x->w);
+        return lnp_fail(
+            error, LENSNET_ERROR_SHAPE,
+            "conv2d: \"%s\" with a %lu x %lu kernel does not fit a %lu x %lu input; use "
+            "larger images",
+            w->name, (unsigned long)w->shape[2], (unsigned long)w->shape[3], (unsigned long)x->h,
+            (unsigned long)x->w);
     result = lnp_expect_vector(g, op, 1, y->c, error);
     if (result) return result;
     return lnp_use_matrix(g, op, 0, op->groups, x->wants_gradient, error);
@@ -7333,13 +7365,14 @@ static lensnet_result lnp_conv_shape(lensnet_graph *g, lnp_op *op, lensnet_error
  * (r, s, c) of the patch. */
 typedef struct lnp_patches {
     const float *x;
-    size_t h, w, c;           /* of the input */
+    size_t h, w, c; /* of the input */
     size_t out_h, out_w;
     size_t r_count, s_count, group_c, first_c;
     size_t stride, padding, dilation;
 } lnp_patches;
 
-static lnp_patches lnp_patches_of(const lensnet_graph *g, const lnp_op *op, const float *x, size_t group)
+static lnp_patches lnp_patches_of(const lensnet_graph *g, const lnp_op *op, const float *x,
+                                  size_t group)
 {
     const lnp_activation *in = lnp_in(g, op), *out = lnp_out(g, op);
     const lnp_weight *w = lnp_op_weight(g, op, 0);
@@ -7481,7 +7514,8 @@ static void lnp_conv_backward(lnp_run *run, const lnp_op *op, float *const *dx)
     lnp_column_sums(g, lnp_op_gradients(g, op, 1), lnp_gradient(g, op->output),
                     run->n * lnp_pixels(lnp_out(g, op)), lnp_out(g, op)->c);
     if (dx[0]) memset(dx[0], 0, lnp_value_floats(run, op->inputs[0]) * sizeof(float));
-    lnp_channels_last(gradient, lnp_op_gradients(g, op, 0), w); /* chains go on from what is there */
+    lnp_channels_last(gradient, lnp_op_gradients(g, op, 0),
+                      w); /* chains go on from what is there */
     for (group = 0; group < op->groups; group++)
         lnp_conv_backward_group(run, op, group, gradient, dpatches, scratch, dx[0]);
     lnp_channels_first(lnp_op_gradients(g, op, 0), gradient, w);
@@ -7517,8 +7551,8 @@ static void lnp_depthwise_backward_op(lnp_run *run, const lnp_op *op, float *con
     const lnp_activation *x = lnp_in(g, op);
     const float *dy = lnp_gradient(g, op->output);
     lnp_depthwise_weight_gradient(&g->depthwise, &g->rows, lnp_op_gradients(g, op, 0),
-                                  lnp_op_gradients(g, op, 1), dy, lnp_value(g, op->inputs[0]), run->n,
-                                  x->h, x->w, x->c, g->threads);
+                                  lnp_op_gradients(g, op, 1), dy, lnp_value(g, op->inputs[0]),
+                                  run->n, x->h, x->w, x->c, g->threads);
     if (dx[0])
         lnp_depthwise_input_gradient(&g->depthwise, dx[0], NULL, dy,
                                      lnp_op_weight(g, op, 0)->packed_backward, run->n, x->h, x->w,
@@ -7568,9 +7602,11 @@ static void lnp_layer_norm_forward(lnp_run *run, const lnp_op *op)
     (void)threads;
     LNP_PARALLEL_FOR
     for (i = 0; i < blocks; i++) {
-        size_t row = (size_t)i * LNP_ROWS_AT_A_TIME, count = lnp_min(LNP_ROWS_AT_A_TIME, rows - row);
+        size_t row = (size_t)i * LNP_ROWS_AT_A_TIME,
+               count = lnp_min(LNP_ROWS_AT_A_TIME, rows - row);
         g->rows.row_statistics(mean + row, rstd + row, x + row * c, c, count, c, op->epsilon);
-        g->rows.normalize_rows(y + row * c, c, x + row * c, c, mean + row, rstd + row, w, b, count, c);
+        g->rows.normalize_rows(y + row * c, c, x + row * c, c, mean + row, rstd + row, w, b, count,
+                               c);
     }
 }
 
@@ -7592,7 +7628,8 @@ static void lnp_layer_norm_gradients(const lensnet_graph *g, float *dx, float *d
     if (!dx) return;
     LNP_PARALLEL_FOR
     for (i = 0; i < blocks; i++) {
-        size_t row = (size_t)i * LNP_ROWS_AT_A_TIME, count = lnp_min(LNP_ROWS_AT_A_TIME, rows - row);
+        size_t row = (size_t)i * LNP_ROWS_AT_A_TIME,
+               count = lnp_min(LNP_ROWS_AT_A_TIME, rows - row);
         g->rows.layer_norm_backward_rows(dx + row * c, dy + row * c, x + row * c, mean + row,
                                          rstd + row, w, count, c);
     }
@@ -7622,7 +7659,8 @@ lensnet_tensor lensnet_relu(lensnet_graph *g, lensnet_tensor x)
     return op ? lnp_commit(g, op) : lnp_no_tensor();
 }
 
-static void lnp_activate(lnp_run *run, const lnp_op *op, void (*kernel)(float *, const float *, size_t))
+static void lnp_activate(lnp_run *run, const lnp_op *op,
+                         void (*kernel)(float *, const float *, size_t))
 {
     lensnet_graph *g = run->graph;
     const size_t n = lnp_value_floats(run, op->output);
@@ -7731,8 +7769,9 @@ static lensnet_result lnp_grn_shape(lensnet_graph *g, lnp_op *op, lensnet_error 
 static void lnp_grn_plan(lensnet_graph *g, lnp_op *op)
 {
     size_t c = lnp_in(g, op)->c;
-    op->saved[0] = lnp_saved_add(g, op, c);              /* G of every sample and channel */
-    op->scratch = 4 * lnp_round_up(g->micro_batch * c, 16); /* totals (double), factors, coefficients */
+    op->saved[0] = lnp_saved_add(g, op, c); /* G of every sample and channel */
+    op->scratch =
+        4 * lnp_round_up(g->micro_batch * c, 16); /* totals (double), factors, coefficients */
 }
 
 /* totals[sample][c]: sums over the pixels of a sample of a * b. */
@@ -7789,9 +7828,10 @@ static void lnp_grn_backward(lnp_run *run, const lnp_op *op, float *const *dx)
     lnp_pixel_totals(g, totals, dy, x, run->n, pixels, c);
     lnp_column_sums(g, lnp_op_gradients(g, op, 1), dy, run->n * pixels, c);
     for (sample = 0; sample < run->n; sample++)
-        lnp_grn_coefficients(coefficient + sample * c, factor + sample * c, lnp_op_gradients(g, op, 0),
-                             totals + sample * c, lnp_place_of(g, op->saved[0]) + sample * c,
-                             lnp_op_values(g, op, 0), c);
+        lnp_grn_coefficients(coefficient + sample * c, factor + sample * c,
+                             lnp_op_gradients(g, op, 0), totals + sample * c,
+                             lnp_place_of(g, op->saved[0]) + sample * c, lnp_op_values(g, op, 0),
+                             c);
     if (!dx[0]) return;
     LNP_PARALLEL_FOR
     for (i = 0; i < (ptrdiff_t)(run->n * pixels); i++) {
@@ -7899,8 +7939,9 @@ static lensnet_result lnp_max_pool_shape(lensnet_graph *g, lnp_op *op, lensnet_e
     const lnp_activation *x = lnp_in(g, op);
     lnp_activation *y = lnp_out(g, op);
     if (!op->kernel || !op->stride || op->kernel > 4096 || 2 * op->padding > op->kernel)
-        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "max pool: kernel and stride must be > 0 and padding at most half the kernel");
+        return lnp_fail(
+            error, LENSNET_ERROR_ARGUMENT,
+            "max pool: kernel and stride must be > 0 and padding at most half the kernel");
     y->h = lnp_conv_outputs(x->h, op->kernel, op->stride, op->padding, 1);
     y->w = lnp_conv_outputs(x->w, op->kernel, op->stride, op->padding, 1);
     y->c = x->c;
@@ -8047,8 +8088,8 @@ static void lnp_cross_entropy_forward(lnp_run *run, const lnp_op *op)
         else
             lnp_target_row(targets + i * k, batch->labels[run->first + i], op, k);
     lnp_softmax_cross_entropy(losses, lnp_place_of(g, op->saved[0]), lnp_value(g, op->inputs[0]),
-                              targets, run->target_weight > 0 ? 1 / run->target_weight : 0.0, run->n,
-                              k);
+                              targets, run->target_weight > 0 ? 1 / run->target_weight : 0.0,
+                              run->n, k);
     for (i = 0; i < run->n; i++) run->loss += losses[i];
 }
 
@@ -8114,16 +8155,16 @@ typedef struct lnp_block {
     const lnp_op *op;
     size_t samples, pixels, rows, c, wide; /* rows = samples * pixels, wide = 4 c */
     const float *x;
-    float *depthwise, *mean, *rstd; /* saved */
-    float *hidden;                  /* W1 ... + b1, before GELU */
-    float *active;                  /* gelu(hidden) */
-    float *norm;                    /* G of GRN, saved: (samples, wide) */
-    float *factor, *coefficient;    /* of GRN: (samples, wide) */
-    double *totals;                 /* (samples, wide) */
-    float *partials;                /* chunk sums: (samples, chunks, wide) */
+    float *depthwise, *mean, *rstd;       /* saved */
+    float *hidden;                        /* W1 ... + b1, before GELU */
+    float *active;                        /* gelu(hidden) */
+    float *norm;                          /* G of GRN, saved: (samples, wide) */
+    float *factor, *coefficient;          /* of GRN: (samples, wide) */
+    double *totals;                       /* (samples, wide) */
+    float *partials;                      /* chunk sums: (samples, chunks, wide) */
     float *dactive, *dnarrow, *dresidual; /* backward: (rows, wide), (rows, c), (rows, c) */
-    float *scratch;                 /* of the products */
-    const float *scales;            /* drop path, one a sample */
+    float *scratch;                       /* of the products */
+    const float *scales;                  /* drop path, one a sample */
     float *y;
 } lnp_block;
 
@@ -8234,8 +8275,9 @@ static void lnp_block_responses(const void *context, float *rows, size_t stride,
     while (row_count) { /* one sample's rows at a time */
         size_t sample = first_row / b->pixels;
         size_t count = lnp_min(row_count, (sample + 1) * b->pixels - first_row);
-        b->g->rows.scale_shift_rows(rows, stride, b->active + first_row * b->wide + first_k, b->wide,
-                                    b->factor + sample * b->wide + first_k, shift, count, k_count);
+        b->g->rows.scale_shift_rows(rows, stride, b->active + first_row * b->wide + first_k,
+                                    b->wide, b->factor + sample * b->wide + first_k, shift, count,
+                                    k_count);
         rows += count * stride;
         first_row += count;
         row_count -= count;
@@ -8252,7 +8294,8 @@ static void lnp_block_activate(const void *context, size_t first_row, size_t row
         size_t sample = first_row / b->pixels, pixel = first_row % b->pixels;
         size_t count = lnp_min(LNP_CHUNK_ROWS, b->pixels - pixel);
         size_t at = first_row * b->wide + first_column;
-        float *sums = b->partials + (sample * chunks + pixel / LNP_CHUNK_ROWS) * b->wide + first_column;
+        float *sums =
+            b->partials + (sample * chunks + pixel / LNP_CHUNK_ROWS) * b->wide + first_column;
         memset(sums, 0, column_count * sizeof(float));
         b->g->rows.gelu_squares(b->active + at, b->wide, b->hidden + at, b->wide, sums, count,
                                 column_count);
@@ -8292,7 +8335,8 @@ static void lnp_block_grn_statistics(const lnp_block *b)
 {
     size_t i, chunks = lnp_chunk_count(b->pixels);
     for (i = 0; i < b->samples; i++) {
-        lnp_chunk_totals(b->totals + i * b->wide, b->partials + i * chunks * b->wide, chunks, b->wide);
+        lnp_chunk_totals(b->totals + i * b->wide, b->partials + i * chunks * b->wide, chunks,
+                         b->wide);
         lnp_grn_factors(b->norm + i * b->wide, b->factor + i * b->wide, b->totals + i * b->wide,
                         lnp_op_values(b->g, b->op, LNP_B_GAMMA), b->wide);
     }
@@ -8319,8 +8363,8 @@ static void lnp_block_forward(lnp_run *run, const lnp_op *op)
         lnp_block b = lnp_block_begin(run, op, first);
         lnp_depthwise_forward(&g->depthwise, &g->rows, b.depthwise, b.mean, b.rstd, b.x,
                               lnp_op_weight(g, op, LNP_B_DEPTHWISE)->packed_forward,
-                              lnp_op_values(g, op, LNP_B_DEPTHWISE_BIAS), b.samples, x->h, x->w, x->c,
-                              lnp_block_norm_epsilon, g->threads);
+                              lnp_op_values(g, op, LNP_B_DEPTHWISE_BIAS), b.samples, x->h, x->w,
+                              x->c, lnp_block_norm_epsilon, g->threads);
         lnp_block_expand(&b, lnp_block_activate);
         lnp_block_grn_statistics(&b);
         lnp_block_reduce(&b);
@@ -8359,15 +8403,16 @@ static void lnp_block_backward_first(const lnp_block *b)
             for (chunk = 0; chunk < chunks; chunk++) {
                 size_t pixel = chunk * LNP_CHUNK_ROWS;
                 size_t at = (sample * b->pixels + pixel) * b->wide + c;
-                g->rows.grn_backward_first(
-                    b->active + at, b->hidden + at, b->partials + (sample * chunks + chunk) * b->wide + c,
-                    dbeta + c, b->hidden + at, b->dactive + at, b->wide,
-                    lnp_min(LNP_CHUNK_ROWS, b->pixels - pixel), count);
+                g->rows.grn_backward_first(b->active + at, b->hidden + at,
+                                           b->partials + (sample * chunks + chunk) * b->wide + c,
+                                           dbeta + c, b->hidden + at, b->dactive + at, b->wide,
+                                           lnp_min(LNP_CHUNK_ROWS, b->pixels - pixel), count);
             }
     }
     for (i = 0; i < (ptrdiff_t)b->samples; i++) {
         size_t at = (size_t)i * b->wide;
-        lnp_chunk_totals(b->totals + at, b->partials + (size_t)i * chunks * b->wide, chunks, b->wide);
+        lnp_chunk_totals(b->totals + at, b->partials + (size_t)i * chunks * b->wide, chunks,
+                         b->wide);
         lnp_grn_coefficients(b->coefficient + at, b->factor + at,
                              lnp_op_gradients(g, b->op, LNP_B_GAMMA), b->totals + at, b->norm + at,
                              lnp_op_values(g, b->op, LNP_B_GAMMA), b->wide);
@@ -8445,13 +8490,14 @@ static void lnp_block_backward(lnp_run *run, const lnp_op *op, float *const *dx)
         const float *dy = lnp_gradient(g, op->output) + at;
         lnp_block_backward_reduce(&b, lnp_block_branch_gradient(&b, dy));
         lnp_block_backward_expand(&b);
-        lnp_depthwise_weight_gradient(&g->depthwise, &g->rows, lnp_op_gradients(g, op, LNP_B_DEPTHWISE),
+        lnp_depthwise_weight_gradient(&g->depthwise, &g->rows,
+                                      lnp_op_gradients(g, op, LNP_B_DEPTHWISE),
                                       lnp_op_gradients(g, op, LNP_B_DEPTHWISE_BIAS), b.dnarrow, b.x,
                                       b.samples, x->h, x->w, x->c, g->threads);
         if (!dx[0]) continue;
         lnp_depthwise_input_gradient(&g->depthwise, b.dresidual, NULL, b.dnarrow,
-                                     lnp_op_weight(g, op, LNP_B_DEPTHWISE)->packed_backward, b.samples,
-                                     x->h, x->w, x->c, g->threads);
+                                     lnp_op_weight(g, op, LNP_B_DEPTHWISE)->packed_backward,
+                                     b.samples, x->h, x->w, x->c, g->threads);
         lnp_add_parallel(g, dx[0] + at, dy, b.dresidual, b.rows * b.c);
     }
 }
@@ -11809,8 +11855,8 @@ lensnet_adamw_desc lensnet_adamw_defaults(void)
 static lensnet_result lnp_adamw_check(const lensnet_adamw_desc *d, lensnet_error *error)
 {
     if (!(d->beta1 >= 0 && d->beta1 < 1 && d->beta2 >= 0 && d->beta2 < 1))
-        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "AdamW: betas %g, %g; expected 0 <= beta < 1",
-                        d->beta1, d->beta2);
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "AdamW: betas %g, %g; expected 0 <= beta < 1", d->beta1, d->beta2);
     if (!(d->epsilon > 0 && d->weight_decay >= 0 && d->clip_norm >= 0))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "AdamW: epsilon %g must be > 0, weight decay %g and clip norm %g >= 0",
@@ -11845,7 +11891,8 @@ lensnet_result lensnet_adamw_create(lensnet_adamw **adamw, lensnet_parameters *p
     a->second = (float *)lnp_allocate(&a->host, bytes);
     if (!a->first || !a->second) {
         lensnet_adamw_destroy(a);
-        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for the moments of AdamW (%.1f MB)",
+        return lnp_fail(error, LENSNET_ERROR_MEMORY,
+                        "out of memory for the moments of AdamW (%.1f MB)",
                         2 * (double)bytes / 1e6);
     }
     memset(a->first, 0, bytes);
@@ -11942,7 +11989,8 @@ lensnet_result lensnet_adamw_step(lensnet_adamw *a, double learning_rate, double
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "AdamW: NULL, or a learning rate outside 0 ... 1e6");
     mode = lnp_mode_enter(a->threads);
-    norm = sqrt(lnp_sum_of_squares(&a->rows, a->parameters->gradients, a->parameters->size, a->threads));
+    norm = sqrt(
+        lnp_sum_of_squares(&a->rows, a->parameters->gradients, a->parameters->size, a->threads));
     if (norm <= 1.7e308) {
         lnp_clip(a, norm);
         lnp_adamw_update_all(a, learning_rate);
@@ -11950,9 +11998,10 @@ lensnet_result lensnet_adamw_step(lensnet_adamw *a, double learning_rate, double
     lnp_mode_leave(mode, a->threads);
     if (gradient_norm) *gradient_norm = norm;
     if (norm <= 1.7e308) return LENSNET_OK;
-    return lnp_fail(error, LENSNET_ERROR_NUMBER,
-                    "AdamW: the gradient is not finite; the step was not taken. A lower learning rate, a "
-                    "warm-up or clip_norm may help");
+    return lnp_fail(
+        error, LENSNET_ERROR_NUMBER,
+        "AdamW: the gradient is not finite; the step was not taken. A lower learning rate, a "
+        "warm-up or clip_norm may help");
 }
 /* =================================================================================================
  * >>figures  The code of the metrics. Everything about ranks comes from one form: the scores of the
@@ -13075,7 +13124,8 @@ lensnet_model_desc lensnet_model_defaults(void)
     return d;
 }
 
-lensnet_result lensnet_model_variant(lensnet_model_desc *desc, const char *name, lensnet_error *error)
+lensnet_result lensnet_model_variant(lensnet_model_desc *desc, const char *name,
+                                     lensnet_error *error)
 {
     size_t i;
     if (!desc || !name) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model variant: NULL");
@@ -13156,10 +13206,11 @@ static lensnet_result lnp_model_desc_check(const lensnet_model_desc *d, lensnet_
     if (result) return result;
     for (s = 0; s < 4; s++)
         if (d->depths[s] < 1 || d->depths[s] > 1000 || d->widths[s] < 1 || d->widths[s] > 65536)
-            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                            "model: stage %d has %lu blocks of %lu channels; expected 1 ... 1000 and "
-                            "1 ... 65536",
-                            (int)s, (unsigned long)d->depths[s], (unsigned long)d->widths[s]);
+            return lnp_fail(
+                error, LENSNET_ERROR_ARGUMENT,
+                "model: stage %d has %lu blocks of %lu channels; expected 1 ... 1000 and "
+                "1 ... 65536",
+                (int)s, (unsigned long)d->depths[s], (unsigned long)d->widths[s]);
     if (d->classes < 1 || d->classes > 65536)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model: %lu classes; expected 1 ... 65536",
                         (unsigned long)d->classes);
@@ -13355,7 +13406,8 @@ static lensnet_tensor lnp_record_patches(lnp_recorder *r, lensnet_tensor x, size
 
 /* The same block from plain operators. */
 static lensnet_tensor lnp_record_plain_block(lensnet_graph *g, lensnet_tensor x,
-                                             const lensnet_parameter *p, size_t channels, float rate)
+                                             const lensnet_parameter *p, size_t channels,
+                                             float rate)
 {
     lensnet_conv2d_desc depthwise = lensnet_conv2d_defaults();
     lensnet_tensor y;
@@ -13375,7 +13427,8 @@ static lensnet_tensor lnp_record_next_block(lnp_recorder *r, lensnet_tensor x,
                                             const lensnet_model_desc *d, size_t stage)
 {
     lensnet_parameter p[LNP_MAX_PARAMETERS];
-    float rate = r->blocks > 1 ? d->drop_path_rate * (float)r->block / (float)(r->blocks - 1) : 0.0f;
+    float rate =
+        r->blocks > 1 ? d->drop_path_rate * (float)r->block / (float)(r->blocks - 1) : 0.0f;
     int i;
     for (i = 0; i < LNP_MAX_PARAMETERS; i++) p[i] = lnp_next(r);
     r->block++;
@@ -13426,10 +13479,11 @@ lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
     if (!model) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model graph: the model is NULL");
     if (!options) options = &defaults;
     if (options->height < 32 || options->width < 32)
-        return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "ConvNeXt V2 divides images by 32: %lu x %lu pixels are too few, 32 x 32 is "
-                        "the least",
-                        (unsigned long)options->height, (unsigned long)options->width);
+        return lnp_fail(
+            error, LENSNET_ERROR_SHAPE,
+            "ConvNeXt V2 divides images by 32: %lu x %lu pixels are too few, 32 x 32 is "
+            "the least",
+            (unsigned long)options->height, (unsigned long)options->width);
     result = lensnet_graph_create(graph, model->parameters, options, error);
     if (result) return result;
     lensnet_cross_entropy(*graph, lnp_record_network(*graph, &model->desc, NULL), loss);
@@ -13487,8 +13541,8 @@ static lensnet_result lnp_labels_split(lnp_label_table *t, const char *text, len
 
 static lensnet_result lnp_bad_metadata(const char *key, const char *value, lensnet_error *error)
 {
-    return lnp_fail(error, LENSNET_ERROR_FORMAT, "weights file: metadata %s is \"%.60s\", which is not valid",
-                    key, value);
+    return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                    "weights file: metadata %s is \"%.60s\", which is not valid", key, value);
 }
 
 static lensnet_result lnp_read_preprocess(lensnet_preprocess *p, const lensnet_archive *archive,
@@ -13536,8 +13590,8 @@ static lensnet_result lnp_read_description(lensnet_model_desc *desc, lnp_label_t
     return lnp_read_preprocess(&desc->preprocess, file->archive, error);
 }
 
-static lensnet_result lnp_model_read(lensnet_model *model, const lnp_checkpoint *file, int head_fits,
-                                     lensnet_error *error)
+static lensnet_result lnp_model_read(lensnet_model *model, const lnp_checkpoint *file,
+                                     int head_fits, lensnet_error *error)
 {
     lnp_net net = lnp_net_of(&model->desc);
     lnp_slot slot = lnp_first_slot();
@@ -13677,7 +13731,8 @@ static lensnet_result lnp_metadata_begin(lnp_metadata *m, const lensnet_model *m
     lnp_metadata_put(m, LNP_KEY_IMAGE_SIZE, m->numbers[0]);
     lnp_metadata_put(m, LNP_KEY_EPSILON, m->numbers[1]);
     lnp_metadata_put(m, "lensnet.numerics", m->numbers[2]);
-    lnp_metadata_put(m, LNP_KEY_NORMALISATION, lensnet_normalisation_text(d->preprocess.normalisation));
+    lnp_metadata_put(m, LNP_KEY_NORMALISATION,
+                     lensnet_normalisation_text(d->preprocess.normalisation));
     lnp_metadata_put(m, LNP_KEY_RESIZE, lensnet_resize_text(d->preprocess.resize));
     return lnp_metadata_labels(m, d, error);
 }
@@ -13739,9 +13794,9 @@ lensnet_result lensnet_model_save_folder(const lensnet_model *model, const char 
     desc.drop_path_rate = model->desc.drop_path_rate;
     desc.norm_epsilon = model->desc.final_norm_epsilon;
     desc.normalize =
-        desc.net.channels == 3 && (model->desc.preprocess.normalisation == LENSNET_NORMALISATION_IMAGENET ||
-                                   model->desc.preprocess.normalisation ==
-                                       LENSNET_NORMALISATION_MINMAX_IMAGENET);
+        desc.net.channels == 3 &&
+        (model->desc.preprocess.normalisation == LENSNET_NORMALISATION_IMAGENET ||
+         model->desc.preprocess.normalisation == LENSNET_NORMALISATION_MINMAX_IMAGENET);
     desc.mean = lnp_imagenet_mean_rgb;
     desc.deviation = lnp_imagenet_deviation_rgb;
     desc.dtype = LENSNET_DTYPE_F32;
@@ -13800,8 +13855,9 @@ static lensnet_result lnp_model_freeze(lensnet_model **model, const lensnet_arch
     lnp_file_supply supply;
     lensnet_result result = lnp_checkpoint_open(&file, archive, error);
     if (!result && !(file.has_head && file.has_norm))
-        result = lnp_fail(error, LENSNET_ERROR_FORMAT,
-                          "these weights have no classification head; train one first (examples/train.c)");
+        result = lnp_fail(
+            error, LENSNET_ERROR_FORMAT,
+            "these weights have no classification head; train one first (examples/train.c)");
     if (result) return result;
     memset(&labels, 0, sizeof labels);
     labels.host = *host;
@@ -13852,7 +13908,8 @@ static lensnet_result lnp_state_begin(lnp_state *s, const lensnet_model *model, 
     s->host = model->host;
     s->weights = model->parameters->count;
     s->pair_capacity = pairs;
-    s->tensors = (lensnet_archive_tensor *)lnp_allocate(&s->host, 3 * s->weights * sizeof *s->tensors);
+    s->tensors =
+        (lensnet_archive_tensor *)lnp_allocate(&s->host, 3 * s->weights * sizeof *s->tensors);
     s->names = (lnp_state_name *)lnp_allocate(&s->host, 2 * s->weights * sizeof *s->names);
     s->pairs = (lensnet_archive_pair *)lnp_allocate(&s->host, pairs * sizeof *s->pairs);
     if (s->tensors && s->names && s->pairs) return LENSNET_OK;
@@ -13885,7 +13942,8 @@ lensnet_result lensnet_state_save(const lensnet_model *model, const lensnet_adam
     lnp_state state;
     char step[32];
     lensnet_result result;
-    if (!model || !adamw || !path || (pair_count && !pairs) || adamw->parameters != model->parameters)
+    if (!model || !adamw || !path || (pair_count && !pairs) ||
+        adamw->parameters != model->parameters)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "state save: NULL, or an optimiser of another model");
     result = lnp_state_begin(&state, model, LNP_PAIRS + 1 + pair_count, error);
@@ -13944,14 +14002,16 @@ static lensnet_result lnp_state_steps(uint64_t *steps, const lensnet_archive *ar
     const char *numerics = lensnet_archive_metadata(archive, "lensnet.numerics");
     char *end;
     if (!text)
-        return lnp_fail(error, LENSNET_ERROR_FORMAT,
-                        "'%s' holds weights but no training state: start from it instead of resuming",
-                        archive->path);
+        return lnp_fail(
+            error, LENSNET_ERROR_FORMAT,
+            "'%s' holds weights but no training state: start from it instead of resuming",
+            archive->path);
     if (numerics && atoi(numerics) != LENSNET_NUMERICS)
-        return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
-                        "'%s' is a training state of numerics %.20s, this build computes numerics %d: a "
-                        "resumed run would not be the same; start from its weights instead",
-                        archive->path, numerics, LENSNET_NUMERICS);
+        return lnp_fail(
+            error, LENSNET_ERROR_UNSUPPORTED,
+            "'%s' is a training state of numerics %.20s, this build computes numerics %d: a "
+            "resumed run would not be the same; start from its weights instead",
+            archive->path, numerics, LENSNET_NUMERICS);
     *steps = strtoull(text, &end, 10);
     return *end || end == text ? lnp_bad_metadata(LNP_KEY_STEP, text, error) : LENSNET_OK;
 }
@@ -13973,7 +14033,8 @@ lensnet_result lensnet_state_load(lensnet_model *model, lensnet_adamw *adamw, co
     result = lensnet_archive_open(&archive, path, &model->host, error);
     if (result) return result;
     buffer = (float *)lnp_allocate(&model->host, bytes);
-    if (!buffer) result = lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory while loading a state");
+    if (!buffer)
+        result = lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory while loading a state");
     if (!result) result = lnp_state_steps(&steps, archive, error);
     if (!result) result = lnp_state_read(buffer, p, archive, error);
     if (!result) {
@@ -14005,9 +14066,9 @@ struct lensnet_session {
     lensnet_tensor features;
     size_t batch, image_floats, classes, feature_count;
     size_t buffer_floats;
-    float *buffer;          /* images, logits, sums of probabilities, features */
+    float *buffer; /* images, logits, sums of probabilities, features */
     float *images, *logits, *sums;
-    size_t height, width;   /* what the two below were taken for */
+    size_t height, width; /* what the two below were taken for */
     size_t scratch_bytes, turned_bytes;
     void *scratch;
     float *turned;
@@ -14066,13 +14127,15 @@ static lensnet_result lnp_classifier_load(lensnet_classifier **classifier, const
 }
 
 lensnet_result lensnet_classifier_load(lensnet_classifier **classifier, const char *path,
-                                       const lensnet_classifier_options *options, lensnet_error *error)
+                                       const lensnet_classifier_options *options,
+                                       lensnet_error *error)
 {
     return lnp_classifier_load(classifier, path, NULL, 0, options, error);
 }
 
 lensnet_result lensnet_classifier_load_memory(lensnet_classifier **classifier, const void *bytes,
-                                              size_t count, const lensnet_classifier_options *options,
+                                              size_t count,
+                                              const lensnet_classifier_options *options,
                                               lensnet_error *error)
 {
     return lnp_classifier_load(classifier, NULL, bytes, count, options, error);
@@ -14087,7 +14150,10 @@ void lensnet_classifier_destroy(lensnet_classifier *c)
     lnp_release(&host, c, sizeof *c);
 }
 
-size_t lensnet_classifier_classes(const lensnet_classifier *c) { return c ? c->model->desc.classes : 0; }
+size_t lensnet_classifier_classes(const lensnet_classifier *c)
+{
+    return c ? c->model->desc.classes : 0;
+}
 
 const char *lensnet_classifier_label(const lensnet_classifier *c, size_t index)
 {
@@ -14142,8 +14208,9 @@ static int lnp_is_grey_enough(const lensnet_preprocess *p)
            p->normalisation != LENSNET_NORMALISATION_MINMAX_IMAGENET;
 }
 
-lensnet_result lensnet_session_create(lensnet_session **session, const lensnet_classifier *classifier,
-                                      size_t batch, lensnet_error *error)
+lensnet_result lensnet_session_create(lensnet_session **session,
+                                      const lensnet_classifier *classifier, size_t batch,
+                                      lensnet_error *error)
 {
     lensnet_result result;
     lensnet_session *s;
@@ -14206,7 +14273,8 @@ static lensnet_result lnp_session_size(lensnet_session *s, size_t height, size_t
     upright = lensnet_preprocess_scratch_bytes(&s->preprocess, height, width);
     turned = lensnet_preprocess_scratch_bytes(&s->preprocess, width, height);
     if (!upright || !turned)
-        return lnp_fail(error, LENSNET_ERROR_SHAPE, "image of %lu x %lu pixels; expected 1 ... %d a side",
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "image of %lu x %lu pixels; expected 1 ... %d a side",
                         (unsigned long)height, (unsigned long)width, LENSNET_IMAGE_LIMIT);
     lnp_session_forget_size(s);
     s->scratch_bytes = lnp_max(upright, turned);
@@ -14224,8 +14292,8 @@ static lensnet_result lnp_session_size(lensnet_session *s, size_t height, size_t
 }
 
 /* Image `i` of the batch as view 0 ... 7: bit 2 mirrors, the lower two are quarter turns. */
-static lensnet_result lnp_session_prepare(lensnet_session *s, size_t i, const float *pixels, int view,
-                                          lensnet_error *error)
+static lensnet_result lnp_session_prepare(lensnet_session *s, size_t i, const float *pixels,
+                                          int view, lensnet_error *error)
 {
     size_t h = s->height, w = s->width;
     float *to = s->images + i * s->image_floats;
@@ -14243,8 +14311,8 @@ static lensnet_result lnp_session_prepare(lensnet_session *s, size_t i, const fl
 }
 
 /* One view of `count` <= batch images: softmax rows are added to s->sums. */
-static lensnet_result lnp_session_view(lensnet_session *s, const float *pixels, size_t count, int view,
-                                       float *features, lensnet_error *error)
+static lensnet_result lnp_session_view(lensnet_session *s, const float *pixels, size_t count,
+                                       int view, float *features, lensnet_error *error)
 {
     lensnet_batch batch = lensnet_batch_defaults();
     lensnet_outputs outputs;
@@ -14259,7 +14327,8 @@ static lensnet_result lnp_session_view(lensnet_session *s, const float *pixels, 
     batch.channels = (size_t)s->preprocess.channels;
     batch.count = count;
     outputs.logits = s->logits;
-    result = lnp_run_collect(s->graph, &batch, &outputs, view ? NULL : features, s->features, error);
+    result =
+        lnp_run_collect(s->graph, &batch, &outputs, view ? NULL : features, s->features, error);
     if (result) return result;
     lnp_softmax(s->logits, s->logits, count, s->classes);
     for (i = 0; i < count * s->classes; i++) s->sums[i] += s->logits[i];
@@ -14278,17 +14347,18 @@ static lensnet_result lnp_session_batch(lensnet_session *s, float *probabilities
     }
     for (i = 0; i < count * s->classes; i++)
         if (!(s->sums[i] >= 0.0f))
-            return lnp_fail(error, LENSNET_ERROR_NUMBER,
-                            "the network's answer is not a number; do its weights hold NaN or values "
-                            "that overflow?");
+            return lnp_fail(
+                error, LENSNET_ERROR_NUMBER,
+                "the network's answer is not a number; do its weights hold NaN or values "
+                "that overflow?");
     for (i = 0; probabilities && i < count * s->classes; i++)
         probabilities[i] = s->sums[i] / (float)views;
     return LENSNET_OK;
 }
 
 lensnet_result lensnet_session_classify(lensnet_session *s, float *probabilities, float *features,
-                                        const float *pixels, size_t count, size_t height, size_t width,
-                                        lensnet_error *error)
+                                        const float *pixels, size_t count, size_t height,
+                                        size_t width, lensnet_error *error)
 {
     size_t first;
     lensnet_result result;
@@ -14298,8 +14368,8 @@ lensnet_result lensnet_session_classify(lensnet_session *s, float *probabilities
     for (first = 0; !result && first < count; first += s->batch)
         result = lnp_session_batch(s, probabilities ? probabilities + first * s->classes : NULL,
                                    features ? features + first * s->feature_count : NULL,
-                                   pixels + first * height * width, lnp_min(s->batch, count - first),
-                                   error);
+                                   pixels + first * height * width,
+                                   lnp_min(s->batch, count - first), error);
     return result;
 }
 
@@ -14339,7 +14409,8 @@ lensnet_result lensnet_classify(const lensnet_classifier *classifier, const floa
 #elif defined(__GNUC__)
 #pragma GCC diagnostic pop
 #pragma GCC pop_options
-#pragma GCC diagnostic ignored "-Wpsabi" /* gcc reports it where the file ends; no vector leaves here */
+#pragma GCC diagnostic ignored                                                                     \
+    "-Wpsabi" /* gcc reports it where the file ends; no vector leaves here */
 #endif
 
 #endif /* LENSNET_IMPLEMENTATION */

@@ -42,7 +42,8 @@ static void test_close(double actual, double expected, double tolerance, const c
 
 static int test_end(void)
 {
-    if (getenv("LENSNET_TEST_FAIL")) test_check(0, "a failure planted by the runner", __FILE__, __LINE__);
+    if (getenv("LENSNET_TEST_FAIL"))
+        test_check(0, "a failure planted by the runner", __FILE__, __LINE__);
     printf("%d passed, %d failed\n", test_passed, test_failed);
     return test_failed != 0;
 }
