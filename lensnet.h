@@ -3919,6 +3919,7 @@ typedef struct lnp_gemm_kernels {
     lnp_tile product[2][LNP_TILE_ROWS_MAX];  /* a(i, k) = a[i * LNP_ROW_PITCH + k] */
     lnp_tile gradient[2][LNP_TILE_ROWS_MAX]; /* a(i, k) = a[k * gradient_step + i] */
     lnp_copy_block copy_block;
+    lnp_copy_block pack_rows; /* the same, past the caches: weights outgrow them */
     lnp_deal deal;
     lnp_pack_panel pack_panel;
 } lnp_gemm_kernels;
@@ -3947,6 +3948,9 @@ typedef struct lnp_gemm_kernels {
  * beginning of a tile to its end, in vector registers if need be. */
 #define LNP_FORGET(pointer) __asm__("" : "+r"(pointer))
 #endif
+
+/* Rows of weights that are fetched ahead of those being packed. */
+#define LNP_PACK_AHEAD 8
 
 #define LNP_TILE_PARAMETERS                                                                        \
     const float *a, const float *b, size_t steps, const float *start, float *c, size_t c_stride,   \
@@ -4025,6 +4029,7 @@ static const lnp_gemm_kernels lnp_gemm_reference = {LENSNET_ISA_REFERENCE,
                                                     {{NULL}, {NULL}},
                                                     {{NULL}, {NULL}},
                                                     lnp_copy_block_portable,
+                                                    lnp_copy_block_portable,
                                                     lnp_deal_portable,
                                                     lnp_pack_panel_portable};
 
@@ -4102,6 +4107,7 @@ static const lnp_gemm_kernels lnp_gemm_portable = {
     {LNP_ROW_OF_TILES_4(product, 1, portable), LNP_ROW_OF_TILES_4(product, 2, portable)},
     {LNP_ROW_OF_TILES_4(gradient, 1, portable), LNP_ROW_OF_TILES_4(gradient, 2, portable)},
     lnp_copy_block_portable,
+    lnp_copy_block_portable,
     lnp_deal_portable,
     lnp_pack_panel_portable};
 #endif
@@ -4169,6 +4175,19 @@ LNP_TARGET_AVX2 static void lnp_copy_block_avx2(float *packed, size_t width, con
     }
 }
 
+LNP_TARGET_AVX2 static void lnp_pack_rows_avx2(float *packed, size_t width, const float *source,
+                                               size_t stride, size_t rows, size_t count)
+{
+    const __m256i low = lnp_first_lanes_avx2(count);
+    const __m256i high = lnp_first_lanes_avx2(count > 8 ? count - 8 : 0);
+    for (; rows; rows--, packed += width, source += stride) {
+        LNP_FETCH(source + LNP_PACK_AHEAD * stride);
+        _mm256_stream_ps(packed, _mm256_maskload_ps(source, low));
+        if (width > 8) _mm256_stream_ps(packed + 8, _mm256_maskload_ps(source + 8, high));
+    }
+    _mm_sfence();
+}
+
 LNP_TARGET_AVX2 static void lnp_deal_avx2(float *dealt, size_t pitch, size_t width,
                                           const float *source, size_t stride, size_t rows,
                                           size_t pieces, size_t count, size_t longer)
@@ -4193,13 +4212,15 @@ LNP_TARGET_AVX2 static void lnp_deal_avx2(float *dealt, size_t pitch, size_t wid
         r##l = _mm256_shuffle_ps(IJ, KL, 0xee);                                                    \
     }
 #define LNP_AVX2_JOIN(step, i, j)                                                                  \
-    _mm256_store_ps(packed + (step)*width, _mm256_permute2f128_ps(r##i, r##j, 0x20));              \
-    _mm256_store_ps(packed + ((step) + 4) * width, _mm256_permute2f128_ps(r##i, r##j, 0x31));
+    _mm256_stream_ps(packed + (step)*width, _mm256_permute2f128_ps(r##i, r##j, 0x20));             \
+    _mm256_stream_ps(packed + ((step) + 4) * width, _mm256_permute2f128_ps(r##i, r##j, 0x31));
 
 LNP_TARGET_AVX2 static void lnp_transpose_avx2(float *packed, size_t width, const float *w,
                                                size_t stride)
 {
-#define LNP_AVX2_ROW(i) __m256 r##i = _mm256_loadu_ps(w + i * stride);
+#define LNP_AVX2_ROW(i)                                                                            \
+    __m256 r##i = _mm256_loadu_ps(w + i * stride);                                                 \
+    LNP_FETCH(w + i * stride + 2 * 16);
     LNP_REPEAT_8(LNP_AVX2_ROW)
 #undef LNP_AVX2_ROW
     LNP_AVX2_TRANSPOSE_4(0, 1, 2, 3)
@@ -4219,6 +4240,7 @@ LNP_TARGET_AVX2 static void lnp_pack_panel_avx2(float *packed, size_t width, con
             for (column = 0; column < width; column += 8)
                 lnp_transpose_avx2(packed + step * width + column, width,
                                    w + column * stride + step, stride);
+    _mm_sfence();
     lnp_pack_panel_portable(packed + step * width, width, w + step, stride, count, k - step);
 }
 
@@ -4231,6 +4253,7 @@ static const lnp_gemm_kernels lnp_gemm_avx2 = {
     {LNP_ROW_OF_TILES_6(product, 1, avx2), LNP_ROW_OF_TILES_6(product, 2, avx2)},
     {LNP_ROW_OF_TILES_6(gradient, 1, avx2), LNP_ROW_OF_TILES_6(gradient, 2, avx2)},
     lnp_copy_block_avx2,
+    lnp_pack_rows_avx2,
     lnp_deal_avx2,
     lnp_pack_panel_avx2};
 #endif
@@ -4314,6 +4337,20 @@ LNP_TARGET_AVX512 static void lnp_copy_block_avx512(float *packed, size_t width,
     }
 }
 
+LNP_TARGET_AVX512 static void lnp_pack_rows_avx512(float *packed, size_t width, const float *source,
+                                                   size_t stride, size_t rows, size_t count)
+{
+    const __mmask16 low = lnp_first_lanes_avx512(count);
+    const __mmask16 high = lnp_first_lanes_avx512(count > 16 ? count - 16 : 0);
+    for (; rows; rows--, packed += width, source += stride) {
+        LNP_FETCH(source + LNP_PACK_AHEAD * stride);
+        LNP_FETCH(source + LNP_PACK_AHEAD * stride + 16);
+        _mm512_stream_ps(packed, _mm512_maskz_loadu_ps(low, source));
+        if (width > 16) _mm512_stream_ps(packed + 16, _mm512_maskz_loadu_ps(high, source + 16));
+    }
+    _mm_sfence();
+}
+
 LNP_TARGET_AVX512 static void lnp_deal_avx512(float *dealt, size_t pitch, size_t width,
                                               const float *source, size_t stride, size_t rows,
                                               size_t pieces, size_t count, size_t longer)
@@ -4351,14 +4388,14 @@ LNP_TARGET_AVX512 static void lnp_deal_avx512(float *dealt, size_t pitch, size_t
         const __m512 IJ = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r##i, r##j, 0xee);             \
         const __m512 kl = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r##k, r##l, 0x44);             \
         const __m512 KL = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r##k, r##l, 0xee);             \
-        _mm512_store_ps(packed + (step)*width,                                                     \
-                        _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, ij, kl, 0x88));                  \
-        _mm512_store_ps(packed + ((step) + 4) * width,                                             \
-                        _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, ij, kl, 0xdd));                  \
-        _mm512_store_ps(packed + ((step) + 8) * width,                                             \
-                        _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, IJ, KL, 0x88));                  \
-        _mm512_store_ps(packed + ((step) + 12) * width,                                            \
-                        _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, IJ, KL, 0xdd));                  \
+        _mm512_stream_ps(packed + (step)*width,                                                    \
+                         _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, ij, kl, 0x88));                 \
+        _mm512_stream_ps(packed + ((step) + 4) * width,                                            \
+                         _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, ij, kl, 0xdd));                 \
+        _mm512_stream_ps(packed + ((step) + 8) * width,                                            \
+                         _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, IJ, KL, 0x88));                 \
+        _mm512_stream_ps(packed + ((step) + 12) * width,                                           \
+                         _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, IJ, KL, 0xdd));                 \
     }
 
 /* packed[step][row] = w[row][step] for 16 steps; rows from `count` on are zero. */
@@ -4367,7 +4404,8 @@ LNP_TARGET_AVX512 static void lnp_transpose_avx512(float *packed, size_t width, 
 {
     const __mmask16 mask = lnp_first_lanes_avx512(steps);
 #define LNP_AVX512_ROW(i)                                                                          \
-    __m512 r##i = i < count ? _mm512_maskz_loadu_ps(mask, w + i * stride) : _mm512_setzero_ps();
+    __m512 r##i = i < count ? _mm512_maskz_loadu_ps(mask, w + i * stride) : _mm512_setzero_ps();   \
+    if (i < count) LNP_FETCH(w + i * stride + 2 * 16);
     LNP_REPEAT_14(LNP_AVX512_ROW)
     LNP_AVX512_ROW(14)
     LNP_AVX512_ROW(15)
@@ -4397,6 +4435,7 @@ LNP_TARGET_AVX512 static void lnp_pack_panel_avx512(float *packed, size_t width,
         for (step = whole; step < k; step++)
             _mm512_store_ps(packed + step * width + column, rest[step - whole]);
     }
+    _mm_sfence();
 }
 
 static const lnp_gemm_kernels lnp_gemm_avx512 = {
@@ -4408,6 +4447,7 @@ static const lnp_gemm_kernels lnp_gemm_avx512 = {
     {LNP_ROW_OF_TILES_14(product, 1, avx512), LNP_ROW_OF_TILES_14(product, 2, avx512)},
     {LNP_ROW_OF_TILES_14(gradient, 1, avx512), LNP_ROW_OF_TILES_14(gradient, 2, avx512)},
     lnp_copy_block_avx512,
+    lnp_pack_rows_avx512,
     lnp_deal_avx512,
     lnp_pack_panel_avx512};
 #endif
@@ -4518,6 +4558,7 @@ static const lnp_gemm_kernels lnp_gemm_neon = {
     8,
     {LNP_ROW_OF_TILES_6(product, 1, neon), LNP_ROW_OF_TILES_6(product, 2, neon)},
     {LNP_ROW_OF_TILES_6(gradient, 1, neon), LNP_ROW_OF_TILES_6(gradient, 2, neon)},
+    lnp_copy_block_portable,
     lnp_copy_block_portable,
     lnp_deal_portable,
     lnp_pack_panel_neon};
@@ -4633,7 +4674,7 @@ static void lnp_pack_weights(const lnp_gemm_kernels *kernels, float *packed, con
         if (transposed)
             kernels->pack_panel(packed + column * k, width, w + column * k, k, count, k);
         else
-            kernels->copy_block(packed + column * k, width, w + column, n, k, count);
+            kernels->pack_rows(packed + column * k, width, w + column, n, k, count);
     }
     (void)threads;
 }
