@@ -664,16 +664,19 @@ LENSNET_API lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_mo
 /* AdamW (Loshchilov & Hutter 2019) as in PyTorch, on all parameters at once. */
 typedef struct lensnet_adamw lensnet_adamw;
 typedef struct lensnet_adamw_desc {
-    double beta1, beta2; /* 0.9, 0.999 */
-    double epsilon;      /* 1e-8, added after the bias-corrected root */
-    double weight_decay; /* 0.01 */
-    int decay_all;       /* 1: decay every parameter, as AdamW(model.parameters()) does; 0: none on
+    double beta1, beta2;  /* 0.9, 0.999 */
+    double epsilon;       /* 1e-8, added after the bias-corrected root */
+    double weight_decay;  /* 0.01 */
+    int decay_all;        /* 1: decay every parameter, as AdamW(model.parameters()) does; 0: none on
                             vectors (biases, norms) and GRN, as the authors do */
-    double clip_norm;    /* gradients are scaled to at most this L2 norm; 0: off; 0 */
+    double clip_norm;     /* gradients are scaled to at most this L2 norm; 0: off; 0 */
+    double average_decay; /* d: after every step average = d average + (1 - d) weights (EMA), from a
+                             copy of the weights before the first step; 0: no average is kept; 0 */
 } lensnet_adamw_desc;
 LENSNET_API lensnet_adamw_desc lensnet_adamw_defaults(void);
 
-/* Moments start at zero. Borrows `parameters`, which must have gradients. Allocates 8 bytes a weight. */
+/* Moments start at zero. Borrows `parameters`, which must have gradients. Allocates 8 bytes a weight,
+ * 12 with an average. */
 LENSNET_API lensnet_result lensnet_adamw_create(lensnet_adamw **adamw,
                                                 lensnet_parameters *parameters,
                                                 const lensnet_adamw_desc *desc,
@@ -685,7 +688,12 @@ LENSNET_API lensnet_result lensnet_adamw_step(lensnet_adamw *adamw, double learn
                                               double *gradient_norm, lensnet_error *error);
 LENSNET_API uint64_t lensnet_adamw_steps(const lensnet_adamw *adamw); /* updates so far */
 
-/* A training state: weights as in lensnet_model_save, AdamW's moments and step count, and text pairs of
+/* Exchanges the weights with their moving average, to evaluate or save what training has averaged; a
+ * second call brings the weights back. LENSNET_ERROR_STATE if no average is kept or no step was taken;
+ * while the average stands there, steps and training states are refused. Does not allocate. */
+LENSNET_API lensnet_result lensnet_adamw_swap_average(lensnet_adamw *adamw, lensnet_error *error);
+
+/* A training state: weights as in lensnet_model_save, AdamW's moments, average and step count, and text pairs of
  * the caller (schedule, epoch, best score ...) in the metadata. It loads as a model too. */
 LENSNET_API lensnet_result lensnet_state_save(const lensnet_model *model,
                                               const lensnet_adamw *adamw,
@@ -5479,9 +5487,9 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
     MACRO(isa, 0)                                                                                  \
     MACRO(isa, 1)                                                                                  \
     MACRO(isa, 2)                                                                                  \
-    MACRO(isa, 3) MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6) MACRO(isa, 7) MACRO(isa, 8)            \
-        MACRO(isa, 9) MACRO(isa, 10) MACRO(isa, 11) MACRO(isa, 12) MACRO(isa, 13) MACRO(isa, 14)   \
-            MACRO(isa, 15)
+    MACRO(isa, 3)                                                                                  \
+    MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6) MACRO(isa, 7) MACRO(isa, 8) MACRO(isa, 9)            \
+        MACRO(isa, 10) MACRO(isa, 11) MACRO(isa, 12) MACRO(isa, 13) MACRO(isa, 14) MACRO(isa, 15)
 #define LNP_DW_22(MACRO, isa)                                                                      \
     LNP_DW_16(MACRO, isa)                                                                          \
     MACRO(isa, 16) MACRO(isa, 17) MACRO(isa, 18) MACRO(isa, 19) MACRO(isa, 20) MACRO(isa, 21)
@@ -11878,6 +11886,8 @@ struct lensnet_adamw {
     lnp_row_kernels rows;
     int threads;
     float *first, *second; /* moments, in the order of the values */
+    float *average;        /* of the values; NULL: none is kept */
+    int swapped;           /* the average stands in the place of the values */
     uint64_t steps;
 };
 
@@ -11890,6 +11900,7 @@ lensnet_adamw_desc lensnet_adamw_defaults(void)
     d.weight_decay = 0.01;
     d.decay_all = 1;
     d.clip_norm = 0;
+    d.average_decay = 0;
     return d;
 }
 
@@ -11902,6 +11913,9 @@ static lensnet_result lnp_adamw_check(const lensnet_adamw_desc *d, lensnet_error
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "AdamW: epsilon %g must be > 0, weight decay %g and clip norm %g >= 0",
                         d->epsilon, d->weight_decay, d->clip_norm);
+    if (!(d->average_decay >= 0 && d->average_decay < 1))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "AdamW: average decay %g; expected 0 <= decay < 1", d->average_decay);
     return LENSNET_OK;
 }
 
@@ -11930,11 +11944,12 @@ lensnet_result lensnet_adamw_create(lensnet_adamw **adamw, lensnet_parameters *p
     bytes = p->size * sizeof(float);
     a->first = (float *)lnp_allocate(&a->host, bytes);
     a->second = (float *)lnp_allocate(&a->host, bytes);
-    if (!a->first || !a->second) {
+    if (desc->average_decay > 0) a->average = (float *)lnp_allocate(&a->host, bytes);
+    if (!a->first || !a->second || (desc->average_decay > 0 && !a->average)) {
         lensnet_adamw_destroy(a);
         return lnp_fail(error, LENSNET_ERROR_MEMORY,
                         "out of memory for the moments of AdamW (%.1f MB)",
-                        2 * (double)bytes / 1e6);
+                        (desc->average_decay > 0 ? 3 : 2) * (double)bytes / 1e6);
     }
     memset(a->first, 0, bytes);
     memset(a->second, 0, bytes);
@@ -11951,6 +11966,7 @@ void lensnet_adamw_destroy(lensnet_adamw *a)
     bytes = a->parameters->size * sizeof(float);
     lnp_release(&host, a->first, bytes);
     lnp_release(&host, a->second, bytes);
+    lnp_release(&host, a->average, bytes);
     lnp_release(&host, a, sizeof *a);
 }
 
@@ -11985,6 +12001,10 @@ static void lnp_adamw_run(lensnet_adamw *a, size_t offset, size_t floats,
         size_t at = offset + (size_t)i * LNP_PIECE;
         lnp_adamw_update(&a->rows, p->values + at, a->first + at, a->second + at, p->gradients + at,
                          lnp_piece_floats(i, floats), constants);
+        if (a->average)
+            a->rows.average_towards(a->average + at, p->values + at,
+                                    (float)(1.0 - a->desc.average_decay),
+                                    lnp_piece_floats(i, floats));
     }
 }
 
@@ -12009,6 +12029,7 @@ static void lnp_adamw_update_all(lensnet_adamw *a, double learning_rate)
 {
     lensnet_parameters *p = a->parameters;
     size_t i = 0, offset = 0;
+    if (a->average && !a->steps) memcpy(a->average, p->values, p->size * sizeof(float));
     a->steps++;
     while (i < p->count) {
         double decay = lnp_decays(a, &p->weights[i]) ? a->desc.weight_decay : 0.0;
@@ -12021,6 +12042,13 @@ static void lnp_adamw_update_all(lensnet_adamw *a, double learning_rate)
     lensnet_parameters_changed(p);
 }
 
+static lensnet_result lnp_average_in_place(lensnet_error *error)
+{
+    return lnp_fail(error, LENSNET_ERROR_STATE,
+                    "AdamW: the average stands in the place of the weights; call "
+                    "lensnet_adamw_swap_average to bring them back first");
+}
+
 lensnet_result lensnet_adamw_step(lensnet_adamw *a, double learning_rate, double *gradient_norm,
                                   lensnet_error *error)
 {
@@ -12029,6 +12057,7 @@ lensnet_result lensnet_adamw_step(lensnet_adamw *a, double learning_rate, double
     if (!a || !(learning_rate >= 0) || learning_rate > 1e6)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "AdamW: NULL, or a learning rate outside 0 ... 1e6");
+    if (a->swapped) return lnp_average_in_place(error);
     mode = lnp_mode_enter(a->threads);
     norm = sqrt(
         lnp_sum_of_squares(&a->rows, a->parameters->gradients, a->parameters->size, a->threads));
@@ -12043,6 +12072,23 @@ lensnet_result lensnet_adamw_step(lensnet_adamw *a, double learning_rate, double
         error, LENSNET_ERROR_NUMBER,
         "AdamW: the gradient is not finite; the step was not taken. A lower learning rate, a "
         "warm-up or clip_norm may help");
+}
+
+lensnet_result lensnet_adamw_swap_average(lensnet_adamw *a, lensnet_error *error)
+{
+    size_t i;
+    if (!a || !a->average || !a->steps)
+        return lnp_fail(
+            error, LENSNET_ERROR_STATE,
+            "AdamW: NULL, or no average is kept (average_decay 0), or no step was taken");
+    for (i = 0; i < a->parameters->size; i++) {
+        const float value = a->parameters->values[i];
+        a->parameters->values[i] = a->average[i];
+        a->average[i] = value;
+    }
+    a->swapped = !a->swapped;
+    lensnet_parameters_changed(a->parameters);
+    return LENSNET_OK;
 }
 /* =================================================================================================
  * >>figures  The code of the metrics. Everything about ranks comes from one form: the scores of the
@@ -13546,6 +13592,7 @@ lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
 #define LNP_KEY_STEP          "lensnet.step"
 #define LNP_FIRST_MOMENT      "lensnet.exp_avg."
 #define LNP_SECOND_MOMENT     "lensnet.exp_avg_sq."
+#define LNP_AVERAGE           "lensnet.average."
 
 /* The labels of an archive, borrowed: a table of `count` pointers and the texts, in one block. */
 typedef struct lnp_label_table {
@@ -13926,32 +13973,49 @@ typedef struct lnp_state_name {
     char text[LNP_NAME_CAPACITY + 24];
 } lnp_state_name;
 
-/* The tables of a state: three tensors for each weight, the pairs of model and caller. */
+/* What a state holds of every weight: the values, the moments and, where one is kept, the average. */
+enum { LNP_STATE_PARTS = 4 };
+static const char *const lnp_state_prefixes[LNP_STATE_PARTS] = {"", LNP_FIRST_MOMENT,
+                                                                LNP_SECOND_MOMENT, LNP_AVERAGE};
+
+static size_t lnp_state_parts(const lensnet_adamw *adamw)
+{
+    return adamw->average ? LNP_STATE_PARTS : LNP_STATE_PARTS - 1;
+}
+
+static float *lnp_state_part(const lensnet_adamw *adamw, size_t part)
+{
+    float *const parts[LNP_STATE_PARTS] = {adamw->parameters->values, adamw->first, adamw->second,
+                                           adamw->average};
+    return parts[part];
+}
+
+/* The tables of a state: `count` tensors, the pairs of model and caller. */
 typedef struct lnp_state {
     lensnet_host host;
     lensnet_archive_tensor *tensors;
     lnp_state_name *names;
     lensnet_archive_pair *pairs;
-    size_t weights, pair_count, pair_capacity;
+    size_t count, pair_capacity;
 } lnp_state;
 
 static void lnp_state_end(lnp_state *s)
 {
-    lnp_release(&s->host, s->tensors, 3 * s->weights * sizeof *s->tensors);
-    lnp_release(&s->host, s->names, 2 * s->weights * sizeof *s->names);
+    lnp_release(&s->host, s->tensors, s->count * sizeof *s->tensors);
+    lnp_release(&s->host, s->names, s->count * sizeof *s->names);
     lnp_release(&s->host, s->pairs, s->pair_capacity * sizeof *s->pairs);
 }
 
-static lensnet_result lnp_state_begin(lnp_state *s, const lensnet_model *model, size_t pairs,
+static lensnet_result lnp_state_begin(lnp_state *s, const lensnet_model *model,
+                                      const lensnet_adamw *adamw, size_t pairs,
                                       lensnet_error *error)
 {
     memset(s, 0, sizeof *s);
     s->host = model->host;
-    s->weights = model->parameters->count;
+    s->count = lnp_state_parts(adamw) * model->parameters->count;
     s->pair_capacity = pairs;
-    s->tensors =
-        (lensnet_archive_tensor *)lnp_allocate(&s->host, 3 * s->weights * sizeof *s->tensors);
-    s->names = (lnp_state_name *)lnp_allocate(&s->host, 2 * s->weights * sizeof *s->names);
+    s->tensors = (lensnet_archive_tensor *)lnp_allocate(&s->host, s->count * sizeof *s->tensors);
+    s->names = (lnp_state_name *)lnp_allocate(&s->host, s->count * sizeof *s->names);
     s->pairs = (lensnet_archive_pair *)lnp_allocate(&s->host, pairs * sizeof *s->pairs);
     if (s->tensors && s->names && s->pairs) return LENSNET_OK;
     lnp_state_end(s);
@@ -13960,19 +14024,15 @@ static lensnet_result lnp_state_begin(lnp_state *s, const lensnet_model *model, 
 
 static void lnp_state_tensors(lnp_state *s, const lensnet_parameters *p, const lensnet_adamw *adamw)
 {
-    size_t i;
-    for (i = 0; i < s->weights; i++) {
-        const lnp_weight *w = &p->weights[i];
-        char *first = s->names[2 * i].text, *second = s->names[2 * i + 1].text;
-        snprintf(first, sizeof s->names->text, "%s%s", LNP_FIRST_MOMENT, w->name);
-        snprintf(second, sizeof s->names->text, "%s%s", LNP_SECOND_MOMENT, w->name);
-        lnp_describe_tensor(&s->tensors[3 * i], w->name, w, p->values + w->offset,
-                            LENSNET_DTYPE_F32);
-        lnp_describe_tensor(&s->tensors[3 * i + 1], first, w, adamw->first + w->offset,
-                            LENSNET_DTYPE_F32);
-        lnp_describe_tensor(&s->tensors[3 * i + 2], second, w, adamw->second + w->offset,
-                            LENSNET_DTYPE_F32);
-    }
+    size_t i, part, at = 0;
+    for (i = 0; i < p->count; i++)
+        for (part = 0; part < lnp_state_parts(adamw); part++, at++) {
+            const lnp_weight *w = &p->weights[i];
+            snprintf(s->names[at].text, sizeof s->names->text, "%s%s", lnp_state_prefixes[part],
+                     w->name);
+            lnp_describe_tensor(&s->tensors[at], s->names[at].text, w,
+                                lnp_state_part(adamw, part) + w->offset, LENSNET_DTYPE_F32);
+        }
 }
 
 lensnet_result lensnet_state_save(const lensnet_model *model, const lensnet_adamw *adamw,
@@ -13987,7 +14047,8 @@ lensnet_result lensnet_state_save(const lensnet_model *model, const lensnet_adam
         adamw->parameters != model->parameters)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "state save: NULL, or an optimiser of another model");
-    result = lnp_state_begin(&state, model, LNP_PAIRS + 1 + pair_count, error);
+    if (adamw->swapped) return lnp_average_in_place(error);
+    result = lnp_state_begin(&state, model, adamw, LNP_PAIRS + 1 + pair_count, error);
     if (result) return result;
     result = lnp_metadata_begin(&metadata, model, error);
     if (!result) {
@@ -13997,7 +14058,7 @@ lensnet_result lensnet_state_save(const lensnet_model *model, const lensnet_adam
         state.pairs[metadata.count].key = LNP_KEY_STEP;
         state.pairs[metadata.count].value = step;
         if (pair_count) memcpy(state.pairs + metadata.count + 1, pairs, pair_count * sizeof *pairs);
-        result = lensnet_archive_save(path, state.tensors, 3 * state.weights, state.pairs,
+        result = lensnet_archive_save(path, state.tensors, state.count, state.pairs,
                                       metadata.count + 1 + pair_count, &model->host, error);
     }
     lnp_metadata_end(&metadata);
@@ -14021,16 +14082,16 @@ static lensnet_result lnp_state_read_tensor(float *values, const lensnet_archive
     return lensnet_archive_read_float(values + w->offset, archive, entry, error);
 }
 
-/* Reads all of it into `buffer`: values, first and second moments, one after the other. */
-static lensnet_result lnp_state_read(float *buffer, const lensnet_parameters *p,
+/* Reads all of it into `buffer`, one part after the other. */
+static lensnet_result lnp_state_read(float *buffer, const lensnet_adamw *adamw,
                                      const lensnet_archive *archive, lensnet_error *error)
 {
-    static const char *const prefixes[3] = {"", LNP_FIRST_MOMENT, LNP_SECOND_MOMENT};
+    const lensnet_parameters *p = adamw->parameters;
     size_t i, part;
-    for (part = 0; part < 3; part++)
+    for (part = 0; part < lnp_state_parts(adamw); part++)
         for (i = 0; i < p->count; i++) {
-            lensnet_result result = lnp_state_read_tensor(buffer + part * p->size, archive,
-                                                          prefixes[part], &p->weights[i], error);
+            lensnet_result result = lnp_state_read_tensor(
+                buffer + part * p->size, archive, lnp_state_prefixes[part], &p->weights[i], error);
             if (result) return result;
         }
     return LENSNET_OK;
@@ -14065,23 +14126,23 @@ lensnet_result lensnet_state_load(lensnet_model *model, lensnet_adamw *adamw, co
     lensnet_result result;
     uint64_t steps = 0;
     float *buffer;
-    size_t bytes;
+    size_t bytes, part;
     if (!model || !adamw || !path || adamw->parameters != model->parameters)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "state load: NULL, or an optimiser of another model");
     p = model->parameters;
-    bytes = 3 * p->size * sizeof(float);
+    if (adamw->swapped) return lnp_average_in_place(error);
+    bytes = lnp_state_parts(adamw) * p->size * sizeof(float);
     result = lensnet_archive_open(&archive, path, &model->host, error);
     if (result) return result;
     buffer = (float *)lnp_allocate(&model->host, bytes);
     if (!buffer)
         result = lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory while loading a state");
     if (!result) result = lnp_state_steps(&steps, archive, error);
-    if (!result) result = lnp_state_read(buffer, p, archive, error);
+    if (!result) result = lnp_state_read(buffer, adamw, archive, error);
     if (!result) {
-        memcpy(p->values, buffer, bytes / 3);
-        memcpy(adamw->first, buffer + p->size, bytes / 3);
-        memcpy(adamw->second, buffer + 2 * p->size, bytes / 3);
+        for (part = 0; part < lnp_state_parts(adamw); part++)
+            memcpy(lnp_state_part(adamw, part), buffer + part * p->size, p->size * sizeof(float));
         adamw->steps = steps;
         lensnet_parameters_changed(p);
     }

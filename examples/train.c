@@ -287,6 +287,7 @@ static int run_allocate(run *r, lensnet_error *error)
     desc.weight_decay = s->weight_decay;
     desc.decay_all = s->decay_all;
     desc.clip_norm = s->clip;
+    desc.average_decay = s->average;
     return !lensnet_adamw_create(&r->adamw, lensnet_model_parameters(r->model), &desc, error) &&
            !lensnet_graph_allocate(r->learn, error) && !lensnet_graph_allocate(r->check, error);
 }
@@ -503,6 +504,7 @@ static int forecast_adamw(const run *r, double *seconds, lensnet_error *error)
     double start = 0;
     int round, good;
     desc.clip_norm = r->settings.clip;
+    desc.average_decay = r->settings.average;
     good = !lensnet_parameters_create(&parameters, &r->host, error);
     if (good) lensnet_parameter_add(parameters, "trial", tried, 0, 0, 0, LENSNET_INITIAL_ZERO);
     good = good && !lensnet_parameters_allocate(parameters, 1, 0, error) &&
@@ -552,7 +554,7 @@ static int forecast_time(run *r, lensnet_error *error)
 }
 
 /* Bytes at the highest: what the graphs have planned (each counted the packed weights, which they
- * share), 16 for a weight (value, gradient, moments), the images in the cache and in the batch, and
+ * share), 16 for a weight (value, gradient, moments) or 20 with their average, the images in the cache and in the batch, and
  * the program. */
 static void forecast_memory(run *r)
 {
@@ -573,7 +575,8 @@ static void forecast_memory(run *r)
                            r->simulators[DATASET_VAL].width) *
                   sizeof(float);
     r->expected_bytes = (double)r->learn_plan.bytes + (double)r->check_plan.bytes -
-                        (double)r->check_plan.packed_bytes + 16 * weights + batch + cached + 5e6;
+                        (double)r->check_plan.packed_bytes +
+                        (r->settings.average > 0 ? 20 : 16) * weights + batch + cached + 5e6;
 }
 
 /* ---- what is going to happen ---- */
@@ -611,12 +614,12 @@ static void describe(const run *r)
                                     : ", head included");
     printf("recipe       %s: %llu epochs of %llu steps of %zu images, AdamW, rate %g (%s, warm-up "
            "%g),\n"
-           "             decay %g (%s), clip %g, drop path %g, smoothing %g, augmentation %s, seed "
-           "%llu\n",
+           "             decay %g (%s), clip %g, average %g, drop path %g, smoothing %g,\n"
+           "             augmentation %s, seed %llu\n",
            train_recipe_names[s->recipe], (unsigned long long)s->epochs,
            (unsigned long long)run_steps(r, DATASET_TRAIN), s->batch, s->rate,
            train_value(OPTION_SCHEDULE)->value, s->warmup, s->weight_decay,
-           train_value(OPTION_DECAY)->value, s->clip, s->drop_path, s->smoothing,
+           train_value(OPTION_DECAY)->value, s->clip, s->average, s->drop_path, s->smoothing,
            train_value(OPTION_AUGMENT)->value, (unsigned long long)s->seed);
     printf("processor    %s, %d threads, %zu images at a time\n",
            lensnet_isa_text(lensnet_isa_in_use(&r->host)), dataset_threads(s->threads),
@@ -781,35 +784,47 @@ static void print_epoch(const run *r, const report_epoch *e, double seconds)
     fflush(stdout);
 }
 
-/* After the last step of an epoch: validation, schedule, history, best and last state. */
-static int finish_epoch(run *r, double started, int *stopped, lensnet_error *error)
+/* With --average the moving average of the weights is what is judged and kept. */
+static int swap_average(run *r, lensnet_error *error)
 {
-    run_position *at = &r->at;
-    report_epoch *row = &at->rows[at->epoch];
+    return r->settings.average <= 0 || !lensnet_adamw_swap_average(r->adamw, error);
+}
+
+/* Validation figures of the epoch that has ended; the best weights so far are saved. */
+static int judge_epoch(run *r, report_epoch *row, int *stopped, lensnet_error *error)
+{
     lensnet_metrics metrics;
-    int good;
-    memset(row, 0, sizeof *row);
     if (!validate(r, &row->val_loss, stopped, error)) return 0;
     if (*stopped) return 1;
     if (lensnet_metrics_compute(&metrics, r->scores, r->labels, run_count(r, DATASET_VAL),
                                 r->data.classes.count, &r->host, error))
         return 0;
-    row->epoch = (int)at->epoch + 1;
-    row->train_loss = at->loss_sum / (double)run_count(r, DATASET_TRAIN);
     row->val_auc = metrics.auc_ovr_macro;
     row->val_accuracy = metrics.accuracy;
-    row->best = row->val_auc > at->best_auc;
+    row->best = row->val_auc > r->at.best_auc;
     lensnet_metrics_release(&metrics);
+    if (!row->best) return 1;
+    r->at.best_auc = row->val_auc;
+    return !lensnet_model_save(r->model, r->best, r->settings.type, error);
+}
+
+/* After the last step of an epoch: validation, schedule, history, best and last state. */
+static int finish_epoch(run *r, double started, int *stopped, lensnet_error *error)
+{
+    run_position *at = &r->at;
+    report_epoch *row = &at->rows[at->epoch];
+    int good;
+    memset(row, 0, sizeof *row);
+    good = swap_average(r, error) && judge_epoch(r, row, stopped, error) && swap_average(r, error);
+    if (!good || *stopped) return good;
+    row->epoch = (int)at->epoch + 1;
+    row->train_loss = at->loss_sum / (double)run_count(r, DATASET_TRAIN);
     at->step--; /* the rate of the epoch's last step */
     row->rate = learning_rate(r);
     at->step++;
     if (r->settings.schedule == SCHEDULE_PLATEAU &&
         lensnet_plateau_step(&at->plateau, &at->rate, row->val_loss, error))
         return 0;
-    if (row->best) {
-        at->best_auc = row->val_auc;
-        if (lensnet_model_save(r->model, r->best, r->settings.type, error)) return 0;
-    }
     at->epoch++;
     at->step = 0;
     at->loss_sum = 0;

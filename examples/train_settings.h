@@ -23,6 +23,7 @@ typedef enum {
     OPTION_WEIGHT_DECAY,
     OPTION_DECAY,
     OPTION_CLIP,
+    OPTION_AVERAGE,
     OPTION_DROP_PATH,
     OPTION_SMOOTHING,
     OPTION_AUGMENT,
@@ -62,6 +63,10 @@ static argument train_options[OPTION_COUNT] = {
     {"--weight-decay", "X", NULL, "AdamW's", 0},
     {"--decay", "WHAT", NULL, "all, or matrices: not biases, norms and GRN", 0},
     {"--clip", "X", NULL, "largest norm of the gradient; 0: off", 0},
+    {"--average", "X", NULL,
+     "decay of the weights' moving average, which is then judged and\n"
+     "kept instead of the weights; 0: off",
+     0},
     {"--drop-path", "X", NULL, "stochastic depth of the last block", 0},
     {"--smoothing", "X", NULL, "label smoothing", 0},
     {"--augment", "NAME", NULL, "none, d4: flips and quarter turns, reference: flips and affine",
@@ -111,6 +116,7 @@ static const struct {
                      {OPTION_WEIGHT_DECAY, {"0.05", "0.05", "0.01"}},
                      {OPTION_DECAY, {"matrices", "matrices", "all"}},
                      {OPTION_CLIP, {"1", "1", "0"}},
+                     {OPTION_AVERAGE, {"0", "0", "0"}},
                      {OPTION_DROP_PATH, {"0", "0", "0"}},
                      {OPTION_SMOOTHING, {"0", "0", "0"}},
                      {OPTION_AUGMENT, {"d4", "d4", "reference"}},
@@ -134,7 +140,7 @@ typedef struct train_settings {
     lensnet_normalisation normalisation;
     uint64_t epochs;
     size_t batch;
-    double rate, warmup, weight_decay, clip, drop_path, smoothing;
+    double rate, warmup, weight_decay, clip, average, drop_path, smoothing;
     train_schedule schedule;
     int patience, decay_all;
     train_augment augment;
@@ -213,6 +219,7 @@ static void train_read_settings(train_settings *s)
     s->weight_decay = arguments_number(train_value(OPTION_WEIGHT_DECAY), 0, 10);
     s->decay_all = arguments_choice(train_value(OPTION_DECAY), decays, 2);
     s->clip = arguments_number(train_value(OPTION_CLIP), 0, 1e9);
+    s->average = arguments_number(train_value(OPTION_AVERAGE), 0, 0.999999);
     s->drop_path = arguments_number(train_value(OPTION_DROP_PATH), 0, 0.99);
     s->smoothing = arguments_number(train_value(OPTION_SMOOTHING), 0, 0.99);
     s->augment = (train_augment)arguments_choice(train_value(OPTION_AUGMENT), augments, 3);

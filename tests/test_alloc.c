@@ -164,6 +164,7 @@ static void test_steps(void)
     desc.host = &host;
     desc.drop_path_rate = 0.2f;
     adamw_desc.clip_norm = 1;
+    adamw_desc.average_decay = 0.99;
     model = golden_model_create(&desc);
     training = golden_graph(model, &options, &loss);
     options.training = 0;

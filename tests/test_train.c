@@ -412,6 +412,45 @@ static void test_adamw_scalar(void)
     lensnet_parameters_destroy(parameters);
 }
 
+/* The moving average beside the recurrence in double, and what is refused while it stands in the place
+ * of the weights. */
+static void test_average(void)
+{
+    lensnet_adamw_desc desc = lensnet_adamw_defaults();
+    lensnet_parameters *parameters;
+    lensnet_adamw *adamw;
+    double average = 1;
+    float *value, last = 1;
+    int step;
+    golden_must(lensnet_parameters_create(&parameters, NULL, &error), &error, "parameters");
+    lensnet_parameter_add(parameters, "p", 1, 0, 0, 0, LENSNET_INITIAL_ONE);
+    golden_must(lensnet_parameters_allocate(parameters, 1, 0, &error), &error, "parameters");
+    value = lensnet_parameters_values(parameters);
+    desc.average_decay = 1;
+    CHECK(lensnet_adamw_create(&adamw, parameters, &desc, &error) == LENSNET_ERROR_ARGUMENT);
+    desc.average_decay = 0.75;
+    golden_must(lensnet_adamw_create(&adamw, parameters, &desc, &error), &error, "adamw");
+    CHECK(lensnet_adamw_swap_average(adamw, &error) == LENSNET_ERROR_STATE); /* no step yet */
+    for (step = 0; step < 5; step++) {
+        lensnet_parameters_gradients(parameters)[0] = 1;
+        golden_must(lensnet_adamw_step(adamw, 0.1, NULL, &error), &error, "adamw");
+        last = value[0];
+        average = 0.75 * average + 0.25 * (double)last;
+    }
+    CHECK(!lensnet_adamw_swap_average(adamw, &error));
+    CHECK_CLOSE(value[0], average, 3e-7, "average");
+    CHECK(lensnet_adamw_step(adamw, 0.1, NULL, &error) == LENSNET_ERROR_STATE);
+    CHECK(!lensnet_adamw_swap_average(adamw, &error));
+    CHECK(value[0] == last);
+    CHECK(!lensnet_adamw_step(adamw, 0.1, NULL, &error));
+    lensnet_adamw_destroy(adamw);
+    golden_must(lensnet_adamw_create(&adamw, parameters, NULL, &error), &error, "adamw");
+    CHECK(!lensnet_adamw_step(adamw, 0.1, NULL, &error));
+    CHECK(lensnet_adamw_swap_average(adamw, &error) == LENSNET_ERROR_STATE); /* none is kept */
+    lensnet_adamw_destroy(adamw);
+    lensnet_parameters_destroy(parameters);
+}
+
 /* ---- a training that is stopped and resumed ------------------------------------------------------ */
 
 #define STATE_PATH "build/test_train_state.safetensors"
@@ -429,15 +468,18 @@ static void test_resume(void)
     static const lensnet_archive_pair pairs[1] = {{"epoch", "7"}};
     lensnet_model_desc desc = golden_desc("small", 3);
     lensnet_loss loss = lensnet_loss_defaults();
+    lensnet_adamw_desc adamw_desc = lensnet_adamw_defaults();
     lensnet_adamw *first, *second;
     lensnet_archive *archive;
     lensnet_model *as_model;
     training t, resumed;
     size_t bytes;
     desc.drop_path_rate = 0.3f;
+    adamw_desc.average_decay = 0.9;
     training_begin(&t, &desc, 3, 32, &loss);
-    golden_must(lensnet_adamw_create(&first, lensnet_model_parameters(t.model), NULL, &error),
-                &error, "adamw");
+    golden_must(
+        lensnet_adamw_create(&first, lensnet_model_parameters(t.model), &adamw_desc, &error),
+        &error, "adamw");
     bytes = lensnet_parameters_size(lensnet_model_parameters(t.model)) * sizeof(float);
     steps(&t, first, 0, 4);
     golden_must(lensnet_state_save(t.model, first, pairs, 1, STATE_PATH, &error), &error, "save");
@@ -446,13 +488,19 @@ static void test_resume(void)
     desc.seed = 99; /* weights, moments and step all come from the file */
     training_begin(&resumed, &desc, 3, 32, &loss);
     golden_must(
-        lensnet_adamw_create(&second, lensnet_model_parameters(resumed.model), NULL, &error),
+        lensnet_adamw_create(&second, lensnet_model_parameters(resumed.model), &adamw_desc, &error),
         &error, "adamw");
     golden_must(lensnet_state_load(resumed.model, second, STATE_PATH, &error), &error, "load");
     CHECK(lensnet_adamw_steps(second) == 4);
     steps(&resumed, second, lensnet_adamw_steps(second), 8);
     CHECK(memcmp(lensnet_parameters_values(lensnet_model_parameters(t.model)),
                  lensnet_parameters_values(lensnet_model_parameters(resumed.model)), bytes) == 0);
+    CHECK(!lensnet_adamw_swap_average(first, &error));
+    CHECK(!lensnet_adamw_swap_average(second, &error));
+    CHECK(memcmp(lensnet_parameters_values(lensnet_model_parameters(t.model)),
+                 lensnet_parameters_values(lensnet_model_parameters(resumed.model)), bytes) == 0);
+    CHECK(lensnet_state_save(t.model, first, NULL, 0, STATE_PATH, &error) == LENSNET_ERROR_STATE);
+    CHECK(lensnet_state_load(t.model, first, STATE_PATH, &error) == LENSNET_ERROR_STATE);
 
     golden_must(lensnet_archive_open(&archive, STATE_PATH, NULL, &error), &error, "open");
     CHECK(lensnet_archive_metadata(archive, "epoch") &&
@@ -510,6 +558,7 @@ int main(void)
     test_targets();
     test_adamw_scalar();
     test_adamw_networks();
+    test_average();
     test_resume();
     test_foreign_state();
     if (getenv("LENSNET_TEST_QUICK")) return test_end();
