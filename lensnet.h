@@ -1312,10 +1312,12 @@ LNP_INLINE uint64_t lnp_mode_get(void) { return 0; }
 LNP_INLINE void lnp_mode_set(uint64_t mode) { (void)mode; }
 #endif
 
-/* Sets the mode of the calling thread and of the workers that it will use. */
+/* Sets the mode of the calling thread and of the workers that it will use. The caller's comes first:
+ * LLVM's OpenMP puts it back to what it was when the region began. */
 static void lnp_mode_set_all(uint64_t mode, int threads)
 {
-    (void)threads;
+    lnp_mode_set(mode);
+    if (threads <= 1) return;
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
 #endif
@@ -2070,11 +2072,14 @@ LNP_TARGET_AVX2 static int lnp_arithmetic_probe_avx2(void) { return lnp_arithmet
 
 static int lnp_arithmetic_is_exact(lensnet_isa isa)
 {
+    const uint64_t mode = lnp_mode_enter(1);
+    int exact = lnp_arithmetic_probe_plain();
 #if LNP_X86
-    if (isa >= LENSNET_ISA_AVX2 && !lnp_arithmetic_probe_avx2()) return 0;
+    if (isa >= LENSNET_ISA_AVX2 && !lnp_arithmetic_probe_avx2()) exact = 0;
 #endif
     (void)isa;
-    return lnp_arithmetic_probe_plain();
+    lnp_mode_leave(mode, 1);
+    return exact;
 }
 /* =================================================================================================
  * >>rows  Elementwise and row kernels: GELU, LayerNorm, GRN, sums, pooling, loss, optimiser.
@@ -5488,8 +5493,12 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
     MACRO(isa, 1)                                                                                  \
     MACRO(isa, 2)                                                                                  \
     MACRO(isa, 3)                                                                                  \
-    MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6) MACRO(isa, 7) MACRO(isa, 8) MACRO(isa, 9)            \
-        MACRO(isa, 10) MACRO(isa, 11) MACRO(isa, 12) MACRO(isa, 13) MACRO(isa, 14) MACRO(isa, 15)
+    MACRO(isa, 4)                                                                                  \
+    MACRO(isa, 5)                                                                                  \
+    MACRO(isa, 6)                                                                                  \
+    MACRO(isa, 7)                                                                                  \
+    MACRO(isa, 8) MACRO(isa, 9) MACRO(isa, 10) MACRO(isa, 11) MACRO(isa, 12) MACRO(isa, 13)        \
+        MACRO(isa, 14) MACRO(isa, 15)
 #define LNP_DW_22(MACRO, isa)                                                                      \
     LNP_DW_16(MACRO, isa)                                                                          \
     MACRO(isa, 16) MACRO(isa, 17) MACRO(isa, 18) MACRO(isa, 19) MACRO(isa, 20) MACRO(isa, 21)
@@ -6069,6 +6078,8 @@ static void lnp_initialize(float *values, const lnp_weight *w, uint64_t seed, in
 lensnet_result lensnet_parameters_allocate(lensnet_parameters *p, int gradients, uint64_t seed,
                                            lensnet_error *error)
 {
+    const int threads = p ? lnp_threads(&p->host) : 1;
+    uint64_t mode;
     size_t i;
     if (!p) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "parameters: NULL");
     if (p->failure.code) return lnp_fail(error, p->failure.code, "%s", p->failure.text);
@@ -6084,9 +6095,10 @@ lensnet_result lensnet_parameters_allocate(lensnet_parameters *p, int gradients,
                         (double)p->size / 1e6);
     }
     if (gradients) memset(p->gradients, 0, p->size * sizeof(float));
+    mode = lnp_mode_enter(threads);
     for (i = 0; i < p->count; i++)
-        lnp_initialize(p->values + p->weights[i].offset, &p->weights[i], seed,
-                       lnp_threads(&p->host));
+        lnp_initialize(p->values + p->weights[i].offset, &p->weights[i], seed, threads);
+    lnp_mode_leave(mode, threads);
     return LENSNET_OK;
 }
 
@@ -6734,7 +6746,7 @@ static lensnet_result lnp_plan_at(lensnet_graph *g, size_t micro_batch)
 
 /* More images at a time feed the matrix products of the late stages better; beyond these sizes the
  * activations only leave the caches (measured on Tiny at 224: tools/bench.c). */
-#define LNP_TRAINING_FLOATS ((size_t)64 << 20)
+#define LNP_TRAINING_FLOATS ((size_t)32 << 20)
 #define LNP_FORWARD_FLOATS  ((size_t)4 << 20)
 
 static lensnet_result lnp_plan_micro_batch(lensnet_graph *g)
@@ -11709,6 +11721,7 @@ lensnet_result lensnet_preprocess_augmented(float *output, const float *pixels, 
 {
     lensnet_result result = lnp_image_check("preprocess", output, pixels, height, width, error);
     float *first = (float *)scratch, *second, *plane;
+    uint64_t mode;
     size_t side;
     if (!result) result = lensnet_preprocess_check(preprocess, error);
     if (result) return result;
@@ -11717,6 +11730,7 @@ lensnet_result lensnet_preprocess_augmented(float *output, const float *pixels, 
                         "preprocess: scratch of lensnet_preprocess_scratch_bytes is needed");
     side = (size_t)preprocess->image_size;
     second = first + lnp_first_plane(preprocess, height, width);
+    mode = lnp_mode_enter(1);
     result = lensnet_normalise(first, pixels, height, width, preprocess->normalisation, error);
     if (!result)
         result = lensnet_resize(second, first, side, side, height, width, preprocess->resize,
@@ -11729,6 +11743,7 @@ lensnet_result lensnet_preprocess_augmented(float *output, const float *pixels, 
     if (!result)
         lnp_expand_channels(output, plane, side * side, preprocess->channels,
                             preprocess->normalisation);
+    lnp_mode_leave(mode, 1);
     return result;
 }
 
@@ -13561,6 +13576,7 @@ lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
 {
     lensnet_graph_options defaults = lensnet_graph_defaults();
     lensnet_result result;
+    uint64_t mode;
     if (!graph) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model graph: NULL result pointer");
     *graph = NULL;
     if (!model) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model graph: the model is NULL");
@@ -13573,7 +13589,9 @@ lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
             (unsigned long)options->height, (unsigned long)options->width);
     result = lensnet_graph_create(graph, model->parameters, options, error);
     if (result) return result;
+    mode = lnp_mode_enter(1); /* drop path's rates are computed here */
     lensnet_cross_entropy(*graph, lnp_record_network(*graph, &model->desc, NULL), loss);
+    lnp_mode_leave(mode, 1);
     if ((*graph)->failure.code) {
         result = lnp_fail(error, (*graph)->failure.code, "%s", (*graph)->failure.text);
         lensnet_graph_destroy(*graph);
@@ -14462,16 +14480,19 @@ lensnet_result lensnet_session_classify(lensnet_session *s, float *probabilities
                                         const float *pixels, size_t count, size_t height,
                                         size_t width, lensnet_error *error)
 {
+    uint64_t mode;
     size_t first;
     lensnet_result result;
     if (!s || !pixels)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "session classify: NULL session or pixels");
     result = lnp_session_size(s, height, width, error);
+    mode = lnp_mode_enter(1);
     for (first = 0; !result && first < count; first += s->batch)
         result = lnp_session_batch(s, probabilities ? probabilities + first * s->classes : NULL,
                                    features ? features + first * s->feature_count : NULL,
                                    pixels + first * height * width,
                                    lnp_min(s->batch, count - first), error);
+    lnp_mode_leave(mode, 1);
     return result;
 }
 

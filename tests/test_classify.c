@@ -5,6 +5,7 @@
 #include "lensnet.h"
 #include "test.h"
 #include "golden.h"
+#include "odd_host.h"
 
 #define PATH  "build/test_classify.safetensors"
 #define SIDE  64 /* of the network's input */
@@ -117,6 +118,37 @@ static void test_sessions(void)
     }
     lensnet_classifier_destroy(classifier);
     lensnet_model_destroy(model);
+    free(pixels);
+}
+
+/* Initial weights and an answer, in an ordinary host and in an odd one. */
+static void test_odd_host(void)
+{
+    lensnet_model_desc desc = golden_desc("small", 3);
+    lensnet_model *models[2];
+    lensnet_classifier *classifiers[2];
+    float *pixels = test_pixels(1, 80, 91);
+    lensnet_prediction answers[2];
+    size_t bytes;
+    int odd;
+    lensnet_model_destroy(saved_model(LENSNET_DTYPE_F16));
+    for (odd = 0; odd < 2; odd++) {
+        if (odd) enter_odd_host();
+        golden_must(lensnet_model_create(&models[odd], &desc, &error), &error, "create");
+        golden_must(lensnet_classifier_load(&classifiers[odd], PATH, NULL, &error), &error, "load");
+        golden_must(lensnet_classify(classifiers[odd], pixels, 80, 91, &answers[odd], &error),
+                    &error, "classify");
+        if (odd) leave_odd_host();
+    }
+    bytes = lensnet_parameters_size(lensnet_model_parameters(models[0])) * sizeof(float);
+    CHECK(memcmp(lensnet_parameters_values(lensnet_model_parameters(models[0])),
+                 lensnet_parameters_values(lensnet_model_parameters(models[1])), bytes) == 0);
+    CHECK(answers[0].index == answers[1].index);
+    CHECK(answers[0].probability == answers[1].probability);
+    for (odd = 0; odd < 2; odd++) {
+        lensnet_classifier_destroy(classifiers[odd]);
+        lensnet_model_destroy(models[odd]);
+    }
     free(pixels);
 }
 
@@ -489,6 +521,7 @@ static void test_refused_images(void)
 int main(void)
 {
     test_sessions();
+    test_odd_host();
     test_sharing();
     test_views();
     test_memory();
