@@ -2,22 +2,15 @@
  * cc -O2 -fopenmp -I. tools/bench.c -o build/bench -lm
  * build/bench                                   everything for Tiny at 224
  * build/bench --what forward --variant atto,tiny --size 64,224 --batch 1,32 --threads 1,2 --seconds 5
- *
- * --variant  atto ... huge, one or several with commas; tiny
- * --size     pixels of the square images; 224
- * --batch    images at a time; 1,32 forward and 32 training
- * --threads  1 and as many as there are
- * --isa      best, avx512, avx2, portable or reference
- * --what     forward, train, gemm, depthwise, gelu, optimiser, load, or all
- * --seconds  that each measurement takes at least; 2
- * --json     one JSON object instead of the table
+ * build/bench --help                            all options
  *
  * The limit is the best of a loop of fused multiply-adds on registers alone, written in assembly, so that
  * the compiler can neither spill nor drop one. A kernel that seems faster than 98 % of it ends the program
  * with status 1: then the limit was measured wrongly and no percentage is to be trusted. FLOPs are
  * nominal: twice the multiply-accumulates of the network, three times that for a training step;
- * recomputation earns nothing. ms, GFLOP/s and per cent belong to the median of the repeats. Peak MB are
- * what the process had resident during the measurement, in 10^6 bytes. */
+ * recomputation earns nothing. ms, GFLOP/s and per cent belong to the median of the repeats; per cent is of
+ * the limit, or of the copy bandwidth where GB/s are given. Peak MB are what the process had resident
+ * during the measurement, in 10^6 bytes. */
 #define LENSNET_IMPLEMENTATION
 #include "lensnet.h"
 
@@ -25,6 +18,18 @@
 
 #define LIST    16   /* entries of an option */
 #define REPEATS 4096 /* of one measurement, at most */
+
+static const char usage[] =
+    "usage: bench [options]\n"
+    "  --variant LIST  atto femto pico nano tiny base large huge, with commas [tiny]\n"
+    "  --size LIST     pixels of the square images [224]\n"
+    "  --batch LIST    images at a time [1,32 forward, 32 training]\n"
+    "  --threads LIST  [1 and as many as there are]\n"
+    "  --isa NAME      best, avx512, avx2, portable or reference [best]\n"
+    "  --what LIST     forward, train, gemm, depthwise, gelu, optimiser, load, limit, or all "
+    "[all]\n"
+    "  --seconds X     that each measurement takes at least [2]\n"
+    "  --json          one JSON object instead of the table\n";
 
 static lensnet_error error;
 
@@ -99,6 +104,31 @@ static lensnet_isa isa_named(const char *name)
     return LENSNET_ISA_BEST;
 }
 
+/* Refuses what is not in the list of --what. */
+static const char *measurements(const char *list)
+{
+    static const char known[] = ",forward,train,gemm,depthwise,gelu,optimiser,load,limit,all,";
+    const char *word = list;
+    while (*word) {
+        size_t length = strcspn(word, ",");
+        char framed[32];
+        snprintf(framed, sizeof framed, ",%.*s,", (int)lnp_min(length, 20), word);
+        if (!length || !strstr(known, framed))
+            fail("--what is forward, train, gemm, depthwise, gelu, optimiser, load, limit or all");
+        word += length + (word[length] == ',');
+    }
+    return list;
+}
+
+static double seconds_of(const char *text)
+{
+    char *end;
+    double seconds = strtod(text, &end);
+    if (end == text || *end || !(seconds >= 0 && seconds < 1e6))
+        fail("--seconds takes a number of seconds");
+    return seconds;
+}
+
 static lensnet_host host_with(size_t threads)
 {
     lensnet_host host = lensnet_host_defaults();
@@ -126,12 +156,15 @@ static void read_options(int argc, char **argv)
     chosen.seconds = 2;
     for (i = 1; i < argc; i++) {
         const char *name = argv[i];
+        if (strcmp(name, "--help") == 0) {
+            fputs(usage, stdout);
+            exit(0);
+        }
         if (strcmp(name, "--json") == 0) {
             chosen.json = 1;
             continue;
         }
-        if (i + 1 == argc)
-            fail("an option without its value, or unknown; see the first comment of tools/bench.c");
+        if (i + 1 == argc) fail("an option without its value, or unknown; --help lists them");
         i++;
         if (strcmp(name, "--variant") == 0)
             chosen.variant_count = words(chosen.variants, argv[i]);
@@ -144,11 +177,11 @@ static void read_options(int argc, char **argv)
         else if (strcmp(name, "--isa") == 0)
             chosen.isa = isa_named(argv[i]);
         else if (strcmp(name, "--what") == 0)
-            chosen.what = argv[i];
+            chosen.what = measurements(argv[i]);
         else if (strcmp(name, "--seconds") == 0)
-            chosen.seconds = atof(argv[i]);
+            chosen.seconds = seconds_of(argv[i]);
         else
-            fail("unknown option; see the first comment of tools/bench.c");
+            fail("unknown option; --help lists them");
     }
     host = host_with(1);
     if (lensnet_isa_in_use(&host) != chosen.isa)
@@ -281,8 +314,12 @@ static void clock_loop(long rounds)
 #elif LNP_NEON
 #define TIMES_24(X)                                                                                \
     X(0)                                                                                           \
-    X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17)   \
-        X(18) X(19) X(20) X(21) X(22) X(23)
+    X(1)                                                                                           \
+    X(2)                                                                                           \
+    X(3)                                                                                           \
+    X(4)                                                                                           \
+    X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19) X(20)     \
+        X(21) X(22) X(23)
 #define ZERO_128(i)  "movi v" #i ".4s, #0\n\t"
 #define FMA_128(i)   "fmla v" #i ".4s, v30.4s, v31.4s\n\t"
 static void limit_loop_portable(long rounds)
@@ -879,13 +916,15 @@ static void pack_work(void *context)
 }
 
 /* AdamW reads weights, gradients and both moments (and the gradients once more for their norm) and
- * writes weights and moments. Packing reads the weights and writes them in both orders. */
+ * writes weights and moments. Clipping reads and writes the gradients, the average is read and written.
+ * Packing reads the weights and writes them in both orders. */
 static void bench_optimiser(const char *variant, size_t threads)
 {
+    lensnet_adamw_desc desc = lensnet_adamw_defaults();
     record r = blank("optimiser", "", threads);
     double weights, bandwidth = copy_bandwidth(threads);
     network n;
-    float *scratch;
+    float *images;
     network_begin(&n, variant, 32, 1, threads, 1);
     weights = (double)lensnet_parameters_size(lensnet_model_parameters(n.model));
     train_work(&n);
@@ -893,13 +932,20 @@ static void bench_optimiser(const char *variant, size_t threads)
     r.bandwidth = bandwidth;
     r.bytes = 32 * weights;
     report(&r, adamw_work, &n);
-    scratch = n.images;
+    lensnet_adamw_destroy(n.adamw);
+    desc.clip_norm = 1e-6; /* always clips */
+    desc.average_decay = 0.999;
+    must(lensnet_adamw_create(&n.adamw, lensnet_model_parameters(n.model), &desc, &error));
+    snprintf(r.name, sizeof r.name, "clipped, averaged, %s", variant);
+    r.bytes = 48 * weights;
+    report(&r, adamw_work, &n);
+    images = n.images;
     n.images = floats(lnp_pack_scratch_floats(lensnet_model_parameters(n.model)));
     snprintf(r.name, sizeof r.name, "packing, %s", variant);
     r.bytes = 12 * weights;
     report(&r, pack_work, &n);
     release(n.images);
-    n.images = scratch;
+    n.images = images;
     network_end(&n);
 }
 

@@ -8,7 +8,8 @@ usage:  pip install torch timm numpy onnx onnxscript onnxruntime openvino   (a v
 Every contender is a process of its own that does one forward pass, or one training step (forward, backward,
 AdamW), when it is told to. All of them take turns, round after round, so that a slow minute of the machine
 hits all alike; the table shows medians of the rounds. All compute in float32 with the same number of threads.
-A peer is tried in several settings (channels last or not) and shown in its best one. The network of the peers
+A peer is tried in several settings (PyTorch: channels last or not; OpenVINO: all threads on the whole batch, or a
+thread and a stream for each part of it) and shown in its best one. The network of the peers
 is timm's; training on 32 images at most. What is not installed or fails is named and left out.
 """
 import argparse
@@ -25,7 +26,7 @@ PEERS = {  # name in the table, then the settings that are tried
     'torch': ('PyTorch', ['torch-plain', 'torch-channels_last']),
     'compile': ('PyTorch, torch.compile', ['compile-plain', 'compile-channels_last']),
     'onnxruntime': ('ONNX Runtime', ['onnxruntime']),
-    'openvino': ('OpenVINO', ['openvino'])}
+    'openvino': ('OpenVINO', ['openvino', 'openvino-streams'])}
 TRAINABLE = ('torch', 'compile')
 
 
@@ -99,12 +100,22 @@ def onnxruntime_forward(a):
 
 def openvino_forward(a):
     import openvino
+    streams = a.threads if a.worker.endswith('streams') else 1
+    if a.count % streams or a.worker.endswith('streams') and a.count == 1:
+        raise SystemExit('the batch cannot be dealt to %d streams' % streams)
+    a.count //= streams
     with tempfile.TemporaryDirectory() as folder:
         path, x = export(a, folder)
         compiled = openvino.Core().compile_model(path, 'CPU', {
-            'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': a.threads, 'PERFORMANCE_HINT': 'LATENCY'})
-    request = compiled.create_infer_request()
-    serve(lambda: request.infer([x]))
+            'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': a.threads, 'NUM_STREAMS': streams})
+    requests = [compiled.create_infer_request() for _ in range(streams)]
+
+    def work():
+        for request in requests:
+            request.start_async([x])
+        for request in requests:
+            request.wait()
+    serve(work)
 
 
 def work_as_contender(a):
@@ -233,7 +244,7 @@ def print_rows(title, seconds, flops, limit):
     for peer, settings in PEERS.values():
         best = min(((seconds[s], s) for s in settings if s in seconds), default=None)
         if best:
-            setting = ', channels last' if 'channels_last' in best[1] else ''
+            setting = {'channels_last': ', channels last', 'streams': ', streams'}.get(best[1].split('-')[-1], '')
             print(row % ('', peer + setting, 1e3 * best[0], 100 * flops / best[0] / 1e9 / limit,
                          '%.2f x' % (best[0] / ours)), flush=True)
 
