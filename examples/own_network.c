@@ -4,8 +4,10 @@
  * cc -O2 -fopenmp examples/own_network.c -o own_network -lm
  * ./own_network DATA
  *
- * reads DATA/train/CLASS/NAME.npy and DATA/val (tools/simulate.c makes such folders) and prints a line
- * per epoch: the training loss, then loss and AUC on DATA/val. */
+ * reads DATA/train/CLASS/NAME.npy and DATA/val and prints a line per epoch: the training loss, then
+ * loss and AUC on DATA/val. So small a network finds nothing in images of true strength; on
+ *   ./simulate DATA --train 500 --val 100 --noiseless --subhalo-mass 3e9:5e10 --vortex-mass 1.2e11:2.4e11
+ * it reaches an AUC of 0.87 in half a minute. */
 #include "system.h"
 
 #define LENSNET_IMPLEMENTATION

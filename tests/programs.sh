@@ -72,7 +72,7 @@ spoil() {
 # ---- training, stopped and resumed -------------------------------------------------------------------
 
 options="--weights none --size 32 --epochs 3 --batch 10 --schedule plateau --patience 0"
-options="$options --drop-path 0.3 --smoothing 0.1 --augment reference"
+options="$options --drop-path 0.3 --smoothing 0.1 --augment reference --average 0.9"
 # shellcheck disable=SC2086
 run ./train data $options --out whole --folder
 good "train"
