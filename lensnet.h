@@ -819,9 +819,10 @@ typedef struct lensnet_plan {
     size_t bytes;            /* what lensnet_graph_allocate will take, all together */
     size_t activation_bytes; /* ... of which activations and gradients of activations */
     size_t scratch_bytes;    /* ... of which workspace of operators and threads */
-    size_t packed_bytes;     /* ... of which copies of the weights in the kernels' order */
-    size_t micro_batch;      /* images computed at a time */
-    double macs;             /* multiply-accumulates of one image, forward */
+    size_t packed_bytes; /* ... of which copies of the weights in the kernels' order: those that no
+                                graph of these parameters has taken yet */
+    size_t micro_batch;  /* images computed at a time */
+    double macs;         /* multiply-accumulates of one image, forward */
 } lensnet_plan;
 
 /* Checks every shape, chooses the micro-batch, places the buffers; takes only small tables. Reports the
@@ -5488,18 +5489,13 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
 #define LNP_DW_STORE(isa, t)                                                                       \
     if ((t) < width) lnp_dw_store_##isa(out + (t)*map->c, sum[t]);
 
+/* clang-format off */
 #define LNP_DW_16(MACRO, isa)                                                                      \
-    MACRO(isa, 0)                                                                                  \
-    MACRO(isa, 1)                                                                                  \
-    MACRO(isa, 2)                                                                                  \
-    MACRO(isa, 3)                                                                                  \
-    MACRO(isa, 4)                                                                                  \
-    MACRO(isa, 5)                                                                                  \
-    MACRO(isa, 6)                                                                                  \
-    MACRO(isa, 7)                                                                                  \
-    MACRO(isa, 8)                                                                                  \
-    MACRO(isa, 9) MACRO(isa, 10) MACRO(isa, 11) MACRO(isa, 12) MACRO(isa, 13) MACRO(isa, 14)       \
-        MACRO(isa, 15)
+    MACRO(isa, 0) MACRO(isa, 1) MACRO(isa, 2) MACRO(isa, 3)                                        \
+    MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6) MACRO(isa, 7)                                        \
+    MACRO(isa, 8) MACRO(isa, 9) MACRO(isa, 10) MACRO(isa, 11)                                      \
+    MACRO(isa, 12) MACRO(isa, 13) MACRO(isa, 14) MACRO(isa, 15)
+/* clang-format on */
 #define LNP_DW_22(MACRO, isa)                                                                      \
     LNP_DW_16(MACRO, isa)                                                                          \
     MACRO(isa, 16) MACRO(isa, 17) MACRO(isa, 18) MACRO(isa, 19) MACRO(isa, 20) MACRO(isa, 21)

@@ -323,15 +323,12 @@ static void clock_loop(long rounds)
 }
 #define CLOCK_CYCLES 11.0
 #elif LNP_NEON
+/* clang-format off */
 #define TIMES_24(X)                                                                                \
-    X(0)                                                                                           \
-    X(1)                                                                                           \
-    X(2)                                                                                           \
-    X(3)                                                                                           \
-    X(4)                                                                                           \
-    X(5)                                                                                           \
-    X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19) X(20) X(21)    \
-        X(22) X(23)
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)                                                        \
+    X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)                                                  \
+    X(16) X(17) X(18) X(19) X(20) X(21) X(22) X(23)
+/* clang-format on */
 #define ZERO_128(i)  "movi v" #i ".4s, #0\n\t"
 #define FMA_128(i)   "fmla v" #i ".4s, v30.4s, v31.4s\n\t"
 static void limit_loop_portable(long rounds)
