@@ -81,13 +81,16 @@
  * ERRORS  Results are 0 or negative; lensnet_error holds a sentence. Nothing prints, exits or aborts.
  * After a failure results are untouched or NULL, as each declaration says.
  *
- * THREADS  One object, one thread at a time; a classifier never changes and may be shared. OpenMP is used
+ * THREADS  One object, one thread at a time: a model, its graphs and its optimiser count as one, for they
+ * share the weights. A classifier never changes and may be shared. OpenMP is used
  * with num_threads(host.threads) and no setting of it is touched. There are no mutable globals.
  *
  * SAME BITS  In float32 the results (forward, gradients, trained weights) are the same bits for every
  * instruction set, thread count and split of a batch, and in every build: fast-math is refused, the
- * C library's exp, log, sin ... are not called, and calls run in round-to-nearest without flush-to-zero
- * and leave the host's mode as it was. LENSNET_NUMERICS changes when the bits do.
+ * C library's exp, log, sin ... are not called. Creating, loading, planning, running, AdamW's step,
+ * classifying and preprocessing work in round-to-nearest without flush-to-zero and leave the caller's mode
+ * as it was (OpenMP's workers take over the caller's); schedules, metrics, mathematics and single image
+ * operations compute in the caller's mode. LENSNET_NUMERICS changes when the bits do.
  *
  * REFERENCES
  *   Woo et al. 2023, ConvNeXt V2, arXiv 2301.00808          the network
@@ -266,7 +269,9 @@ LENSNET_API size_t lensnet_session_bytes(const lensnet_session *session);
 /* Classifies `count` images of equal size, pixels (N, H, W); any count: larger ones are cut into the
  * session's batches. probabilities: (N, K), softmax rows, or NULL. features: (N, features), the
  * pooled and normalised vector before the last linear layer (of the unturned view), or NULL.
- * Allocates only when height x width was not seen before by this session. */
+ * Allocates only when height x width differs from the last call's. Where one image is refused or gives
+ * no number, the error names it, the answers of the session's earlier batches stand and the rest are
+ * unspecified. */
 LENSNET_API lensnet_result lensnet_session_classify(lensnet_session *session, float *probabilities,
                                                     float *features, const float *pixels,
                                                     size_t count, size_t height, size_t width,
@@ -610,7 +615,7 @@ typedef struct lensnet_load_options {
     uint64_t seed;             /* of a fresh head; 0 */
     int gradients;             /* 1 */
     const lensnet_preprocess *preprocess; /* NULL: as in the file, or the default */
-    const lensnet_host *host;
+    const lensnet_host *host;             /* NULL: lensnet_host_defaults() */
 } lensnet_load_options;
 LENSNET_API lensnet_load_options lensnet_load_defaults(void);
 
@@ -627,8 +632,8 @@ LENSNET_API const lensnet_model_desc *lensnet_model_description(const lensnet_mo
 LENSNET_API lensnet_parameters *lensnet_model_parameters(lensnet_model *model); /* borrowed */
 
 /* Writes a safetensors file with Hugging Face names, and architecture, labels, image size and
- * normalisation in its metadata, so that the file alone is enough to classify. The file appears
- * entirely or not at all. */
+ * normalisation in its metadata, so that the file alone is enough to classify. dtype: F32, F16 or BF16;
+ * a weight beyond F16's range is LENSNET_ERROR_NUMBER. The file appears entirely or not at all. */
 LENSNET_API lensnet_result lensnet_model_save(const lensnet_model *model, const char *path,
                                               lensnet_dtype dtype, lensnet_error *error);
 /* `model.safetensors`, `config.json` and `preprocessor_config.json` in an existing folder, for
@@ -641,10 +646,13 @@ typedef struct lensnet_graph_options {
     size_t height, width; /* of the input images; 224 x 224; at least 32 for ConvNeXt V2 */
     size_t batch;         /* the largest batch that will be given; 32 */
     size_t micro_batch;   /* images computed at a time; 0: chosen by the plan. Changes no bit. */
+    size_t memory_limit;  /* bytes; a plan that needs more computes fewer images at a time, then
+                             recomputes, then fails with LENSNET_ERROR_MEMORY. 0: no limit */
     int training;         /* 1: with backward; 0: forward only */
-    int recompute; /* 1: keep less, compute the wide layer again in backward. Changes no bit. */
-    int plain;     /* 1: record unfused operators. Changes no bit; slower; for tests */
-    int input_gradient; /* 1: backward reaches the images */
+    int recompute;        /* 1: keep less, compute the wide layer again in backward; 0: only where
+                      memory_limit asks for it. Changes no bit. */
+    int plain;            /* 1: record unfused operators. Changes no bit; slower; for tests */
+    int input_gradient;   /* 1: backward reaches the images */
 } lensnet_graph_options;
 LENSNET_API lensnet_graph_options lensnet_graph_defaults(void);
 
@@ -655,8 +663,9 @@ typedef struct lensnet_loss {
 } lensnet_loss;
 LENSNET_API lensnet_loss lensnet_loss_defaults(void);
 
-/* Records the model into a new graph, ready for lensnet_graph_plan. The graph borrows the model. Any
- * number of graphs may share a model, e.g. one to train and one to validate. */
+/* Records the model into a new graph, ready for lensnet_graph_plan; the caller destroys it. It borrows the
+ * model, and any number of graphs may share one, e.g. one to train and one to validate. NULL options or
+ * loss: the defaults. On failure *graph is NULL. */
 LENSNET_API lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
                                                const lensnet_graph_options *options,
                                                const lensnet_loss *loss, lensnet_error *error);
@@ -664,19 +673,20 @@ LENSNET_API lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_mo
 /* AdamW (Loshchilov & Hutter 2019) as in PyTorch, on all parameters at once. */
 typedef struct lensnet_adamw lensnet_adamw;
 typedef struct lensnet_adamw_desc {
-    double beta1, beta2;  /* 0.9, 0.999 */
-    double epsilon;       /* 1e-8, added after the bias-corrected root */
-    double weight_decay;  /* 0.01 */
-    int decay_all;        /* 1: decay every parameter, as AdamW(model.parameters()) does; 0: none on
+    double beta1, beta2; /* 0.9, 0.999 */
+    double epsilon;      /* 1e-8, added after the bias-corrected root */
+    double weight_decay; /* 0.01 */
+    int decay_all;       /* 1: decay every parameter, as AdamW(model.parameters()) does; 0: none on
                             vectors (biases, norms) and GRN, as the authors do */
-    double clip_norm;     /* gradients are scaled to at most this L2 norm; 0: off; 0 */
+    double
+        clip_norm; /* gradients are scaled, where they stand, to at most this L2 norm; 0: off; 0 */
     double average_decay; /* d: after every step average = d average + (1 - d) weights (EMA), from a
                              copy of the weights before the first step; 0: no average is kept; 0 */
 } lensnet_adamw_desc;
 LENSNET_API lensnet_adamw_desc lensnet_adamw_defaults(void);
 
-/* Moments start at zero. Borrows `parameters`, which must have gradients. Allocates 8 bytes a weight,
- * 12 with an average. */
+/* Moments start at zero. Borrows `parameters`, which must have gradients. NULL desc: the defaults.
+ * Allocates 8 bytes a weight, 12 with an average; the caller destroys it. On failure *adamw is NULL. */
 LENSNET_API lensnet_result lensnet_adamw_create(lensnet_adamw **adamw,
                                                 lensnet_parameters *parameters,
                                                 const lensnet_adamw_desc *desc,
@@ -690,17 +700,20 @@ LENSNET_API uint64_t lensnet_adamw_steps(const lensnet_adamw *adamw); /* updates
 
 /* Exchanges the weights with their moving average, to evaluate or save what training has averaged; a
  * second call brings the weights back. LENSNET_ERROR_STATE if no average is kept or no step was taken;
- * while the average stands there, steps and training states are refused. Does not allocate. */
+ * while the average stands there, steps and training states are refused (running the model is not), and
+ * an optimiser that is destroyed then leaves the average in the model. Does not allocate. */
 LENSNET_API lensnet_result lensnet_adamw_swap_average(lensnet_adamw *adamw, lensnet_error *error);
 
-/* A training state: weights as in lensnet_model_save, AdamW's moments, average and step count, and text pairs of
- * the caller (schedule, epoch, best score ...) in the metadata. It loads as a model too. */
+/* A training state: weights as in lensnet_model_save, AdamW's moments, average and step count, and text
+ * pairs of the caller (schedule, epoch, best score ...) in the metadata. It loads as a model too. */
 LENSNET_API lensnet_result lensnet_state_save(const lensnet_model *model,
                                               const lensnet_adamw *adamw,
                                               const lensnet_archive_pair *pairs, size_t pair_count,
                                               const char *path, lensnet_error *error);
-/* Restores weights, moments and step count into a model and optimiser of the same shape. On failure
- * both are as before. Read the pairs with lensnet_archive_metadata. */
+/* Restores weights, moments, average and step count into a model and optimiser of the same shape. A state
+ * without an average is refused (LENSNET_ERROR_FORMAT) by an optimiser that keeps one; an average that
+ * the optimiser does not keep is passed over. On failure both are as before. Allocates, for the time of the
+ * call, as much as is restored. Read the pairs with lensnet_archive_metadata. */
 LENSNET_API lensnet_result lensnet_state_load(lensnet_model *model, lensnet_adamw *adamw,
                                               const char *path, lensnet_error *error);
 /* -------------------------------------------------------------------------------------------------
@@ -812,7 +825,8 @@ LENSNET_API void lensnet_cross_entropy(lensnet_graph *graph, lensnet_tensor logi
                                        const lensnet_loss *loss);
 /* Without a loss: marks what lensnet_outputs.logits receives. */
 LENSNET_API void lensnet_output(lensnet_graph *graph, lensnet_tensor logits);
-/* Keeps a tensor (and, in training, its gradient) readable after a run. */
+/* Keeps a tensor (and, in training, its gradient) readable after a run. Call it before the plan; a tensor
+ * that does not exist is passed over. */
 LENSNET_API void lensnet_keep(lensnet_graph *graph, lensnet_tensor x);
 
 typedef struct lensnet_plan {
@@ -822,6 +836,7 @@ typedef struct lensnet_plan {
     size_t packed_bytes; /* ... of which copies of the weights in the kernels' order: those that no
                                 graph of these parameters has taken yet */
     size_t micro_batch;  /* images computed at a time */
+    int recompute;       /* whether backward computes the wide layers again */
     double macs;         /* multiply-accumulates of one image, forward */
 } lensnet_plan;
 
@@ -872,8 +887,8 @@ LENSNET_API void lensnet_tensor_shape(const lensnet_graph *graph, lensnet_tensor
  * counted in integers. Where a class has no sample (or nothing but samples), what needs both kinds
  * is NaN, as in recent scikit-learn. Errors: LENSNET_ERROR_NUMBER for a score that is NaN or
  * infinite, LENSNET_ERROR_ARGUMENT for a label out of range, N = 0, K < 2 or NULL,
- * LENSNET_ERROR_MEMORY; each names the sample, and the outputs are as before. `host` may be NULL:
- * defaults.
+ * LENSNET_ERROR_MEMORY; each names the sample, and outputs are as before unless the declaration says
+ * otherwise. `host` may be NULL: defaults.
  * ---------------------------------------------------------------------------------------------- */
 
 typedef struct lensnet_class_metrics {
@@ -6194,14 +6209,17 @@ static size_t lnp_pack_scratch_floats(const lensnet_parameters *p)
     return most;
 }
 
-/* Brings every packed copy up to date; free when nothing changed. */
-static void lnp_parameters_pack(lensnet_parameters *p, float *scratch, int threads)
+/* Brings the packed copies up to date; free when nothing changed. Weights for which the scratch is too
+ * small came into use after it was planned: a later graph's, which packs them itself. */
+static void lnp_parameters_pack(lensnet_parameters *p, float *scratch, size_t scratch_floats,
+                                int threads)
 {
     size_t i;
     if (p->frozen) return;
     for (i = 0; i < p->count; i++) {
         lnp_weight *w = &p->weights[i];
         if (!w->packed_forward || w->packed_version == p->version) continue;
+        if (lnp_has_taps(w) && w->size > scratch_floats) continue;
         lnp_pack_weight(p, w, p->values + w->offset, scratch, threads);
         w->packed_version = p->version;
     }
@@ -6760,6 +6778,36 @@ static lensnet_result lnp_plan_micro_batch(lensnet_graph *g)
     return result;
 }
 
+static size_t lnp_block_bytes(const lensnet_graph *g)
+{
+    return (g->activation_floats + g->scratch_floats) * sizeof(float);
+}
+
+static size_t lnp_plan_bytes(const lensnet_graph *g)
+{
+    return lnp_block_bytes(g) + lnp_missing_packed_bytes(g->parameters);
+}
+
+/* Fewer images at a time cost least, then computing the wide layers twice. */
+static lensnet_result lnp_plan_within_limit(lensnet_graph *g)
+{
+    const size_t limit = g->options.memory_limit ? g->options.memory_limit : SIZE_MAX;
+    lensnet_result result = lnp_plan_micro_batch(g);
+    while (!result && lnp_plan_bytes(g) > limit) {
+        size_t n = g->micro_batch;
+        if (!g->options.micro_batch && n > 1)
+            n = (n + 1) / 2;
+        else if (g->options.training && !g->options.recompute)
+            g->options.recompute = 1;
+        else
+            return lnp_fail(&g->failure, LENSNET_ERROR_MEMORY,
+                            "graph: it needs %.1f MB at least, and memory_limit is %.1f MB",
+                            (double)lnp_plan_bytes(g) / 1e6, (double)limit / 1e6);
+        result = lnp_plan_at(g, n);
+    }
+    return result;
+}
+
 static lensnet_result lnp_plan_check(lensnet_graph *g, lensnet_error *error)
 {
     if (!g) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "graph: NULL");
@@ -6770,17 +6818,12 @@ static lensnet_result lnp_plan_check(lensnet_graph *g, lensnet_error *error)
     return LENSNET_OK;
 }
 
-static size_t lnp_block_bytes(const lensnet_graph *g)
-{
-    return (g->activation_floats + g->scratch_floats) * sizeof(float);
-}
-
 lensnet_result lensnet_graph_plan(lensnet_graph *g, lensnet_plan *plan, lensnet_error *error)
 {
     lensnet_result result = lnp_plan_check(g, error);
     size_t i;
     if (result) return result;
-    if (!g->planned && lnp_plan_micro_batch(g))
+    if (!g->planned && lnp_plan_within_limit(g))
         return lnp_fail(error, g->failure.code, "%s", g->failure.text);
     g->planned = 1;
     if (!plan) return LENSNET_OK;
@@ -6788,8 +6831,9 @@ lensnet_result lensnet_graph_plan(lensnet_graph *g, lensnet_plan *plan, lensnet_
     plan->activation_bytes = g->activation_floats * sizeof(float);
     plan->scratch_bytes = g->scratch_floats * sizeof(float);
     plan->packed_bytes = lnp_missing_packed_bytes(g->parameters);
-    plan->bytes = lnp_block_bytes(g) + plan->packed_bytes;
+    plan->bytes = lnp_plan_bytes(g);
     plan->micro_batch = g->micro_batch;
+    plan->recompute = g->options.training && g->options.recompute;
     for (i = 0; i < g->op_count; i++) {
         const lnp_operator *row = lnp_operator_of(g->ops[i].kind);
         if (row->macs) plan->macs += row->macs(g, &g->ops[i]);
@@ -6955,7 +6999,7 @@ static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch
     run.collect = collect.index;
     run.scratch = g->block + g->activation_floats;
     run.target_weight = lnp_target_weight(g, batch);
-    lnp_parameters_pack(g->parameters, run.scratch, g->threads);
+    lnp_parameters_pack(g->parameters, run.scratch, g->scratch_floats, g->threads);
     if (backward) memset(g->parameters->gradients, 0, g->parameters->size * sizeof(float));
     for (run.first = 0; run.first < batch->count; run.first += run.n) {
         run.n = lnp_min(g->micro_batch, batch->count - run.first);
@@ -9767,6 +9811,7 @@ lensnet_result lensnet_archive_read_float(float *values, const lensnet_archive *
                                           const lensnet_archive_entry *entry, lensnet_error *error)
 {
     lensnet_result result;
+    uint64_t mode;
     size_t bytes;
     if (!lnp_types[entry->dtype].readable) {
         lnp_quoted quoted;
@@ -9779,11 +9824,14 @@ lensnet_result lensnet_archive_read_float(float *values, const lensnet_archive *
     if (entry->count > SIZE_MAX || !lnp_multiply((size_t)entry->count, sizeof(float), &bytes)) {
         return lnp_no_memory(error, "a tensor", archive->path);
     }
+    mode = lnp_mode_enter(1);
     if (lnp_types[entry->dtype].bits != 32) {
-        return lnp_archive_read_chunks(values, archive, entry, error);
+        result = lnp_archive_read_chunks(values, archive, entry, error);
+    } else {
+        result = lnp_archive_read(values, archive, entry->offset, bytes, error);
+        if (!result) lnp_to_float(values, (unsigned char *)values, bytes / 4, entry->dtype);
     }
-    result = lnp_archive_read(values, archive, entry->offset, bytes, error);
-    if (!result) lnp_to_float(values, (unsigned char *)values, bytes / 4, entry->dtype);
+    lnp_mode_leave(mode, 1);
     return result;
 }
 
@@ -10656,28 +10704,58 @@ typedef struct lnp_folder {
     lensnet_dtype dtype; /* of the weights beside it: F32, F16 or BF16 */
 } lnp_folder;
 
+/* A number's decimal digits with a point, whatever the host's locale (whose point may have several
+ * bytes) and rounding mode are: "%.*g". */
+static void lnp_number_text(char *text, size_t capacity, int precision, double number)
+{
+    const uint64_t mode = lnp_mode_enter(1);
+    char *from, *to = text;
+    snprintf(text, capacity, "%.*g", precision, number);
+    lnp_mode_leave(mode, 1);
+    for (from = text; *from; from++)
+        if (lnp_is_digit(*from) || *from == '-' || *from == '+' || *from == 'e')
+            *to++ = *from;
+        else if (to == text || to[-1] != '.')
+            *to++ = '.';
+    *to = 0;
+}
+
+/* The number that all of `text` is, in the digits that lnp_number_text writes; 0 if it is none. */
+static int lnp_number_parse(const char *text, double *number)
+{
+    char local[80], point[16], *end;
+    size_t length = 0, points;
+    uint64_t mode;
+    snprintf(point, sizeof point, "%.1f", 0.5); /* "0.5": what stands between the digits */
+    points = strlen(point) - 2;
+    for (; *text && length + points + 1 < sizeof local; text++) {
+        if (!lnp_is_digit(*text) && !strchr("+-.eE", *text)) return 0;
+        if (*text == '.') {
+            memcpy(local + length, point + 1, points);
+            length += points;
+        } else {
+            local[length++] = *text;
+        }
+    }
+    local[length] = 0;
+    mode = lnp_mode_enter(1);
+    *number = strtod(local, &end);
+    lnp_mode_leave(mode, 1);
+    return !*text && length && !*end;
+}
+
 /* The shortest decimal that reads back as the same float32; with a point or an exponent, and with a
  * point whatever the program's locale. */
 static void lnp_text_float(lnp_text *text, double number)
 {
     char digits[48];
-    const char *c;
-    int precision = 1, whole = 1;
+    double read;
+    int precision = 1;
     do {
-        snprintf(digits, sizeof digits, "%.*g", precision++, number);
-    } while (precision <= 9 && (float)strtod(digits, NULL) != (float)number);
-    for (c = digits; *c; c++) {
-        int known = lnp_is_digit(*c) || *c == '-' || *c == '+' || *c == 'e';
-        if (known && !lnp_is_digit(*c) && *c != '-') whole = 0;
-        if (known) {
-            lnp_text_char(text, *c);
-        } else if (c == digits ||
-                   lnp_is_digit(c[-1])) { /* a locale's point may have several bytes */
-            lnp_text_char(text, '.');
-            whole = 0;
-        }
-    }
-    if (whole) lnp_text_put(text, ".0");
+        lnp_number_text(digits, sizeof digits, precision++, number);
+    } while (precision <= 9 && !(lnp_number_parse(digits, &read) && (float)read == (float)number));
+    lnp_text_put(text, digits);
+    if (!strpbrk(digits, ".e")) lnp_text_put(text, ".0");
 }
 
 static void lnp_text_field(lnp_text *text, const char *key)
@@ -13680,10 +13758,10 @@ static lensnet_result lnp_read_description(lensnet_model_desc *desc, lnp_label_t
     desc->preprocess.channels = (int)lnp_min(file->net.channels, 65536);
     if (file->has_head) desc->classes = file->net.classes;
     if (epsilon) {
-        char *end;
-        desc->final_norm_epsilon = (float)strtod(epsilon, &end);
-        if (*end || !(desc->final_norm_epsilon > 0.0f && desc->final_norm_epsilon < 1.0f))
+        double number = 0;
+        if (!lnp_number_parse(epsilon, &number) || !(number > 1e-30 && number < 1))
             return lnp_bad_metadata(LNP_KEY_EPSILON, epsilon, error);
+        desc->final_norm_epsilon = (float)number;
     }
     if (text) {
         lensnet_result result = lnp_labels_split(labels, text, error);
@@ -13829,7 +13907,7 @@ static lensnet_result lnp_metadata_begin(lnp_metadata *m, const lensnet_model *m
     memset(m, 0, sizeof *m);
     m->host = model->host;
     snprintf(m->numbers[0], sizeof m->numbers[0], "%d", d->preprocess.image_size);
-    snprintf(m->numbers[1], sizeof m->numbers[1], "%.9g", (double)d->final_norm_epsilon);
+    lnp_number_text(m->numbers[1], sizeof m->numbers[1], 9, (double)d->final_norm_epsilon);
     snprintf(m->numbers[2], sizeof m->numbers[2], "%d", LENSNET_NUMERICS);
     lnp_metadata_put(m, "format", "pt");
     lnp_metadata_put(m, LNP_KEY_IMAGE_SIZE, m->numbers[0]);
@@ -14006,6 +14084,12 @@ static float *lnp_state_part(const lensnet_adamw *adamw, size_t part)
     return parts[part];
 }
 
+/* What is saved as a part: before the first step the average is a copy of the weights. */
+static const float *lnp_state_source(const lensnet_adamw *adamw, size_t part)
+{
+    return lnp_state_part(adamw, adamw->steps || part < LNP_STATE_PARTS - 1 ? part : 0);
+}
+
 /* The tables of a state: `count` tensors, the pairs of model and caller. */
 typedef struct lnp_state {
     lensnet_host host;
@@ -14047,7 +14131,7 @@ static void lnp_state_tensors(lnp_state *s, const lensnet_parameters *p, const l
             snprintf(s->names[at].text, sizeof s->names->text, "%s%s", lnp_state_prefixes[part],
                      w->name);
             lnp_describe_tensor(&s->tensors[at], s->names[at].text, w,
-                                lnp_state_part(adamw, part) + w->offset, LENSNET_DTYPE_F32);
+                                lnp_state_source(adamw, part) + w->offset, LENSNET_DTYPE_F32);
         }
 }
 
@@ -14429,16 +14513,21 @@ static lensnet_result lnp_session_prepare(lensnet_session *s, size_t i, const fl
 }
 
 /* One view of `count` <= batch images: softmax rows are added to s->sums. */
-static lensnet_result lnp_session_view(lensnet_session *s, const float *pixels, size_t count,
-                                       int view, float *features, lensnet_error *error)
+static lensnet_result lnp_session_view(lensnet_session *s, const float *pixels, size_t first,
+                                       size_t count, int view, float *features,
+                                       lensnet_error *error)
 {
     lensnet_batch batch = lensnet_batch_defaults();
     lensnet_outputs outputs;
     lensnet_result result;
     size_t i;
     for (i = 0; i < count; i++) {
-        result = lnp_session_prepare(s, i, pixels + i * s->height * s->width, view, error);
-        if (result) return result;
+        const float *image = pixels + (first + i) * s->height * s->width;
+        lensnet_error reason;
+        result = lnp_session_prepare(s, i, image, view, &reason);
+        if (result)
+            return lnp_fail(error, result, "image %lu: %s", (unsigned long)(first + i + 1),
+                            reason.text);
     }
     memset(&outputs, 0, sizeof outputs);
     batch.images = s->images;
@@ -14454,21 +14543,23 @@ static lensnet_result lnp_session_view(lensnet_session *s, const float *pixels, 
 }
 
 static lensnet_result lnp_session_batch(lensnet_session *s, float *probabilities, float *features,
-                                        const float *pixels, size_t count, lensnet_error *error)
+                                        const float *pixels, size_t first, size_t count,
+                                        lensnet_error *error)
 {
     int view, views = s->classifier->options.views;
     size_t i;
     memset(s->sums, 0, count * s->classes * sizeof(float));
     for (view = 0; view < views; view++) {
-        lensnet_result result = lnp_session_view(s, pixels, count, view, features, error);
+        lensnet_result result = lnp_session_view(s, pixels, first, count, view, features, error);
         if (result) return result;
     }
     for (i = 0; i < count * s->classes; i++)
         if (!(s->sums[i] >= 0.0f))
             return lnp_fail(
                 error, LENSNET_ERROR_NUMBER,
-                "the network's answer is not a number; do its weights hold NaN or values "
-                "that overflow?");
+                "image %lu: the network's answer is not a number; do its weights hold NaN or "
+                "values that overflow?",
+                (unsigned long)(first + i / s->classes + 1));
     for (i = 0; probabilities && i < count * s->classes; i++)
         probabilities[i] = s->sums[i] / (float)views;
     return LENSNET_OK;
@@ -14484,13 +14575,12 @@ lensnet_result lensnet_session_classify(lensnet_session *s, float *probabilities
     if (!s || !pixels)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "session classify: NULL session or pixels");
     result = lnp_session_size(s, height, width, error);
-    mode = lnp_mode_enter(1);
+    mode = lnp_mode_enter(s->graph->threads);
     for (first = 0; !result && first < count; first += s->batch)
         result = lnp_session_batch(s, probabilities ? probabilities + first * s->classes : NULL,
-                                   features ? features + first * s->feature_count : NULL,
-                                   pixels + first * height * width,
-                                   lnp_min(s->batch, count - first), error);
-    lnp_mode_leave(mode, 1);
+                                   features ? features + first * s->feature_count : NULL, pixels,
+                                   first, lnp_min(s->batch, count - first), error);
+    lnp_mode_leave(mode, s->graph->threads);
     return result;
 }
 

@@ -246,6 +246,7 @@ static int graphs_plan(run *r, lensnet_error *error)
     lensnet_loss loss = lensnet_loss_defaults(), plain = lensnet_loss_defaults();
     options.height = options.width = (size_t)r->settings.image_size;
     options.batch = r->settings.batch;
+    options.memory_limit = r->settings.memory;
     loss.label_smoothing = (float)r->settings.smoothing;
     options.training = 1;
     if (lensnet_model_graph(&r->learn, r->model, &options, &loss, error) ||
@@ -656,6 +657,7 @@ static int train_step(run *r, lensnet_error *error)
     double start = system_seconds(), ready, norm;
     lensnet_batch batch = lensnet_batch_defaults();
     lensnet_outputs outputs;
+    lensnet_result result;
     if (!dataset_fetch(r->images, r->labels, split, r->order, first, count, &r->learn_images,
                        error))
         return 0;
@@ -669,12 +671,14 @@ static int train_step(run *r, lensnet_error *error)
     batch.seed = r->settings.seed;
     batch.step = r->at.epoch * run_steps(r, DATASET_TRAIN) + r->at.step;
     if (lensnet_forward_backward(r->learn, &batch, &outputs, error)) return 0;
-    if (lensnet_adamw_step(r->adamw, learning_rate(r), &norm, error) == LENSNET_ERROR_NUMBER)
+    result = lensnet_adamw_step(r->adamw, learning_rate(r), &norm, error);
+    if (result == LENSNET_ERROR_NUMBER)
         return dataset_fail(error,
                             "epoch %llu, step %llu: the gradient is not finite (loss %g); begin "
                             "anew with a lower --rate, or with --clip 1",
                             (unsigned long long)r->at.epoch + 1, (unsigned long long)r->at.step + 1,
                             outputs.loss);
+    if (result) return 0;
     r->at.loss_sum += outputs.loss * (double)count;
     r->at.step++;
     r->steps_here++;
@@ -875,6 +879,12 @@ static int finish(run *r, lensnet_error *error)
            (!r->settings.folder || save_folder(r, error));
     if (good && !text.failed)
         printf("\nbest epoch on the test split, %zu images:\n\n%s", e.count, text.bytes);
+    if (!good && system_interrupted())
+        dataset_fail(
+            error,
+            "interrupted in the final test; the trained weights are %s, and train --resume "
+            "--out %s repeats the test",
+            r->best, r->settings.out);
     free(text.bytes);
     evaluation_free(&e);
     lensnet_classifier_destroy(classifier);
@@ -992,5 +1002,6 @@ int main(int argc, char **argv)
     good = good && train_all(&r, &stopped, &error);
     run_release(&r);
     if (!good) fprintf(stderr, "error: %s\n", error.text);
-    return !good ? 1 : stopped && system_interrupted() ? 130 : 0;
+    if (system_interrupted() && (stopped || !good)) return 130;
+    return !good;
 }

@@ -39,6 +39,7 @@ typedef enum {
     OPTION_FOLDER,
     OPTION_THREADS,
     OPTION_CACHE,
+    OPTION_MEMORY,
     OPTION_STOP_AFTER,
     OPTION_COUNT
 } train_option;
@@ -85,6 +86,7 @@ static argument train_options[OPTION_COUNT] = {
     {"--folder", NULL, NULL, "also write OUT/huggingface for transformers", 0},
     {"--threads", "N", "0", "0: all; changes no bit of the result", 0},
     {"--cache", "MB", "128", "memory for images that stay after they were read", 0},
+    {"--memory", "MB", "0", "limit for the network's buffers, a little slower; 0: none", 0},
     {"--stop-after", "STEPS", "0", "stop and save after so many steps, as Ctrl-C does; 0: never",
      0}};
 
@@ -150,8 +152,8 @@ typedef struct train_settings {
     lensnet_dtype type;
     const char *out;
     int resume, folder, threads;
-    size_t cache;        /* bytes */
-    uint64_t stop_after; /* steps; 0: never */
+    size_t cache, memory; /* bytes */
+    uint64_t stop_after;  /* steps; 0: never */
 } train_settings;
 
 static const argument *train_value(train_option option) { return &train_options[option]; }
@@ -233,6 +235,7 @@ static void train_read_settings(train_settings *s)
     s->resume = train_value(OPTION_RESUME)->given;
     s->folder = train_value(OPTION_FOLDER)->given;
     s->threads = (int)arguments_whole(train_value(OPTION_THREADS), 0, 4096);
+    s->memory = (size_t)arguments_whole(train_value(OPTION_MEMORY), 0, 1000000) * 1000000;
     s->cache = (size_t)arguments_whole(train_value(OPTION_CACHE), 0, 1000000) << 20;
     s->stop_after = (uint64_t)arguments_whole(train_value(OPTION_STOP_AFTER), 0, LONG_MAX);
 }
@@ -251,6 +254,7 @@ static int train_restore_options(const lensnet_archive *state, const char *path,
         const char *stored;
         snprintf(key, sizeof key, "train.%s", a->name + 2);
         stored = lensnet_archive_metadata(state, key);
+        if (!stored && i == OPTION_AVERAGE) stored = "0"; /* states older than the option */
         if (!stored)
             return dataset_fail(error,
                                 "%s: it is no training state of this program ('%s' is missing); "

@@ -367,6 +367,11 @@ fi
 mkdir -p $BUILD
 rm -f $BUILD/*.result
 started=$(date +%s)
+# for the tests that set a locale whose point is a comma
+if have localedef && localedef -i de_DE -f UTF-8 "$PWD/$BUILD/de_DE.UTF-8" >/dev/null 2>&1; then
+    LOCPATH=$PWD/$BUILD
+    export LOCPATH
+fi
 build_library $BUILD/library.o
 check library $BUILD/library.o.log
 all_jobs | while read -r job; do

@@ -143,6 +143,89 @@ static void test_plans(void)
     check_nothing_left(&c);
 }
 
+/* A limit first lessens the images at a time, then recomputes; what is impossible is refused. */
+static void test_memory_limit(void)
+{
+    static const setting s = {64, 8, 0, 1, 0, 0};
+    lensnet_model_desc desc = golden_desc("small", 3);
+    lensnet_model *model;
+    lensnet_graph_options options = options_of(&s);
+    lensnet_loss loss = lensnet_loss_defaults();
+    lensnet_plan free_plan, plan;
+    lensnet_graph *graph;
+    int recomputed = 0;
+    desc.depths[0] =
+        4; /* recomputing needs a wide layer at a time: nothing is gained with one block */
+    model = golden_model_create(&desc);
+    golden_must(lensnet_model_graph(&graph, model, &options, &loss, &error), &error, "graph");
+    golden_must(lensnet_graph_plan(graph, &free_plan, &error), &error, "plan");
+    lensnet_graph_destroy(graph);
+    CHECK(free_plan.micro_batch == 8 && !free_plan.recompute);
+    for (options.memory_limit = free_plan.bytes; options.memory_limit > 1000;
+         options.memory_limit -= free_plan.bytes / 50) {
+        golden_must(lensnet_model_graph(&graph, model, &options, &loss, &error), &error, "graph");
+        if (lensnet_graph_plan(graph, &plan, &error)) break;
+        CHECK(plan.bytes <= options.memory_limit);
+        CHECK(plan.micro_batch == 1 || !plan.recompute);
+        recomputed |= plan.recompute;
+        lensnet_graph_destroy(graph);
+    }
+    CHECK(recomputed);
+    CHECK(options.memory_limit > 1000 && error.code == LENSNET_ERROR_MEMORY);
+    CHECK(strstr(error.text, "memory_limit") != NULL);
+    lensnet_graph_destroy(graph);
+    lensnet_model_destroy(model);
+}
+
+/* A graph goes on running after a later one has brought larger weights of the same table into use. */
+static void test_later_graph(void)
+{
+    lensnet_parameters *parameters;
+    lensnet_parameter small, small_bias, large, large_bias;
+    lensnet_graph *first, *second;
+    lensnet_graph_options options = lensnet_graph_defaults();
+    lensnet_conv2d_desc conv = lensnet_conv2d_defaults();
+    lensnet_batch batch = lensnet_batch_defaults();
+    lensnet_outputs outputs;
+    float *images = golden_images(1, 8, 8), logits[5], before[5];
+    golden_must(lensnet_parameters_create(&parameters, NULL, &error), &error, "parameters");
+    small = lensnet_parameter_add(parameters, "small", 5, 3, 0, 0, LENSNET_INITIAL_NORMAL_002);
+    small_bias = lensnet_parameter_add(parameters, "small_bias", 5, 0, 0, 0, LENSNET_INITIAL_ZERO);
+    large = lensnet_parameter_add(parameters, "large", 256, 3, 3, 3, LENSNET_INITIAL_NORMAL_002);
+    large_bias =
+        lensnet_parameter_add(parameters, "large_bias", 256, 0, 0, 0, LENSNET_INITIAL_ZERO);
+    golden_must(lensnet_parameters_allocate(parameters, 0, 7, &error), &error, "parameters");
+    options.height = options.width = 8;
+    options.batch = 1;
+    options.training = 0;
+    golden_must(lensnet_graph_create(&first, parameters, &options, &error), &error, "graph");
+    lensnet_output(first, lensnet_linear(first, lensnet_mean_pool(first, lensnet_input(first, 3)),
+                                         small, small_bias));
+    golden_must(lensnet_graph_plan(first, NULL, &error), &error, "plan");
+    golden_must(lensnet_graph_allocate(first, &error), &error, "allocate");
+    memset(&outputs, 0, sizeof outputs);
+    outputs.logits = before;
+    batch.images = images;
+    batch.channels = 3;
+    batch.count = 1;
+    CHECK(!lensnet_forward(first, &batch, &outputs, &error));
+    conv.padding = 1;
+    golden_must(lensnet_graph_create(&second, parameters, &options, &error), &error, "graph");
+    lensnet_output(second,
+                   lensnet_mean_pool(second, lensnet_conv2d(second, lensnet_input(second, 3), large,
+                                                            large_bias, &conv)));
+    golden_must(lensnet_graph_plan(second, NULL, &error), &error, "plan");
+    golden_must(lensnet_graph_allocate(second, &error), &error, "allocate");
+    outputs.logits = logits;
+    CHECK(!lensnet_forward(first, &batch, &outputs, &error));
+    CHECK(memcmp(logits, before, sizeof before) == 0);
+    CHECK(!lensnet_forward(second, &batch, NULL, &error));
+    lensnet_graph_destroy(first);
+    lensnet_graph_destroy(second);
+    lensnet_parameters_destroy(parameters);
+    free(images);
+}
+
 /* ---- steps --------------------------------------------------------------------------------------- */
 
 static void test_steps(void)
@@ -470,6 +553,8 @@ int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "--classify") == 0) return classify_once();
     test_plans();
+    test_memory_limit();
+    test_later_graph();
     test_steps();
     test_failures();
     test_sessions();

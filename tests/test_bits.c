@@ -46,6 +46,7 @@ static const way base_way = {LENSNET_ISA_BEST, 1, 0, 0, 0, 0};
 /* What must be equal. */
 typedef struct outcome {
     float *logits, *gradients, *weights; /* of the first step, of the first, after the last */
+    float *average;                      /* of the weights, after the last step */
     float *validation;                   /* logits of a graph without backward, at the end */
     double loss;                         /* of the last step */
     size_t logit_count, weight_count;
@@ -95,6 +96,7 @@ static void train(outcome *out, lensnet_graph *graph, lensnet_model *model, lens
     lensnet_adamw_desc desc = lensnet_adamw_defaults();
     lensnet_adamw *adamw;
     desc.clip_norm = 1;
+    desc.average_decay = 0.7;
     golden_must(lensnet_adamw_create(&adamw, parameters, &desc, &error), &error, "adamw");
     memset(&outputs, 0, sizeof outputs);
     if (odd_host) enter_odd_host();
@@ -109,6 +111,9 @@ static void train(outcome *out, lensnet_graph *graph, lensnet_model *model, lens
     if (odd_host) leave_odd_host();
     out->loss = outputs.loss;
     memcpy(out->weights, lensnet_parameters_values(parameters), out->weight_count * sizeof(float));
+    CHECK(!lensnet_adamw_swap_average(adamw, &error));
+    memcpy(out->average, lensnet_parameters_values(parameters), out->weight_count * sizeof(float));
+    CHECK(!lensnet_adamw_swap_average(adamw, &error));
     lensnet_adamw_destroy(adamw);
 }
 
@@ -129,6 +134,7 @@ static void run(outcome *out, const network *net, const way *w)
     out->validation = take(out->logit_count);
     out->gradients = take(out->weight_count);
     out->weights = take(out->weight_count);
+    out->average = take(out->weight_count);
     batch.images = images;
     batch.channels = 3;
     batch.count = net->batch;
@@ -158,6 +164,7 @@ static void release(outcome *out)
     free(out->validation);
     free(out->gradients);
     free(out->weights);
+    free(out->average);
 }
 
 /* ---- comparing ----------------------------------------------------------------------------------- */
@@ -191,6 +198,7 @@ static void check_way(const outcome *expected, const network *net, const way *w)
     check_same(out.logits, expected->logits, expected->logit_count, "logits", text);
     check_same(out.gradients, expected->gradients, expected->weight_count, "gradients", text);
     check_same(out.weights, expected->weights, expected->weight_count, "weights", text);
+    check_same(out.average, expected->average, expected->weight_count, "average", text);
     check_same(out.validation, expected->validation, expected->logit_count, "validation", text);
     CHECK(out.loss == expected->loss);
     release(&out);

@@ -463,6 +463,28 @@ static void steps(training *t, lensnet_adamw *adamw, uint64_t first, uint64_t en
     }
 }
 
+/* Before the first step the average in a state is a copy of the weights. */
+static void check_first_average(const training *t, const lensnet_adamw *adamw)
+{
+    const lensnet_parameters *parameters = lensnet_model_parameters(t->model);
+    const lensnet_parameter_info info = lensnet_parameters_info(parameters, 0);
+    const lensnet_archive_entry *entry;
+    lensnet_archive *archive;
+    float *average = (float *)malloc(info.size * sizeof(float));
+    char name[200];
+    golden_expect(average != NULL, "out of memory");
+    golden_must(lensnet_state_save(t->model, adamw, NULL, 0, STATE_PATH, &error), &error, "save");
+    golden_must(lensnet_archive_open(&archive, STATE_PATH, NULL, &error), &error, "open");
+    snprintf(name, sizeof name, "lensnet.average.%s", info.name);
+    entry = lensnet_archive_find(archive, name);
+    CHECK(entry && !lensnet_archive_read_float(average, archive, entry, &error));
+    CHECK(memcmp(average,
+                 lensnet_parameters_values(lensnet_model_parameters(t->model)) + info.offset,
+                 info.size * sizeof(float)) == 0);
+    lensnet_archive_close(archive);
+    free(average);
+}
+
 static void test_resume(void)
 {
     static const lensnet_archive_pair pairs[1] = {{"epoch", "7"}};
@@ -481,6 +503,7 @@ static void test_resume(void)
         lensnet_adamw_create(&first, lensnet_model_parameters(t.model), &adamw_desc, &error),
         &error, "adamw");
     bytes = lensnet_parameters_size(lensnet_model_parameters(t.model)) * sizeof(float);
+    check_first_average(&t, first);
     steps(&t, first, 0, 4);
     golden_must(lensnet_state_save(t.model, first, pairs, 1, STATE_PATH, &error), &error, "save");
     steps(&t, first, 4, 8);

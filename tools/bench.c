@@ -922,7 +922,7 @@ static void pack_work(void *context)
     network *n = (network *)context;
     lensnet_parameters *p = lensnet_model_parameters(n->model);
     lensnet_parameters_changed(p);
-    lnp_parameters_pack(p, n->images, n->host.threads);
+    lnp_parameters_pack(p, n->images, SIZE_MAX, n->host.threads);
 }
 
 /* AdamW reads weights, gradients and both moments (and the gradients once more for their norm) and
