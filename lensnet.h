@@ -102,7 +102,8 @@
  *   undefined reference to lensnet_...   no file defines LENSNET_IMPLEMENTATION, or LENSNET_STATIC differs
  *   undefined reference to sqrt          add -lm
  *   unknown option -fopenmp              leave it out: one thread
- *   "compiled with -fassociative-math"   drop -Ofast, -ffast-math and their parts
+ *   "compiled with a part of fast-math"  drop -Ofast, -ffast-math, their parts, clang's -ffp-contract=fast
+ *   two threads are slower than one      the machine is busy: host.threads = 1, or OMP_WAIT_POLICY=passive
  */
 #ifndef LENSNET_H
 #define LENSNET_H
@@ -113,8 +114,7 @@
 #define LENSNET_VERSION_MAJOR 0
 #define LENSNET_VERSION_MINOR 1
 #define LENSNET_VERSION_PATCH 0
-#define LENSNET_NUMERICS                                                                           \
-    1 /* stored in checkpoints; results change their bits only when it changes */
+#define LENSNET_NUMERICS      1 /* stored in training states; changes when the bits of results do */
 
 #ifndef LENSNET_API
 #ifdef LENSNET_STATIC
@@ -138,15 +138,14 @@ extern "C" {
 /* Every function that can fail returns one of these: 0 is success, errors are negative. */
 typedef enum lensnet_result {
     LENSNET_OK = 0,
-    LENSNET_ERROR_ARGUMENT =
-        -1, /* a value outside its stated range, or NULL where it is not allowed */
+    LENSNET_ERROR_ARGUMENT = -1,    /* a value outside its range, or NULL where it is not allowed */
     LENSNET_ERROR_SHAPE = -2,       /* dimensions that do not fit together */
     LENSNET_ERROR_MEMORY = -3,      /* the host's allocator returned NULL, or a size overflows */
     LENSNET_ERROR_FILE = -4,        /* a file cannot be opened, read, written or renamed */
     LENSNET_ERROR_FORMAT = -5,      /* a file's content breaks its format */
     LENSNET_ERROR_UNSUPPORTED = -6, /* a valid request that this build or version does not serve */
-    LENSNET_ERROR_STATE = -7, /* a call out of order, e.g. running a graph that was not allocated */
-    LENSNET_ERROR_NUMBER = -8 /* NaN or infinity where a number is needed, or fast-math is active */
+    LENSNET_ERROR_STATE = -7,       /* a call out of order, e.g. running before allocating */
+    LENSNET_ERROR_NUMBER = -8 /* NaN or infinity in place of a number, or fast-math is active */
 } lensnet_result;
 
 /* The last parameter of every function that can fail; may be NULL. Written only on failure: a

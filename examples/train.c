@@ -558,8 +558,8 @@ static int forecast_time(run *r, lensnet_error *error)
 }
 
 /* Bytes at the highest: what the graphs have planned (each counted the packed weights, which they
- * share), 16 for a weight (value, gradient, moments) or 20 with their average, the images in the cache and in the batch, and
- * the program. */
+ * share), 16 for a weight (value, gradient, moments) or 20 with their average, the images in the cache
+ * and in the batch, and the program. */
 static void forecast_memory(run *r)
 {
     const double weights = (double)lensnet_model_weights(lensnet_model_description(r->model));

@@ -18,10 +18,11 @@
  *   forward, batch 1          products 82, GELU and sums 6, depthwise 3, the rest 9
  * What was changed, what should move, and what moved (more in the comments of >>gemm-tiles, >>gemm and
  * >>depthwise, beside the sizes they explain):
- *   rows that come next are fetched while dY and X are dealt   dW of the largest m faster: 71 -> 78 % of the limit
- *   blocks of k of 384 instead of 256 and 320                  fewer passes over C: up to 4 %
- *   packing past the caches, rows fetched two lines ahead      70 % of copying: 52 -> 75 % (1 thread), 68 -> 92 % (2)
- *   micro-batches of 16 M floats instead of 64 M               memory, not time: 938 -> 762 MB, within 1 % */
+ *   fetching the rows that come next while dY and X are dealt: dW of the largest m; 71 -> 78 % of the limit
+ *   blocks of k of 384 instead of 256 and 320: fewer passes over C; up to 4 %
+ *   packing past the caches, rows fetched two lines ahead: 70 % of the copy bandwidth; 52 -> 75 % (1 thread),
+ *     68 -> 92 % (2)
+ *   micro-batches of 16 M floats instead of 64 M: memory, not time; 938 -> 762 MB, times within 1 % */
 #define LENSNET_IMPLEMENTATION
 #include "lensnet.h"
 

@@ -188,8 +188,12 @@ def race(a, what, count, program):
         c.run()  # warm-up, as the others had
         c.times.clear()
     for _ in range(a.rounds):
-        for c in contenders:
-            c.run()
+        for c in list(contenders):
+            try:
+                c.run()
+            except (RuntimeError, OSError) as problem:
+                print('    %s is left out: %s' % (c.name, problem), file=sys.stderr)
+                contenders.remove(c)
     for c in contenders:
         c.close()
     return {c.name: statistics.median(c.times) / count for c in contenders}
