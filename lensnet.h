@@ -6759,8 +6759,9 @@ static lensnet_result lnp_plan_at(lensnet_graph *g, size_t micro_batch)
 }
 
 /* More images at a time feed the matrix products of the late stages better; beyond these sizes the
- * activations only leave the caches. Training Tiny at 224, batch 32, with 64, 32 and 16 M floats: 938,
- * 820 and 762 MB in the same time (tools/bench.c, medians within 1 %). */
+ * activations only leave the caches. Training Tiny at 224, batch 32, with 64, 32 and 16 M floats takes
+ * 938, 820 and 762 MB: in the same time on a quiet machine, the last up to 5 % slower where neighbours use
+ * the memory (tools/bench.c). */
 #define LNP_TRAINING_FLOATS ((size_t)16 << 20)
 #define LNP_FORWARD_FLOATS  ((size_t)4 << 20)
 

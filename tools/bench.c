@@ -22,7 +22,7 @@
  *   blocks of k of 384 instead of 256 and 320: fewer passes over C; up to 4 %
  *   packing past the caches, rows fetched two lines ahead: 70 % of the copy bandwidth; 52 -> 75 % (1 thread),
  *     68 -> 92 % (2)
- *   micro-batches of 16 M floats instead of 64 M: memory, not time; 938 -> 762 MB, times within 1 % */
+ *   micro-batches of 16 M floats instead of 64 M: memory, hardly time; 938 -> 762 MB, up to 5 % */
 #define LENSNET_IMPLEMENTATION
 #include "lensnet.h"
 
