@@ -6218,7 +6218,7 @@ static void lnp_parameters_pack(lensnet_parameters *p, float *scratch, size_t sc
     for (i = 0; i < p->count; i++) {
         lnp_weight *w = &p->weights[i];
         if (!w->packed_forward || w->packed_version == p->version) continue;
-        if (lnp_has_taps(w) && w->size > scratch_floats) continue;
+        if (w->use == LNP_USE_MATRIX && lnp_has_taps(w) && w->size > scratch_floats) continue;
         lnp_pack_weight(p, w, p->values + w->offset, scratch, threads);
         w->packed_version = p->version;
     }
