@@ -10709,10 +10709,12 @@ typedef struct lnp_folder {
 static void lnp_number_text(char *text, size_t capacity, int precision, double number)
 {
     const uint64_t mode = lnp_mode_enter(1);
-    char *from, *to = text;
-    snprintf(text, capacity, "%.*g", precision, number);
+    char local[400]; /* more than "%g" writes at any precision used */
+    const char *from;
+    char *to = text;
+    snprintf(local, sizeof local, "%.*g", precision, number);
     lnp_mode_leave(mode, 1);
-    for (from = text; *from; from++)
+    for (from = local; *from && to + 1 < text + capacity; from++)
         if (lnp_is_digit(*from) || *from == '-' || *from == '+' || *from == 'e')
             *to++ = *from;
         else if (to == text || to[-1] != '.')
