@@ -677,8 +677,7 @@ typedef struct lensnet_adamw_desc {
     double weight_decay; /* 0.01 */
     int decay_all;       /* 1: decay every parameter, as AdamW(model.parameters()) does; 0: none on
                             vectors (biases, norms) and GRN, as the authors do */
-    double
-        clip_norm; /* gradients are scaled, where they stand, to at most this L2 norm; 0: off; 0 */
+    double clip_norm;    /* gradients are scaled in place to at most this L2 norm; 0: off; 0 */
     double average_decay; /* d: after every step average = d average + (1 - d) weights (EMA), from a
                              copy of the weights before the first step; 0: no average is kept; 0 */
 } lensnet_adamw_desc;
