@@ -114,7 +114,7 @@
 #define LENSNET_VERSION_MAJOR 0
 #define LENSNET_VERSION_MINOR 1
 #define LENSNET_VERSION_PATCH 0
-#define LENSNET_NUMERICS      1 /* stored in training states; changes when the bits of results do */
+#define LENSNET_NUMERICS      2 /* stored in training states; changes when the bits of results do */
 
 #ifndef LENSNET_API
 #ifdef LENSNET_STATIC
@@ -2102,9 +2102,10 @@ static int lnp_arithmetic_is_exact(lensnet_isa isa)
  * add are separate everywhere, so every instruction set gives the same bits.
  *
  * Sums, the law: inside a row, lane l adds elements l, l+16, ... in order, then a tree (8,4,2,1).
- * Over the pixels of a sample: chunks of LNP_CHUNK_ROWS, sequential in float; the chunks' sums are
- * added in order in double. Parameter gradients: one chain per column over all rows, continuing
- * what stands in the buffer; threads split columns, never rows.
+ * Over the pixels of a sample: chunks of LNP_CHUNK_ROWS, sequential in float, begun at zero. The
+ * chunks' sums are added in order: in double where they make a number of the sample (GRN, pooling);
+ * in float to what stands in the buffer, sample after sample, where they make the gradient of a
+ * parameter. So a thread has whole chunks of rows, and keeps them from one operator to the next.
  * Strides count floats. n, rows, columns may be 0. Columns may start anywhere in a row.
  * ============================================================================================== */
 
@@ -2154,16 +2155,12 @@ typedef struct lnp_adamw_constants {
            (float *y, size_t y_stride, const float *x, size_t x_stride, const float *mean,         \
             const float *rstd, const float *w, const float *b, size_t rows, size_t columns),       \
            (y, y_stride, x, x_stride, mean, rstd, w, b, rows, columns))                            \
-    /* rows of c floats, contiguous; dx may be dy or x */                                          \
-    KERNEL(layer_norm_backward_rows,                                                               \
-           (float *dx, const float *dy, const float *x, const float *mean, const float *rstd,      \
-            const float *w, size_t rows, size_t c),                                                \
-           (dx, dy, x, mean, rstd, w, rows, c))                                                    \
-    /* dw[c] += dy * ((x - mean) * rstd), db[c] += dy */                                           \
-    KERNEL(layer_norm_backward_columns,                                                            \
-           (float *dw, float *db, const float *dy, const float *x, const float *mean,              \
-            const float *rstd, size_t stride, size_t rows, size_t columns),                        \
-           (dw, db, dy, x, mean, rstd, stride, rows, columns))                                     \
+    /* rows of c floats, contiguous: dx, dw[c] += dy * ((x - mean) * rstd), db[c] += dy, row by     \
+     * row; dx may be dy or x, or NULL for the sums alone */                                       \
+    KERNEL(layer_norm_backward,                                                                    \
+           (float *dx, float *dw, float *db, const float *dy, const float *x, const float *mean,   \
+            const float *rstd, const float *w, size_t rows, size_t c),                             \
+           (dx, dw, db, dy, x, mean, rstd, w, rows, c))                                            \
     /* y = x * factor[c] + shift[c] (GRN); y may be x */                                           \
     KERNEL(scale_shift_rows,                                                                       \
            (float *y, size_t y_stride, const float *x, size_t x_stride, const float *factor,       \
@@ -3072,95 +3069,98 @@ static void lnp_normalize_rows_ref(float *y, size_t y_stride, const float *x, si
             y[r * y_stride + c] = (x[r * x_stride + c] - mean[r]) * rstd[r] * w[c] + b[c];
 }
 
-/* With xh = (x - mean) rstd and g = dy w: dx = rstd (g - mean(g) - xh mean(g xh)). */
-LNP_INLINE void lnp_layer_norm_sums_step(lnp_v_sum *sum_g, lnp_v_sum *sum_gx, const float *dy,
-                                         const float *x, float mean, float rstd, const float *w,
-                                         lnp_lanes lanes)
+/* The number of each row in all lanes of its vector. */
+LNP_INLINE lnp_q16 lnp_qv_of_rows(const float *x, int rows, int pieces)
 {
-    const lnp_v16 g = lnp_v_mul(lnp_v_load_n(dy, lanes), lnp_v_load_n(w, lanes));
-    lnp_sum_add(sum_g, g, lanes.pieces);
-    lnp_sum_add(sum_gx, lnp_v_mul(g, lnp_v_normalize(x, mean, rstd, lanes)), lanes.pieces);
-}
-
-LNP_INLINE void lnp_layer_norm_backward_step(float *dx, const float *dy, const float *x, float mean,
-                                             float rstd, const float *w, float mean_g,
-                                             float mean_gx, lnp_lanes lanes)
-{
-    const lnp_v16 g = lnp_v_mul(lnp_v_load_n(dy, lanes), lnp_v_load_n(w, lanes));
-    const lnp_v16 along =
-        lnp_v_mul(lnp_v_normalize(x, mean, rstd, lanes), lnp_v_splat(mean_gx, lanes.pieces));
-    const lnp_v16 rest = lnp_v_sub(lnp_v_sub(g, lnp_v_splat(mean_g, lanes.pieces)), along);
-    lnp_v_store_n(dx, lnp_v_mul(rest, lnp_v_splat(rstd, lanes.pieces)), lanes);
-}
-
-LNP_INLINE void lnp_layer_norm_backward_rows_body(int pieces, float *dx, const float *dy,
-                                                  const float *x, const float *mean,
-                                                  const float *rstd, const float *w, size_t rows,
-                                                  size_t c)
-{
-    size_t r;
-    for (r = 0; r < rows; r++, dx += c, dy += c, x += c) {
-        const float m = mean[r], s = rstd[r];
-        lnp_v_sum sum_g = lnp_sum_zero(), sum_gx = lnp_sum_zero();
-        float mean_g, mean_gx;
-        LNP_BY_16(c, lnp_layer_norm_sums_step(&sum_g, &sum_gx, dy + i, x + i, m, s, w + i, lanes));
-        mean_g = lnp_sum_end(&sum_g, pieces) / (float)c;
-        mean_gx = lnp_sum_end(&sum_gx, pieces) / (float)c;
-        LNP_BY_16(c, lnp_layer_norm_backward_step(dx + i, dy + i, x + i, m, s, w + i, mean_g,
-                                                  mean_gx, lanes));
+    lnp_q16 q = lnp_qv_all(lnp_v_splat(x[0], pieces));
+    if (rows == 4) {
+        q.v[1] = lnp_v_splat(x[1], pieces);
+        q.v[2] = lnp_v_splat(x[2], pieces);
+        q.v[3] = lnp_v_splat(x[3], pieces);
     }
+    return q;
 }
 
-static void lnp_layer_norm_backward_rows_ref(float *dx, const float *dy, const float *x,
-                                             const float *mean, const float *rstd, const float *w,
-                                             size_t rows, size_t c)
+/* With xh = (x - mean) rstd and g = dy w: dx = rstd (g - mean(g) - xh mean(g xh)), dw = sum of dy xh,
+ * db = sum of dy. */
+LNP_INLINE void lnp_layer_norm_sums_step(lnp_q_sum *sum_g, lnp_q_sum *sum_gx, float *dw, float *db,
+                                         const float *dy, const float *x, size_t c, lnp_q16 mean,
+                                         lnp_q16 rstd, const float *w, int rows, lnp_lanes lanes)
+{
+    const lnp_q16 d = lnp_qv_load(dy, c, rows, lanes);
+    const lnp_q16 xh = lnp_qv_mul(lnp_qv_sub(lnp_qv_load(x, c, rows, lanes), mean), rstd);
+    const lnp_q16 g = lnp_qv_mul(d, lnp_qv_all(lnp_v_load_n(w, lanes)));
+    lnp_q_sum_add(sum_g, g, rows, lanes.pieces);
+    lnp_q_sum_add(sum_gx, lnp_qv_mul(g, xh), rows, lanes.pieces);
+    lnp_add_rows(dw, lnp_qv_mul(d, xh), rows, lanes);
+    lnp_add_rows(db, d, rows, lanes);
+}
+
+LNP_INLINE void lnp_layer_norm_backward_step(float *dx, const float *dy, const float *x, size_t c,
+                                             lnp_q16 mean, lnp_q16 rstd, const float *w,
+                                             lnp_q16 mean_g, lnp_q16 mean_gx, int rows,
+                                             lnp_lanes lanes)
+{
+    const lnp_q16 g =
+        lnp_qv_mul(lnp_qv_load(dy, c, rows, lanes), lnp_qv_all(lnp_v_load_n(w, lanes)));
+    const lnp_q16 xh = lnp_qv_mul(lnp_qv_sub(lnp_qv_load(x, c, rows, lanes), mean), rstd);
+    const lnp_q16 rest = lnp_qv_sub(lnp_qv_sub(g, mean_g), lnp_qv_mul(xh, mean_gx));
+    lnp_qv_store(dx, c, lnp_qv_mul(rest, rstd), rows, lanes);
+}
+
+LNP_INLINE void lnp_layer_norm_backward_of(int pieces, float *dx, float *dw, float *db,
+                                           const float *dy, const float *x, const float *mean,
+                                           const float *rstd, const float *w, int rows, size_t c)
+{
+    const lnp_q16 m = lnp_qv_of_rows(mean, rows, pieces), s = lnp_qv_of_rows(rstd, rows, pieces);
+    lnp_q_sum sum_g = lnp_q_sum_zero(), sum_gx = lnp_q_sum_zero();
+    float mean_g[4], mean_gx[4];
+    lnp_q16 mg, mgx;
+    LNP_BY_16(c, lnp_layer_norm_sums_step(&sum_g, &sum_gx, dw + i, db + i, dy + i, x + i, c, m, s,
+                                          w + i, rows, lanes));
+    if (!dx) return;
+    lnp_q_sum_mean(mean_g, &sum_g, c, rows, pieces);
+    lnp_q_sum_mean(mean_gx, &sum_gx, c, rows, pieces);
+    mg = lnp_qv_of_rows(mean_g, rows, pieces);
+    mgx = lnp_qv_of_rows(mean_gx, rows, pieces);
+    LNP_BY_16(c, lnp_layer_norm_backward_step(dx + i, dy + i, x + i, c, m, s, w + i, mg, mgx, rows,
+                                              lanes));
+}
+
+LNP_INLINE void lnp_layer_norm_backward_body(int pieces, float *dx, float *dw, float *db,
+                                             const float *dy, const float *x, const float *mean,
+                                             const float *rstd, const float *w, size_t rows,
+                                             size_t c)
+{
+    size_t r = 0;
+    for (; pieces < 4 && r + 4 <= rows; r += 4)
+        lnp_layer_norm_backward_of(pieces, dx ? dx + r * c : NULL, dw, db, dy + r * c, x + r * c,
+                                   mean + r, rstd + r, w, 4, c);
+    for (; r < rows; r++)
+        lnp_layer_norm_backward_of(pieces, dx ? dx + r * c : NULL, dw, db, dy + r * c, x + r * c,
+                                   mean + r, rstd + r, w, 1, c);
+}
+
+static void lnp_layer_norm_backward_ref(float *dx, float *dw, float *db, const float *dy,
+                                        const float *x, const float *mean, const float *rstd,
+                                        const float *w, size_t rows, size_t c)
 {
     size_t r, i;
-    for (r = 0; r < rows; r++, dx += c, dy += c, x += c) {
+    for (r = 0; r < rows; r++, dy += c, x += c) {
         float g[16] = {0.0f}, gx[16] = {0.0f}, mean_g, mean_gx;
         for (i = 0; i < c; i++) {
+            const float xh = (x[i] - mean[r]) * rstd[r];
             g[i % 16] += dy[i] * w[i];
-            gx[i % 16] += dy[i] * w[i] * ((x[i] - mean[r]) * rstd[r]);
+            gx[i % 16] += dy[i] * w[i] * xh;
+            dw[i] += dy[i] * xh;
+            db[i] += dy[i];
         }
         mean_g = lnp_lanes_sum(g) / (float)c;
         mean_gx = lnp_lanes_sum(gx) / (float)c;
-        for (i = 0; i < c; i++)
+        for (i = 0; dx && i < c; i++)
             dx[i] = (dy[i] * w[i] - mean_g - (x[i] - mean[r]) * rstd[r] * mean_gx) * rstd[r];
+        if (dx) dx += c;
     }
-}
-
-LNP_INLINE void lnp_layer_norm_columns_step(float *dw, float *db, const float *dy, const float *x,
-                                            float mean, float rstd, lnp_lanes lanes)
-{
-    const lnp_v16 g = lnp_v_load_n(dy, lanes), xh = lnp_v_normalize(x, mean, rstd, lanes);
-    lnp_v_store_n(dw, lnp_v_madd(g, xh, lnp_v_load_n(dw, lanes)), lanes);
-    lnp_v_store_n(db, lnp_v_add(lnp_v_load_n(db, lanes), g), lanes);
-}
-
-LNP_INLINE void lnp_layer_norm_backward_columns_body(int pieces, float *dw, float *db,
-                                                     const float *dy, const float *x,
-                                                     const float *mean, const float *rstd,
-                                                     size_t stride, size_t rows, size_t columns)
-{
-    size_t r;
-    for (r = 0; r < rows; r++, dy += stride, x += stride) {
-        const float m = mean[r], s = rstd[r];
-        LNP_BY_16(columns, lnp_layer_norm_columns_step(dw + i, db + i, dy + i, x + i, m, s, lanes));
-    }
-}
-
-static void lnp_layer_norm_backward_columns_ref(float *dw, float *db, const float *dy,
-                                                const float *x, const float *mean,
-                                                const float *rstd, size_t stride, size_t rows,
-                                                size_t columns)
-{
-    size_t r, c;
-    for (r = 0; r < rows; r++)
-        for (c = 0; c < columns; c++) {
-            const float g = dy[r * stride + c];
-            dw[c] += g * ((x[r * stride + c] - mean[r]) * rstd[r]);
-            db[c] += g;
-        }
 }
 
 /* -- GRN over rows ---------------------------------------------------------------------------- */
@@ -3232,31 +3232,36 @@ static void lnp_grn_backward_first_ref(float *a, float *slope, float *products, 
         }
 }
 
-LNP_INLINE lnp_v16 lnp_v_grn_backward(const float *dy, const float *x, const float *factor,
-                                      const float *coef, lnp_lanes lanes)
+/* dy * factor + coef * x */
+LNP_INLINE lnp_q16 lnp_qv_grn_backward(const float *dy, const float *x, size_t stride,
+                                       const float *factor, const float *coef, int rows,
+                                       lnp_lanes lanes)
 {
-    return lnp_v_madd(lnp_v_load_n(dy, lanes), lnp_v_load_n(factor, lanes),
-                      lnp_v_mul(lnp_v_load_n(coef, lanes), lnp_v_load_n(x, lanes)));
+    const lnp_q16 f = lnp_qv_all(lnp_v_load_n(factor, lanes));
+    const lnp_q16 k = lnp_qv_all(lnp_v_load_n(coef, lanes));
+    return lnp_qv_madd(lnp_qv_load(dy, stride, rows, lanes), f,
+                       lnp_qv_mul(k, lnp_qv_load(x, stride, rows, lanes)));
 }
 
 LNP_INLINE void lnp_grn_second_step(float *dh, float *db, const float *da, const float *a,
                                     const float *slope, const float *factor, const float *coef,
-                                    lnp_lanes lanes)
+                                    size_t stride, int rows, lnp_lanes lanes)
 {
-    const lnp_v16 g =
-        lnp_v_mul(lnp_v_grn_backward(da, a, factor, coef, lanes), lnp_v_load_n(slope, lanes));
-    lnp_v_store_n(dh, g, lanes);
-    lnp_v_store_n(db, lnp_v_add(lnp_v_load_n(db, lanes), g), lanes);
+    const lnp_q16 g = lnp_qv_mul(lnp_qv_grn_backward(da, a, stride, factor, coef, rows, lanes),
+                                 lnp_qv_load(slope, stride, rows, lanes));
+    lnp_qv_store(dh, stride, g, rows, lanes);
+    lnp_add_rows(db, g, rows, lanes);
 }
 
 LNP_INLINE void lnp_grn_backward_second_body(int pieces, float *dh, float *db, const float *da,
                                              const float *a, const float *slope,
                                              const float *factor, const float *coef, size_t stride,
-                                             size_t rows, size_t columns)
+                                             size_t row_count, size_t columns)
 {
-    for (; rows; rows--, dh += stride, da += stride, a += stride, slope += stride)
-        LNP_BY_16(columns, lnp_grn_second_step(dh + i, db + i, da + i, a + i, slope + i, factor + i,
-                                               coef + i, lanes));
+    LNP_BY_4_ROWS(row_count, columns,
+                  lnp_grn_second_step(dh + r * stride + i, db + i, da + r * stride + i,
+                                      a + r * stride + i, slope + r * stride + i, factor + i,
+                                      coef + i, stride, rows, lanes));
 }
 
 static void lnp_grn_backward_second_ref(float *dh, float *db, const float *da, const float *a,
@@ -3273,15 +3278,22 @@ static void lnp_grn_backward_second_ref(float *dh, float *db, const float *da, c
         }
 }
 
+LNP_INLINE void lnp_grn_backward_rows_step(float *dx, const float *dy, const float *x,
+                                           const float *factor, const float *coef, size_t stride,
+                                           int rows, lnp_lanes lanes)
+{
+    lnp_qv_store(dx, stride, lnp_qv_grn_backward(dy, x, stride, factor, coef, rows, lanes), rows,
+                 lanes);
+}
+
 LNP_INLINE void lnp_grn_backward_rows_body(int pieces, float *dx, const float *dy, const float *x,
                                            const float *factor, const float *coef, size_t stride,
-                                           size_t rows, size_t columns)
+                                           size_t row_count, size_t columns)
 {
-    for (; rows; rows--, dx += stride, dy += stride, x += stride)
-        LNP_BY_16(columns,
-                  lnp_v_store_n(dx + i,
-                                lnp_v_grn_backward(dy + i, x + i, factor + i, coef + i, lanes),
-                                lanes));
+    LNP_BY_4_ROWS(row_count, columns,
+                  lnp_grn_backward_rows_step(dx + r * stride + i, dy + r * stride + i,
+                                             x + r * stride + i, factor + i, coef + i, stride, rows,
+                                             lanes));
 }
 
 static void lnp_grn_backward_rows_ref(float *dx, const float *dy, const float *x,
@@ -4639,23 +4651,28 @@ typedef void (*lnp_fill)(const void *context, float *rows, size_t stride, size_t
 typedef void (*lnp_finish)(const void *context, size_t first_row, size_t row_count,
                            size_t first_column, size_t column_count);
 
+/* Called once for every row, before anything reads it or after all its outputs are final. Called from
+ * several threads, for disjoint rows. */
+typedef void (*lnp_visit)(const void *context, size_t first_row, size_t row_count);
+
 /* out[m][n] = bias[n] + sum over k of A[m][k] * B[k][n] */
 typedef struct lnp_product {
     size_t m, n, k;
     const float *a; /* A */
     size_t a_stride;
     lnp_fill fill; /* if not NULL, it makes A; `a` is then NULL or what it reads, to fetch early */
-    const void *fill_context;
     const float *packed; /* B, by lnp_pack_weights with the same kernels */
     const float *bias;   /* n floats; NULL: zeros */
     int accumulate;      /* chains start from out; bias is not used */
     float *out;
     size_t out_stride;
-    lnp_finish finish; /* may be NULL */
-    const void *finish_context;
+    lnp_visit begin;   /* may be NULL: rows of A before they are read */
+    lnp_finish finish; /* may be NULL: outputs of one panel */
+    lnp_visit end;     /* may be NULL: rows of outputs */
+    const void *context; /* of these four */
     /* chunk_rows != 0: the rows are segments (samples) of segment_rows rows, each cut from its
-     * start into chunks of chunk_rows <= LNP_BLOCK_ROWS rows, the last one short. A block that
-     * finish sees is a whole number of consecutive chunks. */
+     * start into chunks of chunk_rows <= LNP_BLOCK_ROWS rows, the last one short. What begin, finish
+     * and end see is a whole number of consecutive chunks. */
     size_t segment_rows, chunk_rows;
 } lnp_product;
 
@@ -4782,13 +4799,14 @@ static size_t lnp_product_scratch_floats(const lnp_gemm_kernels *kernels, size_t
 static void lnp_multiply_rows_ref(const lnp_product *job, float *row)
 {
     size_t m, n, k;
+    if (job->begin) job->begin(job->context, 0, job->m);
     for (m = 0; m < job->m; m++) {
         float *out = job->out + m * job->out_stride;
         size_t done;
         for (k = 0; k < job->k; k += done) {
             done = lnp_min(LNP_K_BLOCK, job->k - k);
             if (job->fill)
-                job->fill(job->fill_context, row + k, job->k, m, 1, k, done);
+                job->fill(job->context, row + k, job->k, m, 1, k, done);
             else
                 memcpy(row + k, job->a + m * job->a_stride + k, done * sizeof(float));
         }
@@ -4798,7 +4816,8 @@ static void lnp_multiply_rows_ref(const lnp_product *job, float *row)
             out[n] = sum;
         }
     }
-    if (job->finish) job->finish(job->finish_context, 0, job->m, 0, job->n);
+    if (job->finish) job->finish(job->context, 0, job->m, 0, job->n);
+    if (job->end) job->end(job->context, 0, job->m);
 }
 
 /* Deals `count` to `shares` evenly, the larger shares first: where share `i` begins. */
@@ -4838,7 +4857,7 @@ static void lnp_fill_tile(const lnp_gemm_kernels *kernels, const lnp_product *jo
         const size_t row = block->first_row + first;
         float *packed = lnp_packed_tile(kernels, block, k / step, tile);
         if (job->fill) {
-            job->fill(job->fill_context, packed, LNP_ROW_PITCH, row, rows, k, count);
+            job->fill(job->context, packed, LNP_ROW_PITCH, row, rows, k, count);
         } else {
             for (i = 0; i < rows; i++)
                 memcpy(packed + i * LNP_ROW_PITCH, job->a + (row + i) * job->a_stride + k,
@@ -4910,8 +4929,7 @@ static void lnp_panel_close(const lnp_product *job, const lnp_row_block *block,
                             const lnp_panel *panel)
 {
     if (job->finish)
-        job->finish(job->finish_context, block->first_row, block->rows, panel->column,
-                    panel->columns);
+        job->finish(job->context, block->first_row, block->rows, panel->column, panel->columns);
 }
 
 /* All outputs of one block of rows and one panel: a part of the panel that fits the first-level
@@ -4982,8 +5000,10 @@ static void lnp_multiply_own_rows(const lnp_gemm_kernels *kernels, const lnp_pro
                                  lnp_tiles_in(kernels, lnp_min(job->m, LNP_BLOCK_ROWS));
     while (chunk < end) {
         chunk = lnp_next_block(kernels, chunks, chunk, end, most_rows, &block);
+        if (job->begin) job->begin(job->context, block.first_row, block.rows);
         lnp_fill_and_multiply_panel(kernels, job, &block);
         for (i = 1; i < panels; i++) lnp_multiply_panel(kernels, job, &block, i);
+        if (job->end) job->end(job->context, block.first_row, block.rows);
     }
 }
 
@@ -5013,6 +5033,15 @@ static size_t lnp_imbalance(const lnp_chunks *chunks, size_t workers)
         most = lnp_max(most, lnp_chunk_start(chunks, end) - lnp_chunk_start(chunks, begin));
     }
     return most * workers * 1000 / chunks->m;
+}
+
+/* A worker's share of the rows, for begin or end. */
+static void lnp_share_visit(lnp_visit visit, const lnp_product *job, const lnp_chunks *chunks,
+                            size_t worker, size_t workers)
+{
+    const size_t first = lnp_chunk_start(chunks, chunks->count * worker / workers);
+    const size_t end = lnp_chunk_start(chunks, chunks->count * (worker + 1) / workers);
+    if (first < end) visit(job->context, first, end - first);
 }
 
 static void lnp_share_fill(const lnp_gemm_kernels *kernels, const lnp_product *job,
@@ -5078,6 +5107,11 @@ static void lnp_multiply_rows(const lnp_gemm_kernels *kernels, const lnp_product
 #ifdef _OPENMP
 #pragma omp for schedule(static, 1)
 #endif
+        for (each = 0; each < (job->begin ? threads : 0); each++)
+            lnp_share_visit(job->begin, job, &chunks, (size_t)each, (size_t)threads);
+#ifdef _OPENMP
+#pragma omp for schedule(static, 1)
+#endif
         for (each = 0; each < threads; each++)
             lnp_share_fill(kernels, job, blocks, count, (size_t)each, (size_t)threads);
 #ifdef _OPENMP
@@ -5085,6 +5119,11 @@ static void lnp_multiply_rows(const lnp_gemm_kernels *kernels, const lnp_product
 #endif
         for (each = 0; each < threads; each++)
             lnp_share_panels(kernels, job, blocks, count, (size_t)each, (size_t)threads);
+#ifdef _OPENMP
+#pragma omp for schedule(static, 1)
+#endif
+        for (each = 0; each < (job->end ? threads : 0); each++)
+            lnp_share_visit(job->end, job, &chunks, (size_t)each, (size_t)threads);
     }
 }
 
@@ -5327,9 +5366,10 @@ static void lnp_multiply_gradient(const lnp_gemm_kernels *kernels, const lnp_gra
 /* =================================================================================================
  * >>depthwise  Direct 7x7 depthwise convolution, stride 1, zero padding 3, NHWC: forward, input
  * gradient, weight gradient. Each output is one FMA chain over the taps (u, v) in row-major order
- * that begins with the bias (forward) or with what the gradient shall be added to; each weight
- * gradient is one FMA chain over (sample, y, x). Taps outside the image are skipped. Threads share
- * outputs, never a chain. Nothing here allocates.
+ * that begins with the bias (forward) or with zero (input gradient). Each weight gradient is one FMA
+ * chain over (y, x) in every band of 14 rows of a sample, begun at zero; the bands are added in order
+ * to what stands in the buffer. Taps outside the image are skipped. Threads share outputs or bands,
+ * never a chain. Nothing here allocates.
  *
  * A forward tile is up to 16 output pixels of one row (8 with the 16 registers of AVX2) times one
  * vector of channels. Its sums and the 7 weights of one filter row stay in registers, 24 of 32; each
@@ -5348,11 +5388,10 @@ typedef struct lnp_map {
     size_t h, w, c;
 } lnp_map;
 
-/* Rows y0..y1 and channels c0..c1 of one sample: out = start + conv(in). `start` is read at pixel *
- * start_step + channel: 0 for a bias, c for a tensor (which may be out itself), NULL for zeros. */
-typedef void lnp_depthwise_forward_fn(float *out, const float *start, size_t start_step,
-                                      const float *in, const float *packed, const lnp_map *map,
-                                      size_t y0, size_t y1, size_t c0, size_t c1);
+/* Rows y0..y1 and channels c0..c1 of one sample: out = bias + conv(in); bias may be NULL. */
+typedef void lnp_depthwise_forward_fn(float *out, const float *bias, const float *in,
+                                      const float *packed, const lnp_map *map, size_t y0, size_t y1,
+                                      size_t c0, size_t c1);
 
 /* Continues the chains dk[tap][16] of one vector of channels, dk at channel c % 16, over output row
  * y of one sample. */
@@ -5424,8 +5463,8 @@ static float lnp_depthwise_ref_value(float sum, const float *in, const float *we
     return sum;
 }
 
-static void lnp_depthwise_forward_ref(float *out, const float *start, size_t start_step,
-                                      const float *in, const float *packed, const lnp_map *map,
+static void lnp_depthwise_forward_ref(float *out, const float *bias, const float *in,
+                                       const float *packed, const lnp_map *map,
                                       size_t y0, size_t y1, size_t c0, size_t c1)
 {
     size_t y, x, c;
@@ -5433,9 +5472,8 @@ static void lnp_depthwise_forward_ref(float *out, const float *start, size_t sta
         for (x = 0; x < map->w; x++)
             for (c = c0; c < c1; c++) {
                 const size_t pixel = y * map->w + x;
-                const float first = start ? start[pixel * start_step + c] : 0.0f;
                 out[pixel * map->c + c] = lnp_depthwise_ref_value(
-                    first, in, lnp_depthwise_weights(packed, c), map, y, x, c);
+                    bias ? bias[c] : 0.0f, in, lnp_depthwise_weights(packed, c), map, y, x, c);
             }
 }
 
@@ -5498,7 +5536,7 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
 
 #define LNP_DW_START(isa, t)                                                                       \
     if ((t) < width)                                                                               \
-        sum[t] = start ? lnp_dw_load_##isa(start + (t)*start_step) : lnp_dw_zero_##isa();
+        sum[t] = bias ? lnp_dw_load_##isa(bias) : lnp_dw_zero_##isa();
 #define LNP_DW_STORE(isa, t)                                                                       \
     if ((t) < width) lnp_dw_store_##isa(out + (t)*map->c, sum[t]);
 
@@ -5515,7 +5553,7 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
 
 #define LNP_DW_CASE(isa, t)                                                                        \
     case (t) + 1:                                                                                  \
-        lnp_dw_column_##isa(out, start, start_step, in, weights, map, x0, y0, y1, (t) + 1);        \
+        lnp_dw_column_##isa(out, bias, in, weights, map, x0, y0, y1, (t) + 1);        \
         break;
 
 /* One pixel of the weight gradient: taps low..high of one filter row (or of two). The barrier keeps
@@ -5573,7 +5611,7 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
     /* Output pixels x0..x0+width of rows y0..y1; pointers are at channel c, start and out at row  \
      * y0, in at the sample. */ \
     TARGET LNP_INLINE void lnp_dw_column_##isa(                                                      \
-        float *out, const float *start, size_t start_step, const float *in, const float *weights,    \
+        float *out, const float *bias, const float *in, const float *weights,    \
         const lnp_map *map, size_t x0, size_t y0, size_t y1, int width)                              \
     {                                                                                                \
         const uint32_t inside = lnp_depthwise_inside(map, x0, (size_t)width + 6);                    \
@@ -5596,12 +5634,11 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
             }                                                                                        \
             LNP_DW_16(LNP_DW_STORE, isa)                                                             \
             out += line;                                                                             \
-            if (start) start += map->w * start_step;                                                 \
         }                                                                                            \
     }                                                                                                \
                                                                                                      \
     TARGET static void lnp_dw_columns_##isa(                                                         \
-        float *out, const float *start, size_t start_step, const float *in, const float *weights,    \
+        float *out, const float *bias, const float *in, const float *weights,    \
         const lnp_map *map, size_t x0, size_t y0, size_t y1, size_t width)                           \
     {                                                                                                \
         switch (width) {                                                                             \
@@ -5610,7 +5647,7 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
     }                                                                                                \
                                                                                                      \
     TARGET static void lnp_depthwise_forward_##isa(                                                  \
-        float *out, const float *start, size_t start_step, const float *in, const float *packed,     \
+        float *out, const float *bias, const float *in, const float *packed,     \
         const lnp_map *map, size_t y0, size_t y1, size_t c0, size_t c1)                              \
     {                                                                                                \
         const size_t tiles = lnp_ceil_div(map->w, widest);                                           \
@@ -5620,7 +5657,7 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
                 const size_t x0 = map->w * t / tiles, x1 = map->w * (t + 1) / tiles;                 \
                 const size_t pixel = y0 * map->w + x0;                                               \
                 lnp_dw_columns_##isa(out + pixel * map->c + c,                                       \
-                                     start ? start + pixel * start_step + c : NULL, start_step,      \
+                                     bias ? bias + c : NULL,      \
                                      in + c, lnp_depthwise_weights(packed, c), map, x0, y0, y1,      \
                                      x1 - x0);                                                       \
             }                                                                                        \
@@ -5756,8 +5793,8 @@ static lnp_depthwise_kernels lnp_depthwise_kernels_for(lensnet_isa isa)
 
 /* -- whole tensors ---------------------------------------------------------------------------- */
 
-static void lnp_depthwise_rows(const lnp_depthwise_kernels *kernels, float *out, const float *start,
-                               size_t start_step, const float *in, const float *packed,
+static void lnp_depthwise_rows(const lnp_depthwise_kernels *kernels, float *out, const float *bias,
+                               const float *in, const float *packed,
                                const lnp_map *map, size_t y0, size_t y1)
 {
     size_t c = 0;
@@ -5765,7 +5802,7 @@ static void lnp_depthwise_rows(const lnp_depthwise_kernels *kernels, float *out,
     for (l = 0; l < 3 && c < map->c; l++) {
         const lnp_depthwise_level *level = &kernels->level[l];
         const size_t end = c + (map->c - c) / level->lanes * level->lanes;
-        if (c < end) level->forward(out, start, start_step, in, packed, map, y0, y1, c, end);
+        if (c < end) level->forward(out, bias, in, packed, map, y0, y1, c, end);
         c = end;
     }
 }
@@ -5803,18 +5840,20 @@ static void lnp_depthwise_forward(const lnp_depthwise_kernels *kernels, const ln
         const size_t sample = (size_t)task / blocks, y0 = (size_t)task % blocks * step;
         const size_t y1 = lnp_min(h, y0 + step), pixel = (sample * h + y0) * w;
         const size_t at = sample * h * w * c;
-        lnp_depthwise_rows(kernels, out + at, bias, 0, x + at, packed, &map, y0, y1);
+        lnp_depthwise_rows(kernels, out + at, bias, x + at, packed, &map, y0, y1);
         if (mean)
             rows->row_statistics(mean + pixel, rstd + pixel, out + pixel * c, c, (y1 - y0) * w, c,
                                  eps);
     }
 }
 
-/* dx (n,h,w,c) = start + conv(dy, mirrored): start is a tensor like dx, dx itself, or NULL for
- * zeros; packed by lnp_depthwise_pack_mirrored. dx is not dy. */
-static void lnp_depthwise_input_gradient(const lnp_depthwise_kernels *kernels, float *dx,
-                                         const float *start, const float *dy, const float *packed,
-                                         size_t n, size_t h, size_t w, size_t c, int threads)
+/* dx (n,h,w,c) = residual + conv(dy, mirrored): residual is a tensor like dx, or NULL; packed by
+ * lnp_depthwise_pack_mirrored. dx is neither of the inputs. */
+static void lnp_depthwise_input_gradient(const lnp_depthwise_kernels *kernels,
+                                         const lnp_row_kernels *rows, float *dx,
+                                         const float *residual, const float *dy,
+                                         const float *packed, size_t n, size_t h, size_t w,
+                                         size_t c, int threads)
 {
     lnp_map map;
     size_t step, blocks;
@@ -5831,55 +5870,96 @@ static void lnp_depthwise_input_gradient(const lnp_depthwise_kernels *kernels, f
 #endif
     for (task = 0; task < tasks; task++) {
         const size_t at = (size_t)task / blocks * h * w * c, y0 = (size_t)task % blocks * step;
-        lnp_depthwise_rows(kernels, dx + at, start ? start + at : NULL, c, dy + at, packed, &map,
-                           y0, lnp_min(h, y0 + step));
+        const size_t y1 = lnp_min(h, y0 + step), first = at + y0 * w * c;
+        lnp_depthwise_rows(kernels, dx + at, NULL, dy + at, packed, &map, y0, y1);
+        if (residual) rows->add(dx + first, residual + first, dx + first, (y1 - y0) * w * c);
     }
 }
 
-/* Channels first..first+16 of the weight gradient, over all samples: the chains are brought in from
- * PyTorch's layout, continued, and put back. */
-static void lnp_depthwise_gradient_group(const lnp_depthwise_kernels *kernels,
-                                         const lnp_row_kernels *rows, float *dweight, float *dbias,
-                                         const float *dy, const float *x, size_t n,
-                                         const lnp_map *map, size_t first)
+/* -- the gradient of the weights -------------------------------------------------------------- */
+
+#define LNP_BAND_ROWS ((size_t)14)           /* of a chain: part of the law */
+#define LNP_BAND_SUMS (16 * (LNP_TAPS + 1)) /* of 16 channels: taps and bias, [50][16] */
+
+static size_t lnp_depthwise_bands(size_t h) { return lnp_ceil_div(h, LNP_BAND_ROWS); }
+
+/* Floats of scratch for lnp_depthwise_weight_gradient. */
+static size_t lnp_depthwise_scratch_floats(size_t n, size_t h, size_t c)
 {
-    const size_t end = lnp_min(map->c, first + 16), line = map->w * map->c;
-    float dk[16 * LNP_TAPS];
-    size_t i, y, c, tap;
-    lnp_depthwise_pack_group(dk, dweight, map->c, first, 0);
-    for (i = 0; i < n; i++, dy += map->h * line, x += map->h * line)
-        for (y = 0; y < map->h; y++) {
-            const lnp_depthwise_level *level = kernels->level;
-            if (dbias)
-                rows->column_sum(dbias + first, dy + y * line + first, map->c, map->w, end - first);
-            for (c = first; c < end; c += level->lanes) {
-                while (level->lanes > end - c) level++;
-                level->gradient(dk + (c - first), dy, x, map, y, c);
-            }
-        }
-    for (c = first; c < end; c++)
-        for (tap = 0; tap < LNP_TAPS; tap++) dweight[c * LNP_TAPS + tap] = dk[tap * 16 + c - first];
+    return n * lnp_depthwise_bands(h) * lnp_ceil_div(c, 16) * LNP_BAND_SUMS;
 }
 
-/* dweight (C,1,7,7) and dbias (C; may be NULL) continue over dy, x (n,h,w,c). */
+/* Channels first..first+16 over one band of a sample. */
+static void lnp_depthwise_band_sums(const lnp_depthwise_kernels *kernels,
+                                    const lnp_row_kernels *rows, float *sums, const float *dy,
+                                    const float *x, const lnp_map *map, size_t band, size_t first)
+{
+    const size_t end = lnp_min(map->c, first + 16), line = map->w * map->c;
+    const size_t last = lnp_min(map->h, (band + 1) * LNP_BAND_ROWS);
+    size_t y, c;
+    memset(sums, 0, LNP_BAND_SUMS * sizeof(float));
+    for (y = band * LNP_BAND_ROWS; y < last; y++) {
+        const lnp_depthwise_level *level = kernels->level;
+        rows->column_sum(sums + 16 * LNP_TAPS, dy + y * line + first, map->c, map->w, end - first);
+        for (c = first; c < end; c += level->lanes) {
+            while (level->lanes > end - c) level++;
+            level->gradient(sums + (c - first), dy, x, map, y, c);
+        }
+    }
+}
+
+/* Adds the bands to the gradients of channels first..first+16, which have PyTorch's layout; `stride`
+ * floats from band to band. */
+static void lnp_depthwise_add_bands(const lnp_row_kernels *rows, float *dweight, float *dbias,
+                                    const float *sums, size_t stride, size_t bands, size_t c,
+                                    size_t first)
+{
+    const size_t channels = lnp_min(c - first, 16);
+    float total[LNP_BAND_SUMS];
+    size_t i, tap;
+    lnp_depthwise_pack_group(total, dweight, c, first, 0);
+    for (i = 0; i < 16; i++)
+        total[16 * LNP_TAPS + i] = dbias && i < channels ? dbias[first + i] : 0.0f;
+    for (i = 0; i < bands; i++) rows->add(total, total, sums + i * stride, LNP_BAND_SUMS);
+    for (i = 0; i < channels; i++)
+        for (tap = 0; tap < LNP_TAPS; tap++)
+            dweight[(first + i) * LNP_TAPS + tap] = total[tap * 16 + i];
+    for (i = 0; dbias && i < channels; i++) dbias[first + i] = total[16 * LNP_TAPS + i];
+}
+
+/* dweight (C,1,7,7) and dbias (C; may be NULL) continue over dy, x (n,h,w,c). Work is dealt in the
+ * order of the rows, so that a thread has about those that it had before. */
 static void lnp_depthwise_weight_gradient(const lnp_depthwise_kernels *kernels,
                                           const lnp_row_kernels *rows, float *dweight, float *dbias,
                                           const float *dy, const float *x, size_t n, size_t h,
-                                          size_t w, size_t c, int threads)
+                                          size_t w, size_t c, float *scratch, int threads)
 {
-    const int groups = (int)lnp_ceil_div(c, 16);
+    const size_t groups = lnp_ceil_div(c, 16), bands = lnp_depthwise_bands(h);
+    ptrdiff_t i;
     lnp_map map;
-    int group;
     (void)threads;
     map.h = h;
     map.w = w;
     map.c = c;
 #ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) if (threads > 1 && groups > 1)
+#pragma omp parallel num_threads(threads) if (threads > 1)
 #endif
-    for (group = 0; group < groups; group++)
-        lnp_depthwise_gradient_group(kernels, rows, dweight, dbias, dy, x, n, &map,
-                                     (size_t)group * 16);
+    {
+#ifdef _OPENMP
+#pragma omp for schedule(static)
+#endif
+        for (i = 0; i < (ptrdiff_t)(n * bands * groups); i++) {
+            const size_t band = (size_t)i / groups, at = band / bands * h * w * c;
+            lnp_depthwise_band_sums(kernels, rows, scratch + (size_t)i * LNP_BAND_SUMS, dy + at,
+                                    x + at, &map, band % bands, (size_t)i % groups * 16);
+        }
+#ifdef _OPENMP
+#pragma omp for schedule(static)
+#endif
+        for (i = 0; i < (ptrdiff_t)groups; i++)
+            lnp_depthwise_add_bands(rows, dweight, dbias, scratch + (size_t)i * LNP_BAND_SUMS,
+                                    groups * LNP_BAND_SUMS, n * bands, c, (size_t)i * 16);
+    }
 }
 /* =================================================================================================
  * >>parameters  Names, shapes and flat buffers of the weights, and their copies in kernel order.
@@ -7090,9 +7170,25 @@ static size_t lnp_strip_width(size_t columns, int threads)
     return lnp_min(lnp_max(width, 32), LNP_STRIP_COLUMNS);
 }
 
-/* gradient[c] += sum over rows of dy[row][c], one chain per column. */
-static void lnp_column_sums(const lensnet_graph *g, float *gradient, const float *dy, size_t rows,
-                            size_t columns)
+/* The chunk that begins at `row`, where every sample has `pixels` rows (the law of >>rows). */
+typedef struct lnp_chunk {
+    size_t rows, index; /* counted through all samples */
+} lnp_chunk;
+
+static size_t lnp_chunk_count(size_t pixels) { return lnp_ceil_div(pixels, LNP_CHUNK_ROWS); }
+
+static lnp_chunk lnp_chunk_at(size_t row, size_t pixels)
+{
+    const size_t pixel = row % pixels;
+    lnp_chunk chunk;
+    chunk.rows = lnp_min(LNP_CHUNK_ROWS, pixels - pixel);
+    chunk.index = row / pixels * lnp_chunk_count(pixels) + pixel / LNP_CHUNK_ROWS;
+    return chunk;
+}
+
+/* gradient[c] += sum over all rows of dy[row][c], chunk by chunk. */
+static void lnp_bias_gradient(const lensnet_graph *g, float *gradient, const float *dy, size_t rows,
+                              size_t pixels, size_t columns)
 {
     size_t width = lnp_strip_width(columns, g->threads);
     ptrdiff_t i, strips = (ptrdiff_t)lnp_ceil_div(columns, width);
@@ -7101,9 +7197,23 @@ static void lnp_column_sums(const lensnet_graph *g, float *gradient, const float
     if (!gradient) return;
     LNP_PARALLEL_FOR
     for (i = 0; i < strips; i++) {
-        size_t c = (size_t)i * width;
-        g->rows.column_sum(gradient + c, dy + c, columns, rows, lnp_min(width, columns - c));
+        size_t c = (size_t)i * width, count = lnp_min(width, columns - c), row;
+        float sums[LNP_STRIP_COLUMNS];
+        lnp_chunk chunk;
+        for (row = 0; row < rows; row += chunk.rows) {
+            chunk = lnp_chunk_at(row, pixels);
+            memset(sums, 0, count * sizeof(float));
+            g->rows.column_sum(sums, dy + row * columns + c, columns, chunk.rows, count);
+            g->rows.add(gradient + c, gradient + c, sums, count);
+        }
     }
+}
+
+/* gradient[c] += the sums of all chunks, (chunks, columns), in order. */
+static void lnp_add_chunks(const lensnet_graph *g, float *gradient, const float *sums,
+                           size_t chunks, size_t columns)
+{
+    if (gradient) g->rows.column_sum(gradient, sums, columns, chunks, columns);
 }
 
 static const float *lnp_op_values(const lensnet_graph *g, const lnp_op *op, int k)
@@ -7370,7 +7480,7 @@ static void lnp_linear_backward(lnp_run *run, const lnp_op *op, float *const *dx
     weight.dy = dy;
     weight.x = lnp_value(g, op->inputs[0]);
     lnp_multiply_gradient(g->gemm, &weight, run->scratch, g->threads);
-    lnp_column_sums(g, lnp_op_gradients(g, op, 1), dy, m, weight.n);
+    lnp_bias_gradient(g, lnp_op_gradients(g, op, 1), dy, m, lnp_pixels(lnp_in(g, op)), weight.n);
     if (dx[0]) {
         lnp_product input = lnp_product_back(g, op, 0, m);
         input.a = dy;
@@ -7551,7 +7661,7 @@ static void lnp_conv_forward(lnp_run *run, const lnp_op *op)
         lnp_patches patches = lnp_patches_of(g, op, lnp_value(g, op->inputs[0]), group);
         lnp_product job = lnp_product_of(g, op, 0, 1, run->n * lnp_pixels(lnp_out(g, op)));
         job.fill = lnp_patches_fill;
-        job.fill_context = &patches;
+        job.context = &patches;
         job.packed += group * lnp_packed_floats(g->gemm, job.n, job.k);
         if (job.bias) job.bias += group * job.n;
         job.out = lnp_value(g, op->output) + group * job.n;
@@ -7613,8 +7723,9 @@ static void lnp_conv_backward(lnp_run *run, const lnp_op *op, float *const *dx)
     float *dpatches = gradient + lnp_round_up(w->size, 16);
     float *scratch = dpatches + lnp_round_up(lnp_conv_rows(g, op) * w->k, 16);
     size_t group;
-    lnp_column_sums(g, lnp_op_gradients(g, op, 1), lnp_gradient(g, op->output),
-                    run->n * lnp_pixels(lnp_out(g, op)), lnp_out(g, op)->c);
+    lnp_bias_gradient(g, lnp_op_gradients(g, op, 1), lnp_gradient(g, op->output),
+                      run->n * lnp_pixels(lnp_out(g, op)), lnp_pixels(lnp_out(g, op)),
+                      lnp_out(g, op)->c);
     if (dx[0]) memset(dx[0], 0, lnp_value_floats(run, op->inputs[0]) * sizeof(float));
     lnp_channels_last(gradient, lnp_op_gradients(g, op, 0),
                       w); /* chains go on from what is there */
@@ -7647,6 +7758,13 @@ static void lnp_depthwise_forward_op(lnp_run *run, const lnp_op *op)
                           lnp_op_values(g, op, 1), run->n, x->h, x->w, x->c, 0, g->threads);
 }
 
+static void lnp_depthwise_plan(lensnet_graph *g, lnp_op *op)
+{
+    const lnp_activation *x = lnp_in(g, op);
+    if (g->options.training)
+        op->scratch = lnp_depthwise_scratch_floats(g->micro_batch, x->h, x->c);
+}
+
 static void lnp_depthwise_backward_op(lnp_run *run, const lnp_op *op, float *const *dx)
 {
     lensnet_graph *g = run->graph;
@@ -7654,9 +7772,9 @@ static void lnp_depthwise_backward_op(lnp_run *run, const lnp_op *op, float *con
     const float *dy = lnp_gradient(g, op->output);
     lnp_depthwise_weight_gradient(&g->depthwise, &g->rows, lnp_op_gradients(g, op, 0),
                                   lnp_op_gradients(g, op, 1), dy, lnp_value(g, op->inputs[0]),
-                                  run->n, x->h, x->w, x->c, g->threads);
+                                  run->n, x->h, x->w, x->c, run->scratch, g->threads);
     if (dx[0])
-        lnp_depthwise_input_gradient(&g->depthwise, dx[0], NULL, dy,
+        lnp_depthwise_input_gradient(&g->depthwise, &g->rows, dx[0], NULL, dy,
                                      lnp_op_weight(g, op, 0)->packed_backward, run->n, x->h, x->w,
                                      x->c, g->threads);
 }
@@ -7687,6 +7805,9 @@ static void lnp_layer_norm_plan(lensnet_graph *g, lnp_op *op)
 {
     op->saved[0] = lnp_saved_add(g, op, lnp_pixels(lnp_in(g, op))); /* mean */
     op->saved[1] = lnp_saved_add(g, op, lnp_pixels(lnp_in(g, op))); /* 1 / deviation */
+    if (g->options.training)
+        op->scratch =
+            2 * g->micro_batch * lnp_chunk_count(lnp_pixels(lnp_in(g, op))) * lnp_in(g, op)->c;
 }
 
 #define LNP_ROWS_AT_A_TIME ((size_t)16)
@@ -7712,39 +7833,28 @@ static void lnp_layer_norm_forward(lnp_run *run, const lnp_op *op)
     }
 }
 
-/* Also the backward of the fused block: dx may be dy. */
-static void lnp_layer_norm_gradients(const lensnet_graph *g, float *dx, float *dw, float *db,
-                                     const float *dy, const float *x, const float *mean,
-                                     const float *rstd, const float *w, size_t rows, size_t c)
-{
-    const int threads = g->threads;
-    const size_t width = lnp_strip_width(c, threads);
-    ptrdiff_t i, strips = (ptrdiff_t)lnp_ceil_div(c, width);
-    ptrdiff_t blocks = (ptrdiff_t)lnp_ceil_div(rows, LNP_ROWS_AT_A_TIME);
-    LNP_PARALLEL_FOR
-    for (i = 0; i < strips; i++) {
-        size_t at = (size_t)i * width;
-        g->rows.layer_norm_backward_columns(dw + at, db + at, dy + at, x + at, mean, rstd, c, rows,
-                                            lnp_min(width, c - at));
-    }
-    if (!dx) return;
-    LNP_PARALLEL_FOR
-    for (i = 0; i < blocks; i++) {
-        size_t row = (size_t)i * LNP_ROWS_AT_A_TIME,
-               count = lnp_min(LNP_ROWS_AT_A_TIME, rows - row);
-        g->rows.layer_norm_backward_rows(dx + row * c, dy + row * c, x + row * c, mean + row,
-                                         rstd + row, w, count, c);
-    }
-}
-
-static void lnp_layer_norm_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+static void lnp_layer_norm_backward_op(lnp_run *run, const lnp_op *op, float *const *dx)
 {
     lensnet_graph *g = run->graph;
-    lnp_layer_norm_gradients(g, dx[0], lnp_op_gradients(g, op, 0), lnp_op_gradients(g, op, 1),
-                             lnp_gradient(g, op->output), lnp_value(g, op->inputs[0]),
-                             lnp_place_of(g, op->saved[0]), lnp_place_of(g, op->saved[1]),
-                             lnp_op_values(g, op, 0), run->n * lnp_pixels(lnp_in(g, op)),
-                             lnp_in(g, op)->c);
+    const size_t c = lnp_in(g, op)->c, pixels = lnp_pixels(lnp_in(g, op));
+    const size_t per_sample = lnp_chunk_count(pixels), chunks = run->n * per_sample;
+    const float *x = lnp_value(g, op->inputs[0]), *dy = lnp_gradient(g, op->output);
+    const float *mean = lnp_place_of(g, op->saved[0]), *rstd = lnp_place_of(g, op->saved[1]);
+    float *dw = run->scratch, *db = dw + chunks * c; /* of every chunk */
+    const int threads = g->threads;
+    ptrdiff_t i;
+    (void)threads;
+    memset(dw, 0, 2 * chunks * c * sizeof(float));
+    LNP_PARALLEL_FOR
+    for (i = 0; i < (ptrdiff_t)chunks; i++) {
+        const size_t sample = (size_t)i / per_sample, chunk = (size_t)i % per_sample;
+        const size_t row = sample * pixels + chunk * LNP_CHUNK_ROWS, at = row * c;
+        g->rows.layer_norm_backward(dx[0] ? dx[0] + at : NULL, dw + (size_t)i * c,
+                                    db + (size_t)i * c, dy + at, x + at, mean + row, rstd + row,
+                                    lnp_op_values(g, op, 0), lnp_chunk_at(row, pixels).rows, c);
+    }
+    lnp_add_chunks(g, lnp_op_gradients(g, op, 0), dw, chunks, c);
+    lnp_add_chunks(g, lnp_op_gradients(g, op, 1), db, chunks, c);
 }
 
 /* --- gelu, relu, add --------------------------------------------------------------------------- */
@@ -7928,7 +8038,7 @@ static void lnp_grn_backward(lnp_run *run, const lnp_op *op, float *const *dx)
     ptrdiff_t i;
     (void)threads;
     lnp_pixel_totals(g, totals, dy, x, run->n, pixels, c);
-    lnp_column_sums(g, lnp_op_gradients(g, op, 1), dy, run->n * pixels, c);
+    lnp_bias_gradient(g, lnp_op_gradients(g, op, 1), dy, run->n * pixels, pixels, c);
     for (sample = 0; sample < run->n; sample++)
         lnp_grn_coefficients(coefficient + sample * c, factor + sample * c,
                              lnp_op_gradients(g, op, 0), totals + sample * c,
@@ -8248,8 +8358,6 @@ static int lnp_block_keeps_hidden(const lensnet_graph *g)
     return g->options.training && !g->options.recompute;
 }
 
-static size_t lnp_chunk_count(size_t pixels) { return lnp_ceil_div(pixels, LNP_CHUNK_ROWS); }
-
 /* One group of samples on its way through a block: everything its steps need, as pointers to its first
  * sample. */
 typedef struct lnp_block {
@@ -8263,8 +8371,11 @@ typedef struct lnp_block {
     float *norm;                          /* G of GRN, saved: (samples, wide) */
     float *factor, *coefficient;          /* of GRN: (samples, wide) */
     double *totals;                       /* (samples, wide) */
-    float *partials;                      /* chunk sums: (samples, chunks, wide) */
-    float *dactive, *dnarrow, *dresidual; /* backward: (rows, wide), (rows, c), (rows, c) */
+    float *squares;                       /* chunk sums: (samples, chunks, wide) */
+    const float *dy, *dz;                 /* gradients of y, and of the branch: dz = scale * dy */
+    float *dscaled, *dactive, *dnarrow;   /* dz's place; (rows, wide), (rows, c) */
+    float *wide_sums, *narrow_sums;       /* chunk sums: twice (samples, chunks, wide or c) */
+    float *bands;                         /* of the depthwise gradient */
     float *scratch;                       /* of the products */
     const float *scales;                  /* drop path, one a sample */
     float *y;
@@ -8272,23 +8383,27 @@ typedef struct lnp_block {
 
 /* Floats of each part of the scratch, in the order in which lnp_block_begin lays them out. */
 typedef struct lnp_block_parts {
-    size_t scales, per_sample, partials, hidden, active, dactive, narrow, product;
+    size_t scales, per_sample, squares, hidden, active, dactive, narrow;
+    size_t wide_sums, narrow_sums, bands, product;
 } lnp_block_parts;
 
 static lnp_block_parts lnp_block_sizes(const lensnet_graph *g, const lnp_op *op)
 {
     const lnp_activation *x = lnp_in(g, op);
     size_t group = lnp_block_group(g, op), pixels = lnp_pixels(x), rows = group * pixels;
-    size_t c = x->c, wide = 4 * c;
+    size_t c = x->c, wide = 4 * c, chunks = group * lnp_chunk_count(pixels);
     int training = g->options.training;
     lnp_block_parts s;
     s.scales = lnp_round_up(g->micro_batch, 16);
     s.per_sample = lnp_round_up(group * wide, 16);
-    s.partials = lnp_round_up(group * lnp_chunk_count(pixels) * wide, 16);
+    s.squares = training ? 0 : lnp_round_up(chunks * wide, 16);
     s.active = lnp_round_up(rows * wide, 16);
     s.hidden = training && g->options.recompute ? s.active : 0;
     s.dactive = training ? s.active : 0;
     s.narrow = training ? lnp_round_up(rows * c, 16) : 0;
+    s.wide_sums = training ? lnp_round_up(2 * chunks * wide, 16) : 0;
+    s.narrow_sums = training ? lnp_round_up(2 * chunks * c, 16) : 0;
+    s.bands = training ? lnp_depthwise_scratch_floats(group, x->h, c) : 0;
     s.product = lnp_max(lnp_linear_scratch(g, rows, wide, c), lnp_linear_scratch(g, rows, c, wide));
     return s;
 }
@@ -8302,8 +8417,8 @@ static void lnp_block_plan(lensnet_graph *g, lnp_op *op)
     if (lnp_block_keeps_hidden(g))
         op->saved[LNP_SAVED_HIDDEN] = lnp_saved_add(g, op, 4 * lnp_sample_floats(x));
     op->saved[LNP_SAVED_GRN] = lnp_saved_add(g, op, 4 * x->c);
-    op->scratch = s.scales + 4 * s.per_sample + s.partials + s.hidden + s.active + s.dactive +
-                  2 * s.narrow + s.product;
+    op->scratch = s.scales + 4 * s.per_sample + s.squares + s.hidden + s.active + s.dactive +
+                  2 * s.narrow + s.wide_sums + s.narrow_sums + s.bands + s.product;
 }
 
 static float *lnp_take(float **scratch, size_t floats)
@@ -8342,14 +8457,18 @@ static lnp_block lnp_block_begin(lnp_run *run, const lnp_op *op, size_t first)
     b.totals = (double *)(void *)lnp_take(&scratch, 2 * s.per_sample);
     b.factor = lnp_take(&scratch, s.per_sample);
     b.coefficient = lnp_take(&scratch, s.per_sample);
-    b.partials = lnp_take(&scratch, s.partials);
+    b.squares = lnp_take(&scratch, s.squares);
     b.hidden = lnp_take(&scratch, s.hidden);
     if (kept) b.hidden = kept + first * b.pixels * b.wide;
     b.active = lnp_take(&scratch, s.active);
     if (!b.hidden) b.hidden = b.active; /* forward only: GELU in place */
     b.dactive = lnp_take(&scratch, s.dactive);
     b.dnarrow = lnp_take(&scratch, s.narrow);
-    b.dresidual = lnp_take(&scratch, s.narrow);
+    b.dscaled = lnp_take(&scratch, s.narrow);
+    b.wide_sums = lnp_take(&scratch, s.wide_sums);
+    b.narrow_sums = lnp_take(&scratch, s.narrow_sums);
+    b.bands = lnp_take(&scratch, s.bands);
+    if (!b.squares) b.squares = b.wide_sums;
     b.scratch = scratch;
     for (i = 0; i < b.samples; i++) scales[first + i] = lnp_drop_scale(run, op, first + i);
     b.scales = scales + first;
@@ -8391,18 +8510,16 @@ static void lnp_block_activate(const void *context, size_t first_row, size_t row
                                size_t first_column, size_t column_count)
 {
     const lnp_block *b = (const lnp_block *)context;
-    size_t chunks = lnp_chunk_count(b->pixels);
-    while (row_count) { /* one chunk at a time */
-        size_t sample = first_row / b->pixels, pixel = first_row % b->pixels;
-        size_t count = lnp_min(LNP_CHUNK_ROWS, b->pixels - pixel);
-        size_t at = first_row * b->wide + first_column;
-        float *sums =
-            b->partials + (sample * chunks + pixel / LNP_CHUNK_ROWS) * b->wide + first_column;
-        memset(sums, 0, column_count * sizeof(float));
-        b->g->rows.gelu_squares(b->active + at, b->wide, b->hidden + at, b->wide, sums, count,
-                                column_count);
-        first_row += count;
-        row_count -= count;
+    lnp_chunk chunk;
+    size_t row;
+    for (row = first_row; row < first_row + row_count; row += chunk.rows) {
+        const size_t at = row * b->wide + first_column;
+        float *squares;
+        chunk = lnp_chunk_at(row, b->pixels);
+        squares = b->squares + chunk.index * b->wide + first_column;
+        memset(squares, 0, column_count * sizeof(float));
+        b->g->rows.gelu_squares(b->active + at, b->wide, b->hidden + at, b->wide, squares,
+                                chunk.rows, column_count);
     }
 }
 
@@ -8424,10 +8541,9 @@ static void lnp_block_expand(const lnp_block *b, lnp_finish finish)
     lnp_product job = lnp_product_of(b->g, b->op, LNP_B_EXPAND, LNP_B_EXPAND_BIAS, b->rows);
     job.a = b->depthwise; /* with a fill: only fetched ahead */
     job.fill = lnp_block_normalized;
-    job.fill_context = b;
     job.out = b->hidden;
     job.finish = finish;
-    job.finish_context = b;
+    job.context = b;
     job.segment_rows = b->pixels;
     job.chunk_rows = LNP_CHUNK_ROWS;
     lnp_multiply_rows(b->g->gemm, &job, b->scratch, b->g->threads);
@@ -8437,7 +8553,7 @@ static void lnp_block_grn_statistics(const lnp_block *b)
 {
     size_t i, chunks = lnp_chunk_count(b->pixels);
     for (i = 0; i < b->samples; i++) {
-        lnp_chunk_totals(b->totals + i * b->wide, b->partials + i * chunks * b->wide, chunks,
+        lnp_chunk_totals(b->totals + i * b->wide, b->squares + i * chunks * b->wide, chunks,
                          b->wide);
         lnp_grn_factors(b->norm + i * b->wide, b->factor + i * b->wide, b->totals + i * b->wide,
                         lnp_op_values(b->g, b->op, LNP_B_GAMMA), b->wide);
@@ -8449,10 +8565,9 @@ static void lnp_block_reduce(const lnp_block *b)
     lnp_product job = lnp_product_of(b->g, b->op, LNP_B_REDUCE, LNP_B_REDUCE_BIAS, b->rows);
     job.a = b->active;
     job.fill = lnp_block_responses;
-    job.fill_context = b;
     job.out = b->y;
     job.finish = lnp_block_residual;
-    job.finish_context = b;
+    job.context = b;
     lnp_multiply_rows(b->g->gemm, &job, b->scratch, b->g->threads);
 }
 
@@ -8475,132 +8590,200 @@ static void lnp_block_forward(lnp_run *run, const lnp_op *op)
 
 /* --- backward ---------------------------------------------------------------------------------- */
 
-/* dz = scale * dy of every sample; dy itself where no sample is scaled. */
-static const float *lnp_block_branch_gradient(const lnp_block *b, const float *dy)
+/* Each step below takes whole chunks of rows through while they are in the cache, and a thread gets the
+ * same rows in every step, as in the forward pass: what it reads, it has mostly written itself. Only the
+ * weights' gradients need everybody's rows. */
+
+static int lnp_block_is_scaled(const lnp_block *b)
 {
-    size_t i, floats = b->pixels * b->c;
-    int scaled = 0;
+    size_t i;
     for (i = 0; i < b->samples; i++)
-        if (b->scales[i] < 1.0f || b->scales[i] > 1.0f) scaled = 1;
-    if (!scaled) return dy;
-    for (i = 0; i < b->samples; i++)
-        b->g->rows.scale(b->dresidual + i * floats, dy + i * floats, b->scales[i], floats);
-    return b->dresidual;
+        if (b->scales[i] < 1.0f || b->scales[i] > 1.0f) return 1;
+    return 0;
 }
 
-/* gelu and its slope from the hidden layer, and the sums over pixels that GRN's backward needs. The
- * slope replaces the hidden layer, which is not needed again. */
-static void lnp_block_backward_first(const lnp_block *b)
+/* A place for the sums of a chunk, set to zero: one of the two of b->wide_sums or b->narrow_sums. */
+static float *lnp_block_sums(const lnp_block *b, float *sums, int second, size_t columns,
+                             lnp_chunk chunk)
+{
+    const size_t chunks = b->samples * lnp_chunk_count(b->pixels);
+    float *place = sums + ((second ? chunks : 0) + chunk.index) * columns;
+    memset(place, 0, columns * sizeof(float));
+    return place;
+}
+
+static void lnp_block_add_sums(const lnp_block *b, int parameter, const float *sums, int second,
+                               size_t columns)
+{
+    const size_t chunks = b->samples * lnp_chunk_count(b->pixels);
+    lnp_add_chunks(b->g, lnp_op_gradients(b->g, b->op, parameter),
+                   sums + (second ? chunks * columns : 0), chunks, columns);
+}
+
+/* lnp_visit before W2's input gradient: dz = scale * dy, and the sums for b2. */
+static void lnp_block_scale(const void *context, size_t first_row, size_t row_count)
+{
+    const lnp_block *b = (const lnp_block *)context;
+    lnp_chunk chunk;
+    size_t row;
+    for (row = first_row; row < first_row + row_count; row += chunk.rows) {
+        const size_t at = row * b->c;
+        chunk = lnp_chunk_at(row, b->pixels);
+        if (b->dz != b->dy)
+            b->g->rows.scale(b->dscaled + at, b->dy + at, b->scales[row / b->pixels],
+                             chunk.rows * b->c);
+        b->g->rows.column_sum(lnp_block_sums(b, b->narrow_sums, 0, b->c, chunk), b->dz + at, b->c,
+                              chunk.rows, b->c);
+    }
+}
+
+/* lnp_finish of W2's input gradient: gelu and its slope from the hidden layer, and the sums over pixels
+ * that GRN's backward needs. The slope replaces the hidden layer, which is not needed again. */
+static void lnp_block_grn_first(const void *context, size_t first_row, size_t row_count,
+                                size_t first_column, size_t column_count)
+{
+    const lnp_block *b = (const lnp_block *)context;
+    const size_t chunks = b->samples * lnp_chunk_count(b->pixels);
+    lnp_chunk chunk;
+    size_t row;
+    for (row = first_row; row < first_row + row_count; row += chunk.rows) {
+        const size_t at = row * b->wide + first_column;
+        float *products, *shifts;
+        chunk = lnp_chunk_at(row, b->pixels);
+        products = b->wide_sums + chunk.index * b->wide + first_column;
+        shifts = products + chunks * b->wide;
+        memset(products, 0, column_count * sizeof(float));
+        memset(shifts, 0, column_count * sizeof(float));
+        b->g->rows.grn_backward_first(b->active + at, b->hidden + at, products, shifts,
+                                      b->hidden + at, b->dactive + at, b->wide, chunk.rows,
+                                      column_count);
+    }
+}
+
+/* Gradients of GRN's parameters, and what its backward multiplies and adds. */
+static void lnp_block_grn_coefficients(const lnp_block *b)
 {
     const lensnet_graph *g = b->g;
-    const int threads = g->threads;
-    const size_t width = lnp_strip_width(b->wide, threads), chunks = lnp_chunk_count(b->pixels);
-    float *dbeta = lnp_op_gradients(g, b->op, LNP_B_BETA);
-    ptrdiff_t i, strips = (ptrdiff_t)lnp_ceil_div(b->wide, width);
-    memset(b->partials, 0, b->samples * chunks * b->wide * sizeof(float));
-    LNP_PARALLEL_FOR
-    for (i = 0; i < strips; i++) {
-        size_t c = (size_t)i * width, count = lnp_min(width, b->wide - c), sample, chunk;
-        for (sample = 0; sample < b->samples; sample++)
-            for (chunk = 0; chunk < chunks; chunk++) {
-                size_t pixel = chunk * LNP_CHUNK_ROWS;
-                size_t at = (sample * b->pixels + pixel) * b->wide + c;
-                g->rows.grn_backward_first(b->active + at, b->hidden + at,
-                                           b->partials + (sample * chunks + chunk) * b->wide + c,
-                                           dbeta + c, b->hidden + at, b->dactive + at, b->wide,
-                                           lnp_min(LNP_CHUNK_ROWS, b->pixels - pixel), count);
-            }
-    }
-    for (i = 0; i < (ptrdiff_t)b->samples; i++) {
-        size_t at = (size_t)i * b->wide;
-        lnp_chunk_totals(b->totals + at, b->partials + (size_t)i * chunks * b->wide, chunks,
-                         b->wide);
+    const size_t chunks = lnp_chunk_count(b->pixels);
+    size_t i;
+    for (i = 0; i < b->samples; i++) {
+        const size_t at = i * b->wide;
+        lnp_chunk_totals(b->totals + at, b->wide_sums + i * chunks * b->wide, chunks, b->wide);
         lnp_grn_coefficients(b->coefficient + at, b->factor + at,
                              lnp_op_gradients(g, b->op, LNP_B_GAMMA), b->totals + at, b->norm + at,
                              lnp_op_values(g, b->op, LNP_B_GAMMA), b->wide);
     }
+    lnp_block_add_sums(b, LNP_B_BETA, b->wide_sums, 1, b->wide);
 }
 
-/* Gradient of the hidden layer, in place of the gradient of GRN's output; and the bias that follows. */
-static void lnp_block_backward_second(const lnp_block *b)
-{
-    const lensnet_graph *g = b->g;
-    const int threads = g->threads;
-    const size_t width = lnp_strip_width(b->wide, threads);
-    float *db = lnp_op_gradients(g, b->op, LNP_B_EXPAND_BIAS);
-    ptrdiff_t i, strips = (ptrdiff_t)lnp_ceil_div(b->wide, width);
-    LNP_PARALLEL_FOR
-    for (i = 0; i < strips; i++) {
-        size_t c = (size_t)i * width, count = lnp_min(width, b->wide - c), sample;
-        for (sample = 0; sample < b->samples; sample++) {
-            size_t at = sample * b->pixels * b->wide + c, k = sample * b->wide + c;
-            g->rows.grn_backward_second(b->dactive + at, db + c, b->dactive + at, b->active + at,
-                                        b->hidden + at, b->factor + k, b->coefficient + k, b->wide,
-                                        b->pixels, count);
-        }
-    }
-}
-
-/* Through W2 and GRN: gradients of W2, b2, gamma, beta; leaves the gradient of the hidden layer in
- * b->dactive. */
-static void lnp_block_backward_reduce(const lnp_block *b, const float *dz)
+/* Through W2 and the sums of GRN: gradients of W2, b2, gamma, beta; leaves the gradient of GRN's output
+ * in b->dactive. */
+static void lnp_block_backward_reduce(const lnp_block *b)
 {
     lensnet_graph *g = b->g;
     lnp_product input = lnp_product_back(g, b->op, LNP_B_REDUCE, b->rows);
     lnp_gradient_product weight = lnp_gradient_of(g, b->op, LNP_B_REDUCE, b->rows);
-    input.a = dz;
-    input.out = b->dactive;
-    lnp_multiply_rows(g->gemm, &input, b->scratch, g->threads);
     if (g->options.recompute) lnp_block_expand(b, NULL);
-    lnp_block_backward_first(b);
-    weight.dy = dz;
+    input.a = b->dz;
+    input.out = b->dactive;
+    input.begin = lnp_block_scale;
+    input.finish = lnp_block_grn_first;
+    input.context = b;
+    input.segment_rows = b->pixels;
+    input.chunk_rows = LNP_CHUNK_ROWS;
+    lnp_multiply_rows(g->gemm, &input, b->scratch, g->threads);
+    lnp_block_add_sums(b, LNP_B_REDUCE_BIAS, b->narrow_sums, 0, b->c);
+    lnp_block_grn_coefficients(b);
+    weight.dy = b->dz;
     weight.x = b->active;
     weight.x_fill = lnp_block_responses;
     weight.x_fill_context = b;
     lnp_multiply_gradient(g->gemm, &weight, b->scratch, g->threads);
-    lnp_column_sums(g, lnp_op_gradients(g, b->op, LNP_B_REDUCE_BIAS), dz, b->rows, b->c);
-    lnp_block_backward_second(b);
 }
 
-/* Through W1 and the norm: leaves the gradient of the depthwise output in b->dnarrow. */
+/* lnp_visit before W1's input gradient: the gradient of the hidden layer, in place of that of GRN's
+ * output, and the sums for b1. */
+static void lnp_block_grn_second(const void *context, size_t first_row, size_t row_count)
+{
+    const lnp_block *b = (const lnp_block *)context;
+    lnp_chunk chunk;
+    size_t row;
+    for (row = first_row; row < first_row + row_count; row += chunk.rows) {
+        const size_t at = row * b->wide, k = row / b->pixels * b->wide;
+        chunk = lnp_chunk_at(row, b->pixels);
+        b->g->rows.grn_backward_second(
+            b->dactive + at, lnp_block_sums(b, b->wide_sums, 0, b->wide, chunk), b->dactive + at,
+            b->active + at, b->hidden + at, b->factor + k, b->coefficient + k, b->wide, chunk.rows,
+            b->wide);
+    }
+}
+
+/* lnp_visit after W1's input gradient: through the norm, in place. */
+static void lnp_block_norm_backward(const void *context, size_t first_row, size_t row_count)
+{
+    const lnp_block *b = (const lnp_block *)context;
+    lnp_chunk chunk;
+    size_t row;
+    for (row = first_row; row < first_row + row_count; row += chunk.rows) {
+        const size_t at = row * b->c;
+        chunk = lnp_chunk_at(row, b->pixels);
+        b->g->rows.layer_norm_backward(
+            b->dnarrow + at, lnp_block_sums(b, b->narrow_sums, 0, b->c, chunk),
+            lnp_block_sums(b, b->narrow_sums, 1, b->c, chunk), b->dnarrow + at, b->depthwise + at,
+            b->mean + row, b->rstd + row, lnp_op_values(b->g, b->op, LNP_B_NORM), chunk.rows, b->c);
+    }
+}
+
+/* Through GRN, GELU, W1 and the norm: leaves the gradient of the depthwise output in b->dnarrow. */
 static void lnp_block_backward_expand(const lnp_block *b)
 {
     lensnet_graph *g = b->g;
     lnp_product input = lnp_product_back(g, b->op, LNP_B_EXPAND, b->rows);
     lnp_gradient_product weight = lnp_gradient_of(g, b->op, LNP_B_EXPAND, b->rows);
+    input.a = b->dactive;
+    input.out = b->dnarrow;
+    input.begin = lnp_block_grn_second;
+    input.end = lnp_block_norm_backward;
+    input.context = b;
+    input.segment_rows = b->pixels;
+    input.chunk_rows = LNP_CHUNK_ROWS;
+    lnp_multiply_rows(g->gemm, &input, b->scratch, g->threads);
+    lnp_block_add_sums(b, LNP_B_EXPAND_BIAS, b->wide_sums, 0, b->wide);
+    lnp_block_add_sums(b, LNP_B_NORM, b->narrow_sums, 0, b->c);
+    lnp_block_add_sums(b, LNP_B_NORM_BIAS, b->narrow_sums, 1, b->c);
     weight.dy = b->dactive;
     weight.x = b->depthwise;
     weight.x_fill = lnp_block_normalized;
     weight.x_fill_context = b;
     lnp_multiply_gradient(g->gemm, &weight, b->scratch, g->threads);
-    input.a = b->dactive;
-    input.out = b->dnarrow;
-    lnp_multiply_rows(g->gemm, &input, b->scratch, g->threads);
-    lnp_layer_norm_gradients(g, b->dnarrow, lnp_op_gradients(g, b->op, LNP_B_NORM),
-                             lnp_op_gradients(g, b->op, LNP_B_NORM_BIAS), b->dnarrow, b->depthwise,
-                             b->mean, b->rstd, lnp_op_values(g, b->op, LNP_B_NORM), b->rows, b->c);
+}
+
+/* Through the depthwise convolution, and the residual past all of it. */
+static void lnp_block_backward_depthwise(const lnp_block *b, const lnp_activation *x, float *dx)
+{
+    lensnet_graph *g = b->g;
+    lnp_depthwise_weight_gradient(
+        &g->depthwise, &g->rows, lnp_op_gradients(g, b->op, LNP_B_DEPTHWISE),
+        lnp_op_gradients(g, b->op, LNP_B_DEPTHWISE_BIAS), b->dnarrow, b->x, b->samples, x->h, x->w,
+        x->c, b->bands, g->threads);
+    if (dx)
+        lnp_depthwise_input_gradient(&g->depthwise, &g->rows, dx, b->dy, b->dnarrow,
+                                     lnp_op_weight(g, b->op, LNP_B_DEPTHWISE)->packed_backward,
+                                     b->samples, x->h, x->w, x->c, g->threads);
 }
 
 static void lnp_block_backward(lnp_run *run, const lnp_op *op, float *const *dx)
 {
     lensnet_graph *g = run->graph;
-    const lnp_activation *x = lnp_in(g, op);
     size_t first;
     for (first = 0; first < run->n; first += lnp_block_group(g, op)) {
         lnp_block b = lnp_block_begin(run, op, first);
         const size_t at = first * b.pixels * b.c;
-        const float *dy = lnp_gradient(g, op->output) + at;
-        lnp_block_backward_reduce(&b, lnp_block_branch_gradient(&b, dy));
+        b.dy = lnp_gradient(g, op->output) + at;
+        b.dz = lnp_block_is_scaled(&b) ? b.dscaled : b.dy;
+        lnp_block_backward_reduce(&b);
         lnp_block_backward_expand(&b);
-        lnp_depthwise_weight_gradient(&g->depthwise, &g->rows,
-                                      lnp_op_gradients(g, op, LNP_B_DEPTHWISE),
-                                      lnp_op_gradients(g, op, LNP_B_DEPTHWISE_BIAS), b.dnarrow, b.x,
-                                      b.samples, x->h, x->w, x->c, g->threads);
-        if (!dx[0]) continue;
-        lnp_depthwise_input_gradient(&g->depthwise, b.dresidual, NULL, b.dnarrow,
-                                     lnp_op_weight(g, op, LNP_B_DEPTHWISE)->packed_backward,
-                                     b.samples, x->h, x->w, x->c, g->threads);
-        lnp_add_parallel(g, dx[0] + at, dy, b.dresidual, b.rows * b.c);
+        lnp_block_backward_depthwise(&b, lnp_in(g, op), dx[0] ? dx[0] + at : NULL);
     }
 }
 
@@ -8652,12 +8835,12 @@ static const lnp_operator lnp_operators[LNP_KIND_COUNT] = {
     {"input", 0, 0, lnp_input_shape, NULL, lnp_input_forward, lnp_input_backward, NULL},
     {"conv2d", 1, 0, lnp_conv_shape, lnp_conv_plan, lnp_conv_forward, lnp_conv_backward,
      lnp_conv_macs},
-    {"depthwise conv2d", 1, 0, lnp_depthwise_shape, NULL, lnp_depthwise_forward_op,
+    {"depthwise conv2d", 1, 0, lnp_depthwise_shape, lnp_depthwise_plan, lnp_depthwise_forward_op,
      lnp_depthwise_backward_op, lnp_conv_macs},
     {"linear", 1, 0, lnp_linear_shape, lnp_linear_plan, lnp_linear_forward, lnp_linear_backward,
      lnp_linear_macs},
     {"layer norm", 1, 0, lnp_layer_norm_shape, lnp_layer_norm_plan, lnp_layer_norm_forward,
-     lnp_layer_norm_backward, NULL},
+     lnp_layer_norm_backward_op, NULL},
     {"gelu", 1, 0, lnp_shape_same, NULL, lnp_gelu_forward, lnp_gelu_backward, NULL},
     {"relu", 1, 0, lnp_shape_same, NULL, lnp_relu_forward, lnp_relu_backward, NULL},
     {"grn", 1, 0, lnp_grn_shape, lnp_grn_plan, lnp_grn_forward, lnp_grn_backward, NULL},

@@ -53,13 +53,14 @@ static results run(lensnet_isa isa, const inputs *in, const shape *s, int thread
     const size_t image = s->h * s->w * s->c, plane = s->h * s->w;
     guarded packed = guarded_new(lnp_depthwise_packed_floats(s->c));
     guarded mirrored = guarded_new(lnp_depthwise_packed_floats(s->c));
+    guarded scratch = guarded_new(lnp_depthwise_scratch_floats(s->n, s->h, s->c));
     results r;
     size_t i;
     r.out = guarded_new(pixels(s) * s->c);
     r.mean = guarded_new(pixels(s));
     r.rstd = guarded_new(pixels(s));
     r.dx = guarded_new(pixels(s) * s->c);
-    r.added = guarded_copy(in->residual);
+    r.added = guarded_new(pixels(s) * s->c);
     r.dweight = guarded_copy(in->dweight);
     r.dbias = guarded_copy(in->dbias);
     lnp_depthwise_pack(packed.values, in->weight.values, s->c);
@@ -69,17 +70,18 @@ static results run(lensnet_isa isa, const inputs *in, const shape *s, int thread
         lnp_depthwise_forward(&kernels, &rows, r.out.values + at, r.mean.values + i * plane,
                               r.rstd.values + i * plane, in->x.values + at, packed.values,
                               in->bias.values, n, s->h, s->w, s->c, 1e-6f, threads);
-        lnp_depthwise_input_gradient(&kernels, r.dx.values + at, NULL, in->dy.values + at,
+        lnp_depthwise_input_gradient(&kernels, &rows, r.dx.values + at, NULL, in->dy.values + at,
                                      mirrored.values, n, s->h, s->w, s->c, threads);
-        lnp_depthwise_input_gradient(&kernels, r.added.values + at, r.added.values + at,
+        lnp_depthwise_input_gradient(&kernels, &rows, r.added.values + at, in->residual.values + at,
                                      in->dy.values + at, mirrored.values, n, s->h, s->w, s->c,
                                      threads);
         lnp_depthwise_weight_gradient(&kernels, &rows, r.dweight.values, r.dbias.values,
                                       in->dy.values + at, in->x.values + at, n, s->h, s->w, s->c,
-                                      threads);
+                                      scratch.values, threads);
     }
     guarded_free(packed);
     guarded_free(mirrored);
+    guarded_free(scratch);
     return r;
 }
 
@@ -161,7 +163,7 @@ static void test_golden(const char *name, size_t n, size_t c, size_t h, size_t w
     size_t count;
     float *planes = unit_floats(name, "in.x", &count), *dplanes = unit_floats(name, "gy", &count);
     float *weight = unit_floats(name, "in.w", &count), *bias = unit_floats(name, "in.b", &count);
-    float *packed, *x, *dy, *out;
+    float *packed, *x, *dy, *out, *scratch;
     float dweight[49 * 16] = {0.0f}, dbias[16] = {0.0f};
     shape s;
     s.n = n;
@@ -170,16 +172,17 @@ static void test_golden(const char *name, size_t n, size_t c, size_t h, size_t w
     s.c = c;
     packed = (float *)malloc(lnp_depthwise_packed_floats(c) * sizeof *packed);
     out = (float *)malloc(pixels(&s) * c * sizeof *out);
-    units_expect(packed && out, "out of memory");
+    scratch = (float *)malloc(lnp_depthwise_scratch_floats(n, h, c) * sizeof *scratch);
+    units_expect(packed && out && scratch, "out of memory");
     x = transposed(planes, &s, 0);
     dy = transposed(dplanes, &s, 0);
     lnp_depthwise_pack(packed, weight, c);
     lnp_depthwise_forward(&kernels, &rows, out, NULL, NULL, x, packed, bias, n, h, w, c, 0.0f, 1);
     compare_planes(out, &s, name, "out");
     lnp_depthwise_pack_mirrored(packed, weight, c);
-    lnp_depthwise_input_gradient(&kernels, out, NULL, dy, packed, n, h, w, c, 1);
+    lnp_depthwise_input_gradient(&kernels, &rows, out, NULL, dy, packed, n, h, w, c, 1);
     compare_planes(out, &s, name, "grad.x");
-    lnp_depthwise_weight_gradient(&kernels, &rows, dweight, dbias, dy, x, n, h, w, c, 1);
+    lnp_depthwise_weight_gradient(&kernels, &rows, dweight, dbias, dy, x, n, h, w, c, scratch, 1);
     unit_compare(dweight, name, "grad.w", 2e-6);
     unit_compare(dbias, name, "grad.b", 2e-6);
     free(planes);
@@ -190,6 +193,7 @@ static void test_golden(const char *name, size_t n, size_t c, size_t h, size_t w
     free(x);
     free(dy);
     free(out);
+    free(scratch);
 }
 
 int main(void)

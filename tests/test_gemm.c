@@ -131,10 +131,13 @@ static void fill_twice(const void *context, float *rows, size_t stride, size_t f
             rows[i * stride + j] = 2.0f * a->values[(first_row + i) * a->columns + first_k + j];
 }
 
+/* What the hooks of a product were told. */
 typedef struct ledger {
+    matrix left; /* first: fill_twice knows it only */
     const lnp_product *job;
-    unsigned char *seen; /* m x n: how often finish was told of the output */
-    int whole_chunks;
+    unsigned char *seen;          /* m x n: how often finish was told of the output */
+    unsigned char *begun, *ended; /* m: how often begin and end were told of the row */
+    int whole_chunks, in_order;
 } ledger;
 
 static int is_chunk_boundary(const lnp_product *job, size_t row)
@@ -142,14 +145,50 @@ static int is_chunk_boundary(const lnp_product *job, size_t row)
     return row == job->m || row % job->segment_rows % job->chunk_rows == 0;
 }
 
+static void check_chunks(ledger *l, size_t first_row, size_t row_count)
+{
+    if (l->job->chunk_rows && (!is_chunk_boundary(l->job, first_row) ||
+                               !is_chunk_boundary(l->job, first_row + row_count)))
+        l->whole_chunks = 0;
+}
+
+static void begin_count(const void *context, size_t first_row, size_t row_count)
+{
+    ledger *l = (ledger *)context;
+    size_t i;
+    check_chunks(l, first_row, row_count);
+    for (i = 0; i < row_count; i++) l->begun[first_row + i]++;
+}
+
+/* Asks for rows that begin has seen. */
+static void fill_begun(const void *context, float *rows, size_t stride, size_t first_row,
+                       size_t row_count, size_t first_k, size_t k_count)
+{
+    ledger *l = (ledger *)context;
+    size_t i;
+    for (i = 0; i < row_count; i++)
+        if (l->begun[first_row + i] != 1) l->in_order = 0;
+    fill_twice(&l->left, rows, stride, first_row, row_count, first_k, k_count);
+}
+
+static void end_count(const void *context, size_t first_row, size_t row_count)
+{
+    ledger *l = (ledger *)context;
+    size_t i, j;
+    check_chunks(l, first_row, row_count);
+    for (i = 0; i < row_count; i++) {
+        l->ended[first_row + i]++;
+        for (j = 0; j < l->job->n; j++)
+            if (l->seen[(first_row + i) * l->job->n + j] != 1) l->in_order = 0;
+    }
+}
+
 static void finish_count(const void *context, size_t first_row, size_t row_count,
                          size_t first_column, size_t column_count)
 {
     ledger *l = (ledger *)context;
     size_t i, j;
-    if (l->job->chunk_rows && (!is_chunk_boundary(l->job, first_row) ||
-                               !is_chunk_boundary(l->job, first_row + row_count)))
-        l->whole_chunks = 0;
+    check_chunks(l, first_row, row_count);
     for (i = 0; i < row_count; i++)
         for (j = 0; j < column_count; j++) {
             l->seen[(first_row + i) * l->job->n + first_column + j]++;
@@ -161,7 +200,7 @@ typedef struct shape {
     size_t m, n, k;
 } shape;
 
-enum { WITH_FILL = 1, ACCUMULATE = 2, NO_BIAS = 4, TRANSPOSED = 8 };
+enum { WITH_FILL = 1, ACCUMULATE = 2, NO_BIAS = 4, TRANSPOSED = 8, WITH_VISITS = 16 };
 
 /* Runs the product on one instruction set; returns the guarded output. */
 static float *run_product(lensnet_isa isa, shape s, int flags, size_t segment_rows,
@@ -173,15 +212,14 @@ static float *run_product(lensnet_isa isa, shape s, int flags, size_t segment_ro
     float *packed = new_block(lnp_packed_floats(kernels, s.n, s.k));
     float *scratch = new_block(lnp_product_scratch_floats(kernels, s.m, s.n, s.k, threads));
     float *out = new_guarded(before, s.m, s.n, stride);
-    matrix left;
     ledger l;
     lnp_product job;
     size_t i;
     int once = 1;
-    left.values = a;
-    left.rows = s.m;
-    left.columns = s.k;
-    left.fits = 1;
+    l.left.values = a;
+    l.left.rows = s.m;
+    l.left.columns = s.k;
+    l.left.fits = 1;
     lnp_pack_weights(kernels, packed, w, s.n, s.k, (flags & TRANSPOSED) != 0, threads);
     memset(&job, 0, sizeof job);
     job.m = s.m;
@@ -189,26 +227,31 @@ static float *run_product(lensnet_isa isa, shape s, int flags, size_t segment_ro
     job.k = s.k;
     job.a = flags & WITH_FILL && s.m % 2 ? NULL : a;
     job.a_stride = s.k;
-    job.fill = flags & WITH_FILL ? fill_twice : NULL;
-    job.fill_context = &left;
+    job.fill = !(flags & WITH_FILL) ? NULL : flags & WITH_VISITS ? fill_begun : fill_twice;
     job.packed = packed;
     job.bias = flags & NO_BIAS ? NULL : bias;
     job.accumulate = (flags & ACCUMULATE) != 0;
     job.out = out + GUARD;
     job.out_stride = stride;
+    job.begin = flags & WITH_VISITS ? begin_count : NULL;
     job.finish = finish_count;
-    job.finish_context = &l;
+    job.end = flags & WITH_VISITS ? end_count : NULL;
+    job.context = &l;
     job.segment_rows = segment_rows;
     job.chunk_rows = chunk_rows;
     l.job = &job;
-    l.seen = (unsigned char *)calloc(cells + 1, 1);
-    l.whole_chunks = 1;
+    l.seen = (unsigned char *)calloc(cells + 2 * s.m + 1, 1);
+    l.begun = l.seen + cells;
+    l.ended = l.begun + s.m;
+    l.whole_chunks = l.in_order = 1;
     if (!l.seen) exit(2);
     lnp_multiply_rows(kernels, &job, scratch, threads);
-    for (i = 0; i < cells; i++) once &= l.seen[i] == 1;
+    for (i = 0; i < cells + 2 * s.m; i++)
+        once &= l.seen[i] == (i < cells || flags & WITH_VISITS ? 1 : 0);
     CHECK(once);
     CHECK(l.whole_chunks);
-    CHECK(left.fits);
+    CHECK(l.in_order);
+    CHECK(l.left.fits);
     free(l.seen);
     free_block(packed);
     free_block(scratch);
@@ -282,11 +325,11 @@ static void test_products(void)
             s.m = m;
             s.n = ns[(m * 5 + i * 3) % (sizeof ns / sizeof *ns)];
             s.k = ks[(m + i * 3) % (sizeof ks / sizeof *ks)];
-            check_product(s, (int)((m + i * 5) % 16), 0, 0);
+            check_product(s, (int)((m + i * 5) % 32), 0, 0);
         }
     for (i = 0; i < sizeof big / sizeof *big; i++) {
         check_product(big[i], TRANSPOSED, 0, 0);
-        check_product(big[i], WITH_FILL | ACCUMULATE, 0, 0);
+        check_product(big[i], WITH_FILL | ACCUMULATE | WITH_VISITS, 0, 0);
     }
 }
 
@@ -300,8 +343,8 @@ static void test_chunks(void)
                  {{56, 96, 3}, 56, 56},    {{400, 40, 1600}, 80, 56}, {{2000, 8, 4}, 4, 3}};
     size_t i;
     for (i = 0; i < sizeof cases / sizeof *cases; i++)
-        check_product(cases[i].s, TRANSPOSED | (i & 1 ? WITH_FILL : 0), cases[i].segment_rows,
-                      cases[i].chunk_rows);
+        check_product(cases[i].s, TRANSPOSED | (i & 1 ? WITH_FILL : 0) | WITH_VISITS,
+                      cases[i].segment_rows, cases[i].chunk_rows);
 }
 
 /* ---- gradients of weights -------------------------------------------------------------------- */

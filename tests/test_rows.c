@@ -107,10 +107,16 @@ static void test_rows_of(size_t rows, size_t c)
     if (c) SAME(n, 0, k->row_statistics(a[0], a[1], a[2], s, rows, c, 1e-6f));
     SAME(n, 1, k->normalize_rows(a[0], s, a[1], t, a[2], a[3], a[4], a[5], rows, c));
     SAME(n, 1, k->normalize_rows(a[0], s, a[0], s, a[2], a[3], a[4], a[5], rows, c));
-    if (c) SAME(flat, 0, k->layer_norm_backward_rows(a[0], a[1], a[2], a[3], a[4], a[5], rows, c));
-    if (c) SAME(flat, 0, k->layer_norm_backward_rows(a[1], a[1], a[2], a[3], a[4], a[5], rows, c));
-    if (c) SAME(flat, 0, k->layer_norm_backward_rows(a[2], a[1], a[2], a[3], a[4], a[5], rows, c));
-    SAME(n, 0, k->layer_norm_backward_columns(a[0], a[1], a[2], a[3], a[4], a[5], s, rows, c));
+    if (c) {
+        SAME(flat, 0,
+             k->layer_norm_backward(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], rows, c));
+        SAME(flat, 0,
+             k->layer_norm_backward(a[3], a[1], a[2], a[3], a[4], a[5], a[6], a[7], rows, c));
+        SAME(flat, 0,
+             k->layer_norm_backward(a[4], a[1], a[2], a[3], a[4], a[5], a[6], a[7], rows, c));
+        SAME(flat, 0,
+             k->layer_norm_backward(NULL, a[1], a[2], a[3], a[4], a[5], a[6], a[7], rows, c));
+    }
     SAME(n, 1, k->scale_shift_rows(a[0], s, a[1], t, a[2], a[3], rows, c));
     SAME(n, 1, k->grn_backward_first(a[0], a[1], a[2], a[3], a[4], a[5], s, rows, c));
     SAME(n, 1, k->grn_backward_first(a[0], a[4], a[2], a[3], a[4], a[5], s, rows, c));
@@ -259,10 +265,9 @@ static void test_layer_norm(const char *name, size_t rows, float eps)
     reference.row_statistics(mean, rstd, x, c, rows, c, eps);
     reference.normalize_rows(y, c, x, c, mean, rstd, w, b, rows, c);
     unit_compare(y, name, "out", 1e-6);
-    reference.layer_norm_backward_columns(dw, db, dy, x, mean, rstd, c, rows, c);
+    reference.layer_norm_backward(y, dw, db, dy, x, mean, rstd, w, rows, c);
     unit_compare(dw, name, "grad.w", 1e-6);
     unit_compare(db, name, "grad.b", 1e-6);
-    reference.layer_norm_backward_rows(y, dy, x, mean, rstd, w, rows, c);
     unit_compare(y, name, "grad.x", 2e-6);
     free(x);
     free(dy);

@@ -806,7 +806,7 @@ static void bench_products(const lensnet_model_desc *desc, size_t size, size_t t
 typedef struct depthwise_bench {
     lnp_depthwise_kernels kernels;
     lnp_row_kernels rows;
-    float *out, *mean, *rstd, *x, *packed, *bias;
+    float *out, *mean, *rstd, *x, *packed, *bias, *scratch;
     size_t side, c;
     int threads;
 } depthwise_bench;
@@ -821,15 +821,15 @@ static void depthwise_forward_work(void *context)
 static void depthwise_input_work(void *context)
 {
     depthwise_bench *b = (depthwise_bench *)context;
-    lnp_depthwise_input_gradient(&b->kernels, b->out, NULL, b->x, b->packed, 1, b->side, b->side,
-                                 b->c, b->threads);
+    lnp_depthwise_input_gradient(&b->kernels, &b->rows, b->out, NULL, b->x, b->packed, 1, b->side,
+                                 b->side, b->c, b->threads);
 }
 
 static void depthwise_weight_work(void *context)
 {
     depthwise_bench *b = (depthwise_bench *)context;
     lnp_depthwise_weight_gradient(&b->kernels, &b->rows, b->packed, b->bias, b->out, b->x, 1,
-                                  b->side, b->side, b->c, b->threads);
+                                  b->side, b->side, b->c, b->scratch, b->threads);
 }
 
 static void bench_depthwise(size_t side, size_t c, size_t threads)
@@ -848,6 +848,7 @@ static void bench_depthwise(size_t side, size_t c, size_t threads)
     b.rstd = floats(pixels);
     b.packed = floats(lnp_depthwise_packed_floats(c));
     b.bias = floats(c);
+    b.scratch = floats(lnp_depthwise_scratch_floats(1, side, c));
     b.side = side;
     b.c = c;
     b.threads = (int)threads;
@@ -864,6 +865,7 @@ static void bench_depthwise(size_t side, size_t c, size_t threads)
     release(b.rstd);
     release(b.packed);
     release(b.bias);
+    release(b.scratch);
 }
 
 /* ---- GELU ---------------------------------------------------------------------------------------- */
