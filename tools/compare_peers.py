@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Times lensnet beside PyTorch, ONNX Runtime and OpenVINO on this machine, and prints the README's table.
+"""Times lensnet beside PyTorch, ONNX Runtime, OpenVINO and ncnn on this machine, and prints the README's table.
 
-usage:  pip install torch timm numpy onnx onnxscript onnxruntime openvino   (a virtual environment is a good place)
+usage:  pip install torch timm numpy onnx onnxscript onnxruntime openvino ncnn pnnx   (best in a virtual environment)
         python3 tools/compare_peers.py [--variant tiny] [--size 224] [--threads 2] [--batch 1,32]
-                                       [--what forward,train] [--rounds 11] [--peers torch,compile,onnxruntime,openvino]
+                                       [--what forward,train] [--rounds 11]
+                                       [--peers torch,compile,onnxruntime,openvino,ncnn]
 
 Every contender is a process of its own that does one forward pass, or one training step (forward, backward,
 AdamW), when it is told to. All of them take turns, round after round, so that a slow minute of the machine
 hits all alike; the table shows medians of the rounds. All compute in float32 with the same number of threads.
 A peer is tried in several settings (PyTorch: channels last or not; OpenVINO: all threads on the whole batch, or a
-thread and a stream for each part of it) and shown in its best one. The network of the peers
-is timm's; training on 32 images at most. What is not installed or fails is named and left out.
+thread and a stream for each part of it; ncnn: image after image with all threads, or an image to each thread) and
+shown in its best one. The network of the peers is timm's, for ncnn put into operations that it knows and is fast
+at (see convert below); training on 32 images at most. What is not installed or fails is named and left out.
 """
 import argparse
 import os
@@ -26,7 +28,8 @@ PEERS = {  # name in the table, then the settings that are tried
     'torch': ('PyTorch', ['torch-plain', 'torch-channels_last']),
     'compile': ('PyTorch, torch.compile', ['compile-plain', 'compile-channels_last']),
     'onnxruntime': ('ONNX Runtime', ['onnxruntime']),
-    'openvino': ('OpenVINO', ['openvino', 'openvino-streams'])}
+    'openvino': ('OpenVINO', ['openvino', 'openvino-streams']),
+    'ncnn': ('ncnn', ['ncnn', 'ncnn-streams'])}
 TRAINABLE = ('torch', 'compile')
 
 
@@ -42,12 +45,12 @@ def serve(work):
         print('%.9f' % (time.perf_counter() - start), flush=True)
 
 
-def torch_network(a):
+def torch_network(a, **options):
     import timm
     import torch
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
-    model = timm.create_model('convnextv2_' + a.variant, num_classes=3)
+    model = timm.create_model('convnextv2_' + a.variant, num_classes=3, **options)
     x = torch.randn(a.count, 3, a.size, a.size)
     if 'channels_last' in a.worker:
         model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
@@ -118,12 +121,75 @@ def openvino_forward(a):
     serve(work)
 
 
+def convert(a, folder):
+    """Writes the network in ncnn's form; returns the images, and what PyTorch makes of the first of them.
+
+    Two things change, neither of them the result: the dense layers of a block become convolutions of 1 x 1 (ncnn is
+    several times slower at the matrix products that they would be), and the response normalisation does without
+    addcmul, which pnnx cannot convert. Its weights, zero in a new network, are drawn so that the result shows it.
+    """
+    import pnnx
+    from timm.layers.grn import GlobalResponseNorm
+
+    def normalise(self, x):
+        norm = x.norm(p=2, dim=self.spatial_dim, keepdim=True)
+        share = norm / (norm.mean(dim=self.channel_dim, keepdim=True) + self.eps)
+        return x * (share * self.weight.view(self.wb_shape) + 1) + self.bias.view(self.wb_shape)
+
+    torch, model, x = torch_network(a, conv_mlp=True)
+    with torch.no_grad():
+        for layer in model.eval().modules():
+            if isinstance(layer, GlobalResponseNorm):
+                torch.nn.init.normal_(layer.weight)
+                torch.nn.init.normal_(layer.bias)
+        expected = model(x[:1]).numpy()[0]
+        GlobalResponseNorm.forward = normalise
+        torch.jit.trace(model, x[:1], check_trace=False).save(os.path.join(folder, 'network.pt'))
+    subprocess.run([pnnx.EXEC_PATH, 'network.pt', 'inputshape=[1,3,%d,%d]' % (a.size, a.size), 'fp16=0'], cwd=folder,
+                   check=True, capture_output=True)
+    return x.numpy(), expected
+
+
+def ncnn_forward(a):
+    import concurrent.futures
+    import ncnn
+    import numpy
+    streams = a.worker.endswith('streams')
+    if streams and a.count == 1:
+        raise SystemExit('one image cannot be dealt to streams')
+    net = ncnn.Net()
+    net.opt.num_threads = 1 if streams else a.threads
+    for option in ('use_fp16_packed', 'use_fp16_storage', 'use_fp16_arithmetic', 'use_bf16_storage'):
+        setattr(net.opt, option, False)
+    with tempfile.TemporaryDirectory() as folder:
+        images, expected = convert(a, folder)
+        if net.load_param(os.path.join(folder, 'network.ncnn.param')) or net.load_model(
+                os.path.join(folder, 'network.ncnn.bin')):
+            raise SystemExit('ncnn cannot load what pnnx has written')
+    images = [ncnn.Mat(image).clone() for image in images]
+
+    def work(image):
+        extractor = net.create_extractor()
+        extractor.input('in0', image)
+        return extractor.extract('out0')[1]
+
+    if not numpy.abs(numpy.array(work(images[0])) - expected).max() < 1e-4:
+        raise SystemExit('the result is not that of PyTorch')
+    if not streams:
+        serve(lambda: [work(image) for image in images])
+        return
+    with concurrent.futures.ThreadPoolExecutor(a.threads) as pool:
+        serve(lambda: list(pool.map(work, images)))
+
+
 def work_as_contender(a):
     sys.stdout.reconfigure(line_buffering=True)
     if a.worker.startswith(('torch', 'compile')):
         (torch_train if a.what == 'train' else torch_forward)(a)
     elif a.worker == 'onnxruntime':
         onnxruntime_forward(a)
+    elif a.worker.startswith('ncnn'):
+        ncnn_forward(a)
     else:
         openvino_forward(a)
 
@@ -180,8 +246,9 @@ def race(a, what, count, program):
         if what == 'train' and peer not in TRAINABLE:
             continue
         for setting in PEERS[peer][1]:
-            command = [sys.executable, os.path.abspath(__file__), '--worker', setting, '--what', what, '--variant', a.variant,
-                       '--size', str(a.size), '--count', str(count), '--threads', str(a.threads)]
+            command = [sys.executable, os.path.abspath(__file__), '--worker', setting, '--what', what,
+                       '--variant', a.variant, '--size', str(a.size), '--count', str(count),
+                       '--threads', str(a.threads)]
             contenders.append(start(setting, command, a.threads, True))
     contenders = [c for c in contenders if c is not None]
     for c in contenders[:1]:
@@ -232,7 +299,7 @@ def multiply_accumulates(a):
 
 def versions():
     found = []
-    for name in ('torch', 'timm', 'onnxruntime', 'openvino'):
+    for name in ('torch', 'timm', 'onnxruntime', 'openvino', 'ncnn'):
         try:
             module = __import__(name)
             found.append('%s %s' % (name, module.__version__.split('-')[0]))
@@ -261,7 +328,7 @@ def main():
     parser.add_argument('--batch', default='1,32')
     parser.add_argument('--what', default='forward,train')
     parser.add_argument('--rounds', type=int, default=11)
-    parser.add_argument('--peers', default='torch,compile,onnxruntime,openvino')
+    parser.add_argument('--peers', default='torch,compile,onnxruntime,openvino,ncnn')
     parser.add_argument('--worker', help=argparse.SUPPRESS)
     parser.add_argument('--count', type=int, help=argparse.SUPPRESS)
     a = parser.parse_args()
