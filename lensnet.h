@@ -6303,6 +6303,21 @@ static void lnp_parameters_pack(lensnet_parameters *p, float *scratch, size_t sc
     }
 }
 
+/* Brings the gradients of convolutions, which were summed in im2col's order, into the order of their
+ * shapes. What is larger than the scratch, a later graph uses: here it is zero. */
+static void lnp_gradients_channels_first(lensnet_parameters *p, float *scratch,
+                                         size_t scratch_floats)
+{
+    size_t i;
+    for (i = 0; i < p->count; i++) {
+        const lnp_weight *w = &p->weights[i];
+        float *gradient = p->gradients + w->offset;
+        if (w->use != LNP_USE_MATRIX || !lnp_has_taps(w) || w->size > scratch_floats) continue;
+        memcpy(scratch, gradient, w->size * sizeof(float));
+        lnp_channels_first(gradient, scratch, w);
+    }
+}
+
 /* Bytes of the copies that the recorded uses still need. */
 static size_t lnp_missing_packed_bytes(const lensnet_parameters *p)
 {
@@ -7085,6 +7100,7 @@ static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch
         lnp_run_forward(&run);
         if (backward) lnp_run_backward(&run);
     }
+    if (backward) lnp_gradients_channels_first(g->parameters, run.scratch, g->scratch_floats);
     if (outputs) outputs->loss = run.target_weight > 0 ? run.loss / run.target_weight : 0.0;
     lnp_mode_leave(mode, g->threads);
     return LENSNET_OK;
@@ -7146,6 +7162,16 @@ static ptrdiff_t lnp_pieces(size_t n) { return (ptrdiff_t)lnp_ceil_div(n, LNP_PI
 static size_t lnp_piece_floats(ptrdiff_t piece, size_t n)
 {
     return lnp_min(LNP_PIECE, n - (size_t)piece * LNP_PIECE);
+}
+
+static void lnp_zero_parallel(const lensnet_graph *g, float *y, size_t n)
+{
+    ptrdiff_t i, pieces = lnp_pieces(n);
+    const int threads = g->threads;
+    (void)threads;
+    LNP_PARALLEL_FOR
+    for (i = 0; i < pieces; i++)
+        memset(y + (size_t)i * LNP_PIECE, 0, lnp_piece_floats(i, n) * sizeof(float));
 }
 
 static void lnp_add_parallel(const lensnet_graph *g, float *y, const float *a, const float *b,
@@ -7354,13 +7380,20 @@ static void lnp_input_forward(lnp_run *run, const lnp_op *op)
     size_t given = run->batch->channels, pixels = lnp_pixels(y);
     const float *images = run->batch->images + run->first * pixels * given;
     float *value = lnp_value(g, op->output);
-    size_t i, c;
-    if (given == y->c) {
-        memcpy(value, images, run->n * pixels * y->c * sizeof(float));
-        return;
+    const int threads = g->threads;
+    ptrdiff_t row; /* of an image */
+    (void)threads;
+    LNP_PARALLEL_FOR
+    for (row = 0; row < (ptrdiff_t)(run->n * y->h); row++) {
+        const float *from = images + (size_t)row * y->w * given;
+        float *to = value + (size_t)row * y->w * y->c;
+        size_t i, c;
+        if (given == y->c)
+            memcpy(to, from, y->w * y->c * sizeof(float));
+        else
+            for (i = 0; i < y->w; i++)
+                for (c = 0; c < y->c; c++) *to++ = from[i];
     }
-    for (i = 0; i < run->n * pixels; i++)
-        for (c = 0; c < y->c; c++) *value++ = images[i];
 }
 
 static void lnp_input_backward(lnp_run *run, const lnp_op *op, float *const *dx)
@@ -7605,16 +7638,54 @@ static lnp_patches lnp_patches_of(const lensnet_graph *g, const lnp_op *op, cons
     return p;
 }
 
-/* The input pixel under tap (r, s) of output pixel `row`, or NULL in the padding. `row` counts through
- * all samples. */
-static const float *lnp_patch_pixel(const lnp_patches *p, size_t row, size_t tap)
+/* A place in the patch matrix: an output pixel and a tap with a channel of the group. Moves without
+ * divisions, which took more time than the products of the stem. */
+typedef struct lnp_patch_place {
+    const float *sample;
+    size_t out_y, out_x; /* row of the matrix */
+    size_t r, s, c;      /* column */
+} lnp_patch_place;
+
+static lnp_patch_place lnp_patch_place_of(const lnp_patches *p, size_t row, size_t k)
 {
-    size_t per_sample = p->out_h * p->out_w, sample = row / per_sample, pixel = row % per_sample;
-    size_t y = pixel / p->out_w * p->stride + tap / p->s_count * p->dilation;
-    size_t x = pixel % p->out_w * p->stride + tap % p->s_count * p->dilation;
-    if (y < p->padding || x < p->padding || y - p->padding >= p->h || x - p->padding >= p->w)
-        return NULL;
-    return p->x + ((sample * p->h + y - p->padding) * p->w + x - p->padding) * p->c + p->first_c;
+    const size_t per_sample = p->out_h * p->out_w, pixel = row % per_sample;
+    lnp_patch_place place;
+    place.sample = p->x + row / per_sample * p->h * p->w * p->c + p->first_c;
+    place.out_y = pixel / p->out_w;
+    place.out_x = pixel % p->out_w;
+    place.r = k / p->group_c / p->s_count;
+    place.s = k / p->group_c % p->s_count;
+    place.c = k % p->group_c;
+    return place;
+}
+
+static void lnp_patch_next_row(const lnp_patches *p, lnp_patch_place *place)
+{
+    if (++place->out_x < p->out_w) return;
+    place->out_x = 0;
+    if (++place->out_y < p->out_h) return;
+    place->out_y = 0;
+    place->sample += p->h * p->w * p->c;
+}
+
+/* What lies together in memory from here on, at most `most` floats: the rest of a tap, or of a row of
+ * taps where these are neighbours inside the image. NULL in the padding. Moves on to what follows. */
+static const float *lnp_patch_run(const lnp_patches *p, lnp_patch_place *place, size_t most,
+                                  size_t *count)
+{
+    const size_t y = place->out_y * p->stride + place->r * p->dilation - p->padding;
+    const size_t x = place->out_x * p->stride + place->s * p->dilation - p->padding;
+    const int inside = y < p->h && x < p->w; /* also where the subtraction wrapped */
+    const int together = inside && p->dilation == 1 && p->group_c == p->c;
+    const size_t taps = together ? lnp_min(p->s_count - place->s, p->w - x) : 1;
+    const float *run = inside ? place->sample + (y * p->w + x) * p->c + place->c : NULL;
+    *count = lnp_min(most, taps * p->group_c - place->c);
+    for (place->c += *count; place->c >= p->group_c; place->c -= p->group_c) place->s++;
+    if (place->s == p->s_count) {
+        place->s = 0;
+        place->r++;
+    }
+    return run;
 }
 
 /* lnp_fill: a rectangle of the patch matrix. */
@@ -7622,19 +7693,18 @@ static void lnp_patches_fill(const void *context, float *rows, size_t stride, si
                              size_t row_count, size_t first_k, size_t k_count)
 {
     const lnp_patches *p = (const lnp_patches *)context;
-    size_t i;
-    for (i = 0; i < row_count; i++) {
-        float *row = rows + i * stride;
-        size_t k = first_k, end = first_k + k_count;
-        while (k < end) { /* one tap at a time */
-            size_t c = k % p->group_c, count = lnp_min(p->group_c - c, end - k);
-            const float *pixel = lnp_patch_pixel(p, first_row + i, k / p->group_c);
-            if (pixel)
-                memcpy(row, pixel + c, count * sizeof(float));
+    lnp_patch_place row = lnp_patch_place_of(p, first_row, first_k);
+    for (; row_count; row_count--, rows += stride, lnp_patch_next_row(p, &row)) {
+        lnp_patch_place place = row;
+        size_t k, i, count;
+        for (k = 0; k < k_count; k += count) {
+            const float *run = lnp_patch_run(p, &place, k_count - k, &count);
+            if (!run)
+                memset(rows + k, 0, count * sizeof(float));
+            else if (count > 16)
+                memcpy(rows + k, run, count * sizeof(float));
             else
-                memset(row, 0, count * sizeof(float));
-            row += count;
-            k += count;
+                for (i = 0; i < count; i++) rows[k + i] = run[i];
         }
     }
 }
@@ -7649,8 +7719,8 @@ static void lnp_conv_plan(lensnet_graph *g, lnp_op *op)
     const lnp_weight *w = lnp_op_weight(g, op, 0);
     size_t rows = lnp_conv_rows(g, op);
     op->scratch = lnp_linear_scratch(g, rows, w->n, w->k);
-    if (g->options.training) /* the gradient in im2col's order, and the gradient of the patches */
-        op->scratch += lnp_round_up(w->size, 16) + lnp_round_up(rows * w->k, 16);
+    if (g->options.training) /* the gradient of the patches */
+        op->scratch += lnp_round_up(rows * w->k, 16);
 }
 
 static void lnp_conv_forward(lnp_run *run, const lnp_op *op)
@@ -7670,29 +7740,36 @@ static void lnp_conv_forward(lnp_run *run, const lnp_op *op)
     }
 }
 
-/* Adds each patch's gradient to the pixels it came from, in the order of the patches; one worker has
- * a whole sample. */
+/* Adds each patch's gradient to the pixels it came from, in the order of the patches. A worker has a
+ * row of patches where rows share no pixels, else a whole sample. */
 static void lnp_patches_scatter(const lensnet_graph *g, float *dx, const float *dpatches,
                                 const lnp_patches *p, size_t samples)
 {
+    const size_t length = p->r_count * p->s_count * p->group_c;
+    const size_t units = (p->r_count - 1) * p->dilation < p->stride ? p->out_h : 1;
+    const size_t patches = p->out_h * p->out_w / units;
     const int threads = g->threads;
-    ptrdiff_t sample;
+    ptrdiff_t unit;
     (void)threads;
     LNP_PARALLEL_FOR
-    for (sample = 0; sample < (ptrdiff_t)samples; sample++) {
-        size_t per_sample = p->out_h * p->out_w, taps = p->r_count * p->s_count, i, tap;
-        for (i = (size_t)sample * per_sample; i < ((size_t)sample + 1) * per_sample; i++)
-            for (tap = 0; tap < taps; tap++) {
-                const float *pixel = lnp_patch_pixel(p, i, tap);
-                float *to = pixel ? dx + (pixel - p->x) : NULL;
-                const float *from = dpatches + (i * taps + tap) * p->group_c;
-                if (to) g->rows.add(to, to, from, p->group_c);
+    for (unit = 0; unit < (ptrdiff_t)(samples * units); unit++) {
+        const size_t first = (size_t)unit * patches;
+        lnp_patch_place patch = lnp_patch_place_of(p, first, 0);
+        const float *from = dpatches + first * length;
+        size_t i, k, count;
+        for (i = 0; i < patches; i++, from += length, lnp_patch_next_row(p, &patch)) {
+            lnp_patch_place place = patch;
+            for (k = 0; k < length; k += count) {
+                const float *run = lnp_patch_run(p, &place, length - k, &count);
+                float *to = run ? dx + (run - p->x) : NULL;
+                if (to) g->rows.add(to, to, from + k, count);
             }
+        }
     }
 }
 
-static void lnp_conv_backward_group(lnp_run *run, const lnp_op *op, size_t group, float *gradient,
-                                    float *dpatches, float *scratch, float *dx)
+static void lnp_conv_backward_group(lnp_run *run, const lnp_op *op, size_t group, float *dpatches,
+                                    float *scratch, float *dx)
 {
     lensnet_graph *g = run->graph;
     size_t m = run->n * lnp_pixels(lnp_out(g, op)), channels = lnp_out(g, op)->c;
@@ -7702,7 +7779,7 @@ static void lnp_conv_backward_group(lnp_run *run, const lnp_op *op, size_t group
     weight.dy_stride = channels;
     weight.x_fill = lnp_patches_fill;
     weight.x_fill_context = &patches;
-    weight.dw = gradient + group * weight.n * weight.k;
+    weight.dw += group * weight.n * weight.k;
     lnp_multiply_gradient(g->gemm, &weight, scratch, g->threads);
     if (dx) {
         lnp_product input = lnp_product_back(g, op, 0, m);
@@ -7715,23 +7792,19 @@ static void lnp_conv_backward_group(lnp_run *run, const lnp_op *op, size_t group
     }
 }
 
+/* The weights' gradient stays in im2col's order until the batch ends (lnp_gradients_channels_first). */
 static void lnp_conv_backward(lnp_run *run, const lnp_op *op, float *const *dx)
 {
     lensnet_graph *g = run->graph;
-    const lnp_weight *w = lnp_op_weight(g, op, 0);
-    float *gradient = run->scratch;
-    float *dpatches = gradient + lnp_round_up(w->size, 16);
-    float *scratch = dpatches + lnp_round_up(lnp_conv_rows(g, op) * w->k, 16);
+    float *dpatches = run->scratch;
+    float *scratch = dpatches + lnp_round_up(lnp_conv_rows(g, op) * lnp_op_weight(g, op, 0)->k, 16);
     size_t group;
     lnp_bias_gradient(g, lnp_op_gradients(g, op, 1), lnp_gradient(g, op->output),
                       run->n * lnp_pixels(lnp_out(g, op)), lnp_pixels(lnp_out(g, op)),
                       lnp_out(g, op)->c);
-    if (dx[0]) memset(dx[0], 0, lnp_value_floats(run, op->inputs[0]) * sizeof(float));
-    lnp_channels_last(gradient, lnp_op_gradients(g, op, 0),
-                      w); /* chains go on from what is there */
+    if (dx[0]) lnp_zero_parallel(g, dx[0], lnp_value_floats(run, op->inputs[0]));
     for (group = 0; group < op->groups; group++)
-        lnp_conv_backward_group(run, op, group, gradient, dpatches, scratch, dx[0]);
-    lnp_channels_first(lnp_op_gradients(g, op, 0), gradient, w);
+        lnp_conv_backward_group(run, op, group, dpatches, scratch, dx[0]);
 }
 
 static double lnp_conv_macs(const lensnet_graph *g, const lnp_op *op)
@@ -8637,26 +8710,21 @@ static void lnp_block_scale(const void *context, size_t first_row, size_t row_co
     }
 }
 
-/* lnp_finish of W2's input gradient: gelu and its slope from the hidden layer, and the sums over pixels
+/* lnp_visit after W2's input gradient: gelu and its slope from the hidden layer, and the sums over pixels
  * that GRN's backward needs. The slope replaces the hidden layer, which is not needed again. */
-static void lnp_block_grn_first(const void *context, size_t first_row, size_t row_count,
-                                size_t first_column, size_t column_count)
+static void lnp_block_grn_first(const void *context, size_t first_row, size_t row_count)
 {
     const lnp_block *b = (const lnp_block *)context;
-    const size_t chunks = b->samples * lnp_chunk_count(b->pixels);
     lnp_chunk chunk;
     size_t row;
     for (row = first_row; row < first_row + row_count; row += chunk.rows) {
-        const size_t at = row * b->wide + first_column;
-        float *products, *shifts;
+        const size_t at = row * b->wide;
         chunk = lnp_chunk_at(row, b->pixels);
-        products = b->wide_sums + chunk.index * b->wide + first_column;
-        shifts = products + chunks * b->wide;
-        memset(products, 0, column_count * sizeof(float));
-        memset(shifts, 0, column_count * sizeof(float));
-        b->g->rows.grn_backward_first(b->active + at, b->hidden + at, products, shifts,
+        b->g->rows.grn_backward_first(b->active + at, b->hidden + at,
+                                      lnp_block_sums(b, b->wide_sums, 0, b->wide, chunk),
+                                      lnp_block_sums(b, b->wide_sums, 1, b->wide, chunk),
                                       b->hidden + at, b->dactive + at, b->wide, chunk.rows,
-                                      column_count);
+                                      b->wide);
     }
 }
 
@@ -8687,7 +8755,7 @@ static void lnp_block_backward_reduce(const lnp_block *b)
     input.a = b->dz;
     input.out = b->dactive;
     input.begin = lnp_block_scale;
-    input.finish = lnp_block_grn_first;
+    input.end = lnp_block_grn_first;
     input.context = b;
     input.segment_rows = b->pixels;
     input.chunk_rows = LNP_CHUNK_ROWS;
