@@ -672,12 +672,12 @@ LENSNET_API lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_mo
 /* AdamW (Loshchilov & Hutter 2019) as in PyTorch, on all parameters at once. */
 typedef struct lensnet_adamw lensnet_adamw;
 typedef struct lensnet_adamw_desc {
-    double beta1, beta2; /* 0.9, 0.999 */
-    double epsilon;      /* 1e-8, added after the bias-corrected root */
-    double weight_decay; /* 0.01 */
-    int decay_all;       /* 1: decay every parameter, as AdamW(model.parameters()) does; 0: none on
+    double beta1, beta2;  /* 0.9, 0.999 */
+    double epsilon;       /* 1e-8, added after the bias-corrected root */
+    double weight_decay;  /* 0.01 */
+    int decay_all;        /* 1: decay every parameter, as AdamW(model.parameters()) does; 0: none on
                             vectors (biases, norms) and GRN, as the authors do */
-    double clip_norm;    /* gradients are scaled in place to at most this L2 norm; 0: off; 0 */
+    double clip_norm;     /* gradients are scaled in place to at most this L2 norm; 0: off; 0 */
     double average_decay; /* d: after every step average = d average + (1 - d) weights (EMA), from a
                              copy of the weights before the first step; 0: no average is kept; 0 */
 } lensnet_adamw_desc;
@@ -2155,8 +2155,7 @@ typedef struct lnp_adamw_constants {
            (float *y, size_t y_stride, const float *x, size_t x_stride, const float *mean,         \
             const float *rstd, const float *w, const float *b, size_t rows, size_t columns),       \
            (y, y_stride, x, x_stride, mean, rstd, w, b, rows, columns))                            \
-    /* rows of c floats, contiguous: dx, dw[c] += dy * ((x - mean) * rstd), db[c] += dy, row by     \
-     * row; dx may be dy or x, or NULL for the sums alone */                                       \
+    /* dx, dw[c] += dy (x - mean) rstd, db[c] += dy; contiguous rows; dx: also dy, x or NULL */    \
     KERNEL(layer_norm_backward,                                                                    \
            (float *dx, float *dw, float *db, const float *dy, const float *x, const float *mean,   \
             const float *rstd, const float *w, size_t rows, size_t c),                             \
@@ -4666,9 +4665,9 @@ typedef struct lnp_product {
     int accumulate;      /* chains start from out; bias is not used */
     float *out;
     size_t out_stride;
-    lnp_visit begin;   /* may be NULL: rows of A before they are read */
-    lnp_finish finish; /* may be NULL: outputs of one panel */
-    lnp_visit end;     /* may be NULL: rows of outputs */
+    lnp_visit begin;     /* may be NULL: rows of A before they are read */
+    lnp_finish finish;   /* may be NULL: outputs of one panel */
+    lnp_visit end;       /* may be NULL: rows of outputs */
     const void *context; /* of these four */
     /* chunk_rows != 0: the rows are segments (samples) of segment_rows rows, each cut from its
      * start into chunks of chunk_rows <= LNP_BLOCK_ROWS rows, the last one short. What begin, finish
@@ -5464,8 +5463,8 @@ static float lnp_depthwise_ref_value(float sum, const float *in, const float *we
 }
 
 static void lnp_depthwise_forward_ref(float *out, const float *bias, const float *in,
-                                       const float *packed, const lnp_map *map,
-                                      size_t y0, size_t y1, size_t c0, size_t c1)
+                                      const float *packed, const lnp_map *map, size_t y0, size_t y1,
+                                      size_t c0, size_t c1)
 {
     size_t y, x, c;
     for (y = y0; y < y1; y++)
@@ -5535,8 +5534,7 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
     }
 
 #define LNP_DW_START(isa, t)                                                                       \
-    if ((t) < width)                                                                               \
-        sum[t] = bias ? lnp_dw_load_##isa(bias) : lnp_dw_zero_##isa();
+    if ((t) < width) sum[t] = bias ? lnp_dw_load_##isa(bias) : lnp_dw_zero_##isa();
 #define LNP_DW_STORE(isa, t)                                                                       \
     if ((t) < width) lnp_dw_store_##isa(out + (t)*map->c, sum[t]);
 
@@ -5552,9 +5550,7 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
     MACRO(isa, 16) MACRO(isa, 17) MACRO(isa, 18) MACRO(isa, 19) MACRO(isa, 20) MACRO(isa, 21)
 
 #define LNP_DW_CASE(isa, t)                                                                        \
-    case (t) + 1:                                                                                  \
-        lnp_dw_column_##isa(out, bias, in, weights, map, x0, y0, y1, (t) + 1);        \
-        break;
+    case (t) + 1: lnp_dw_column_##isa(out, bias, in, weights, map, x0, y0, y1, (t) + 1); break;
 
 /* One pixel of the weight gradient: taps low..high of one filter row (or of two). The barrier keeps
  * the compiler from carrying loads over to the next pixel, for which there are no registers. */
@@ -5610,9 +5606,9 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
 #define LNP_DW_DEFINE(isa, TARGET, lanes, widest, CASES, pairs)                                      \
     /* Output pixels x0..x0+width of rows y0..y1; pointers are at channel c, start and out at row  \
      * y0, in at the sample. */ \
-    TARGET LNP_INLINE void lnp_dw_column_##isa(                                                      \
-        float *out, const float *bias, const float *in, const float *weights,    \
-        const lnp_map *map, size_t x0, size_t y0, size_t y1, int width)                              \
+    TARGET LNP_INLINE void lnp_dw_column_##isa(float *out, const float *bias, const float *in,       \
+                                               const float *weights, const lnp_map *map,             \
+                                               size_t x0, size_t y0, size_t y1, int width)           \
     {                                                                                                \
         const uint32_t inside = lnp_depthwise_inside(map, x0, (size_t)width + 6);                    \
         const ptrdiff_t step = (ptrdiff_t)map->c;                                                    \
@@ -5637,18 +5633,18 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
         }                                                                                            \
     }                                                                                                \
                                                                                                      \
-    TARGET static void lnp_dw_columns_##isa(                                                         \
-        float *out, const float *bias, const float *in, const float *weights,    \
-        const lnp_map *map, size_t x0, size_t y0, size_t y1, size_t width)                           \
+    TARGET static void lnp_dw_columns_##isa(float *out, const float *bias, const float *in,          \
+                                            const float *weights, const lnp_map *map, size_t x0,     \
+                                            size_t y0, size_t y1, size_t width)                      \
     {                                                                                                \
         switch (width) {                                                                             \
             CASES(LNP_DW_CASE, isa)                                                                  \
         }                                                                                            \
     }                                                                                                \
                                                                                                      \
-    TARGET static void lnp_depthwise_forward_##isa(                                                  \
-        float *out, const float *bias, const float *in, const float *packed,     \
-        const lnp_map *map, size_t y0, size_t y1, size_t c0, size_t c1)                              \
+    TARGET static void lnp_depthwise_forward_##isa(float *out, const float *bias, const float *in,   \
+                                                   const float *packed, const lnp_map *map,          \
+                                                   size_t y0, size_t y1, size_t c0, size_t c1)       \
     {                                                                                                \
         const size_t tiles = lnp_ceil_div(map->w, widest);                                           \
         size_t c, t;                                                                                 \
@@ -5656,10 +5652,8 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
             for (t = 0; t < tiles; t++) {                                                            \
                 const size_t x0 = map->w * t / tiles, x1 = map->w * (t + 1) / tiles;                 \
                 const size_t pixel = y0 * map->w + x0;                                               \
-                lnp_dw_columns_##isa(out + pixel * map->c + c,                                       \
-                                     bias ? bias + c : NULL,      \
-                                     in + c, lnp_depthwise_weights(packed, c), map, x0, y0, y1,      \
-                                     x1 - x0);                                                       \
+                lnp_dw_columns_##isa(out + pixel * map->c + c, bias ? bias + c : NULL, in + c,       \
+                                     lnp_depthwise_weights(packed, c), map, x0, y0, y1, x1 - x0);    \
             }                                                                                        \
     }                                                                                                \
                                                                                                      \
@@ -5794,8 +5788,8 @@ static lnp_depthwise_kernels lnp_depthwise_kernels_for(lensnet_isa isa)
 /* -- whole tensors ---------------------------------------------------------------------------- */
 
 static void lnp_depthwise_rows(const lnp_depthwise_kernels *kernels, float *out, const float *bias,
-                               const float *in, const float *packed,
-                               const lnp_map *map, size_t y0, size_t y1)
+                               const float *in, const float *packed, const lnp_map *map, size_t y0,
+                               size_t y1)
 {
     size_t c = 0;
     int l;
@@ -5878,7 +5872,7 @@ static void lnp_depthwise_input_gradient(const lnp_depthwise_kernels *kernels,
 
 /* -- the gradient of the weights -------------------------------------------------------------- */
 
-#define LNP_BAND_ROWS ((size_t)14)           /* of a chain: part of the law */
+#define LNP_BAND_ROWS ((size_t)14)          /* of a chain: part of the law */
 #define LNP_BAND_SUMS (16 * (LNP_TAPS + 1)) /* of 16 channels: taps and bias, [50][16] */
 
 static size_t lnp_depthwise_bands(size_t h) { return lnp_ceil_div(h, LNP_BAND_ROWS); }
@@ -7834,8 +7828,7 @@ static void lnp_depthwise_forward_op(lnp_run *run, const lnp_op *op)
 static void lnp_depthwise_plan(lensnet_graph *g, lnp_op *op)
 {
     const lnp_activation *x = lnp_in(g, op);
-    if (g->options.training)
-        op->scratch = lnp_depthwise_scratch_floats(g->micro_batch, x->h, x->c);
+    if (g->options.training) op->scratch = lnp_depthwise_scratch_floats(g->micro_batch, x->h, x->c);
 }
 
 static void lnp_depthwise_backward_op(lnp_run *run, const lnp_op *op, float *const *dx)
@@ -8438,19 +8431,19 @@ typedef struct lnp_block {
     const lnp_op *op;
     size_t samples, pixels, rows, c, wide; /* rows = samples * pixels, wide = 4 c */
     const float *x;
-    float *depthwise, *mean, *rstd;       /* saved */
-    float *hidden;                        /* W1 ... + b1, before GELU */
-    float *active;                        /* gelu(hidden) */
-    float *norm;                          /* G of GRN, saved: (samples, wide) */
-    float *factor, *coefficient;          /* of GRN: (samples, wide) */
-    double *totals;                       /* (samples, wide) */
-    float *squares;                       /* chunk sums: (samples, chunks, wide) */
-    const float *dy, *dz;                 /* gradients of y, and of the branch: dz = scale * dy */
-    float *dscaled, *dactive, *dnarrow;   /* dz's place; (rows, wide), (rows, c) */
-    float *wide_sums, *narrow_sums;       /* chunk sums: twice (samples, chunks, wide or c) */
-    float *bands;                         /* of the depthwise gradient */
-    float *scratch;                       /* of the products */
-    const float *scales;                  /* drop path, one a sample */
+    float *depthwise, *mean, *rstd;     /* saved */
+    float *hidden;                      /* W1 ... + b1, before GELU */
+    float *active;                      /* gelu(hidden) */
+    float *norm;                        /* G of GRN, saved: (samples, wide) */
+    float *factor, *coefficient;        /* of GRN: (samples, wide) */
+    double *totals;                     /* (samples, wide) */
+    float *squares;                     /* chunk sums: (samples, chunks, wide) */
+    const float *dy, *dz;               /* gradients of y, and of the branch: dz = scale * dy */
+    float *dscaled, *dactive, *dnarrow; /* dz's place; (rows, wide), (rows, c) */
+    float *wide_sums, *narrow_sums;     /* chunk sums: twice (samples, chunks, wide or c) */
+    float *bands;                       /* of the depthwise gradient */
+    float *scratch;                     /* of the products */
+    const float *scales;                /* drop path, one a sample */
     float *y;
 } lnp_block;
 
@@ -8720,11 +8713,10 @@ static void lnp_block_grn_first(const void *context, size_t first_row, size_t ro
     for (row = first_row; row < first_row + row_count; row += chunk.rows) {
         const size_t at = row * b->wide;
         chunk = lnp_chunk_at(row, b->pixels);
-        b->g->rows.grn_backward_first(b->active + at, b->hidden + at,
-                                      lnp_block_sums(b, b->wide_sums, 0, b->wide, chunk),
-                                      lnp_block_sums(b, b->wide_sums, 1, b->wide, chunk),
-                                      b->hidden + at, b->dactive + at, b->wide, chunk.rows,
-                                      b->wide);
+        b->g->rows.grn_backward_first(
+            b->active + at, b->hidden + at, lnp_block_sums(b, b->wide_sums, 0, b->wide, chunk),
+            lnp_block_sums(b, b->wide_sums, 1, b->wide, chunk), b->hidden + at, b->dactive + at,
+            b->wide, chunk.rows, b->wide);
     }
 }
 
@@ -8830,10 +8822,10 @@ static void lnp_block_backward_expand(const lnp_block *b)
 static void lnp_block_backward_depthwise(const lnp_block *b, const lnp_activation *x, float *dx)
 {
     lensnet_graph *g = b->g;
-    lnp_depthwise_weight_gradient(
-        &g->depthwise, &g->rows, lnp_op_gradients(g, b->op, LNP_B_DEPTHWISE),
-        lnp_op_gradients(g, b->op, LNP_B_DEPTHWISE_BIAS), b->dnarrow, b->x, b->samples, x->h, x->w,
-        x->c, b->bands, g->threads);
+    lnp_depthwise_weight_gradient(&g->depthwise, &g->rows,
+                                  lnp_op_gradients(g, b->op, LNP_B_DEPTHWISE),
+                                  lnp_op_gradients(g, b->op, LNP_B_DEPTHWISE_BIAS), b->dnarrow,
+                                  b->x, b->samples, x->h, x->w, x->c, b->bands, g->threads);
     if (dx)
         lnp_depthwise_input_gradient(&g->depthwise, &g->rows, dx, b->dy, b->dnarrow,
                                      lnp_op_weight(g, b->op, LNP_B_DEPTHWISE)->packed_backward,
