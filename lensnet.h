@@ -1,5 +1,5 @@
 /* lensnet.h - ConvNeXt V2 for gravitational-lens images, training and inference, in one C header.
- * Version 0.1.0, MIT licence (at the end). C99 and C++11; libc, libm and, optionally, OpenMP.
+ * Version 0.2.0, MIT licence (at the end). C99 and C++11; libc, libm and, optionally, OpenMP.
  *
  * Do this in one C or C++ file, and include the header plainly wherever else it is needed:
  *
@@ -112,7 +112,7 @@
 #include <stdint.h>
 
 #define LENSNET_VERSION_MAJOR 0
-#define LENSNET_VERSION_MINOR 1
+#define LENSNET_VERSION_MINOR 2
 #define LENSNET_VERSION_PATCH 0
 #define LENSNET_NUMERICS      2 /* stored in training states; changes when the bits of results do */
 
