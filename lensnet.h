@@ -5426,20 +5426,17 @@ static void lnp_depthwise_pack_group(float *group, const float *weight, size_t c
         }
 }
 
-/* For lnp_depthwise_forward: weight (C,1,7,7) as PyTorch has it. */
-static void lnp_depthwise_pack(float *packed, const float *weight, size_t c)
+/* From weight (C,1,7,7), as PyTorch has it: for lnp_depthwise_forward, or mirrored for
+ * lnp_depthwise_input_gradient. */
+static void lnp_depthwise_pack(float *packed, const float *weight, size_t c, int mirrored,
+                               int threads)
 {
-    size_t first;
-    for (first = 0; first < c; first += 16)
-        lnp_depthwise_pack_group(packed + first * LNP_TAPS, weight, c, first, 0);
-}
-
-/* For lnp_depthwise_input_gradient. */
-static void lnp_depthwise_pack_mirrored(float *packed, const float *weight, size_t c)
-{
-    size_t first;
-    for (first = 0; first < c; first += 16)
-        lnp_depthwise_pack_group(packed + first * LNP_TAPS, weight, c, first, 1);
+    ptrdiff_t group;
+    (void)threads;
+    LNP_PARALLEL_FOR
+    for (group = 0; group < (ptrdiff_t)lnp_ceil_div(c, 16); group++)
+        lnp_depthwise_pack_group(packed + (size_t)group * 16 * LNP_TAPS, weight, c,
+                                 (size_t)group * 16, mirrored);
 }
 
 /* The tap 0 of channel c; taps are 16 floats apart. */
@@ -5841,8 +5838,8 @@ static void lnp_depthwise_forward(const lnp_depthwise_kernels *kernels, const ln
     }
 }
 
-/* dx (n,h,w,c) = residual + conv(dy, mirrored): residual is a tensor like dx, or NULL; packed by
- * lnp_depthwise_pack_mirrored. dx is neither of the inputs. */
+/* dx (n,h,w,c) = residual + conv(dy, mirrored): residual is a tensor like dx, or NULL; packed
+ * mirrored. dx is neither of the inputs. */
 static void lnp_depthwise_input_gradient(const lnp_depthwise_kernels *kernels,
                                          const lnp_row_kernels *rows, float *dx,
                                          const float *residual, const float *dy,
@@ -6225,20 +6222,32 @@ static float *lnp_gradients(const lensnet_parameters *p, int index)
 /* --- copies in kernel order -------------------------------------------------------------------- */
 
 /* (K, C, R, S) -> (K, R, S, C): the order in which im2col lays out a channels-last patch. */
-static void lnp_channels_last(float *to, const float *from, const lnp_weight *w)
+static void lnp_channels_last(float *to, const float *from, const lnp_weight *w, int threads)
 {
-    size_t c_count = w->shape[1], taps = w->shape[2] * w->shape[3], o, t, c;
-    for (o = 0; o < w->shape[0]; o++)
+    const size_t c_count = w->shape[1], taps = w->shape[2] * w->shape[3];
+    ptrdiff_t o;
+    (void)threads;
+    LNP_PARALLEL_FOR
+    for (o = 0; o < (ptrdiff_t)w->shape[0]; o++) {
+        const size_t first = (size_t)o * c_count * taps;
+        size_t t, c;
         for (t = 0; t < taps; t++)
-            for (c = 0; c < c_count; c++) *to++ = from[(o * c_count + c) * taps + t];
+            for (c = 0; c < c_count; c++) to[first + t * c_count + c] = from[first + c * taps + t];
+    }
 }
 
-static void lnp_channels_first(float *to, const float *from, const lnp_weight *w)
+static void lnp_channels_first(float *to, const float *from, const lnp_weight *w, int threads)
 {
-    size_t c_count = w->shape[1], taps = w->shape[2] * w->shape[3], o, t, c;
-    for (o = 0; o < w->shape[0]; o++)
+    const size_t c_count = w->shape[1], taps = w->shape[2] * w->shape[3];
+    ptrdiff_t o;
+    (void)threads;
+    LNP_PARALLEL_FOR
+    for (o = 0; o < (ptrdiff_t)w->shape[0]; o++) {
+        const size_t first = (size_t)o * c_count * taps;
+        size_t t, c;
         for (t = 0; t < taps; t++)
-            for (c = 0; c < c_count; c++) to[(o * c_count + c) * taps + t] = *from++;
+            for (c = 0; c < c_count; c++) to[first + c * taps + t] = from[first + t * c_count + c];
+    }
 }
 
 static int lnp_has_taps(const lnp_weight *w) { return w->shape[2] * w->shape[3] > 1; }
@@ -6249,7 +6258,7 @@ static void lnp_pack_matrix(const lensnet_parameters *p, lnp_weight *w, const fl
 {
     size_t g, n = w->n, k = w->k;
     if (lnp_has_taps(w)) {
-        lnp_channels_last(scratch, values, w);
+        lnp_channels_last(scratch, values, w, threads);
         values = scratch;
     }
     for (g = 0; g < w->groups; g++, values += n * k) {
@@ -6266,9 +6275,9 @@ static void lnp_pack_weight(const lensnet_parameters *p, lnp_weight *w, const fl
 {
     if (w->use == LNP_USE_MATRIX) lnp_pack_matrix(p, w, values, scratch, threads);
     if (w->use == LNP_USE_DEPTHWISE) {
-        lnp_depthwise_pack(w->packed_forward, values, w->shape[0]);
+        lnp_depthwise_pack(w->packed_forward, values, w->shape[0], 0, threads);
         if (w->packed_backward)
-            lnp_depthwise_pack_mirrored(w->packed_backward, values, w->shape[0]);
+            lnp_depthwise_pack(w->packed_backward, values, w->shape[0], 1, threads);
     }
 }
 
@@ -6300,7 +6309,7 @@ static void lnp_parameters_pack(lensnet_parameters *p, float *scratch, size_t sc
 /* Brings the gradients of convolutions, which were summed in im2col's order, into the order of their
  * shapes. What is larger than the scratch, a later graph uses: here it is zero. */
 static void lnp_gradients_channels_first(lensnet_parameters *p, float *scratch,
-                                         size_t scratch_floats)
+                                         size_t scratch_floats, int threads)
 {
     size_t i;
     for (i = 0; i < p->count; i++) {
@@ -6308,7 +6317,7 @@ static void lnp_gradients_channels_first(lensnet_parameters *p, float *scratch,
         float *gradient = p->gradients + w->offset;
         if (w->use != LNP_USE_MATRIX || !lnp_has_taps(w) || w->size > scratch_floats) continue;
         memcpy(scratch, gradient, w->size * sizeof(float));
-        lnp_channels_first(gradient, scratch, w);
+        lnp_channels_first(gradient, scratch, w, threads);
     }
 }
 
@@ -7094,7 +7103,8 @@ static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch
         lnp_run_forward(&run);
         if (backward) lnp_run_backward(&run);
     }
-    if (backward) lnp_gradients_channels_first(g->parameters, run.scratch, g->scratch_floats);
+    if (backward)
+        lnp_gradients_channels_first(g->parameters, run.scratch, g->scratch_floats, g->threads);
     if (outputs) outputs->loss = run.target_weight > 0 ? run.loss / run.target_weight : 0.0;
     lnp_mode_leave(mode, g->threads);
     return LENSNET_OK;

@@ -63,8 +63,8 @@ static results run(lensnet_isa isa, const inputs *in, const shape *s, int thread
     r.added = guarded_new(pixels(s) * s->c);
     r.dweight = guarded_copy(in->dweight);
     r.dbias = guarded_copy(in->dbias);
-    lnp_depthwise_pack(packed.values, in->weight.values, s->c);
-    lnp_depthwise_pack_mirrored(mirrored.values, in->weight.values, s->c);
+    lnp_depthwise_pack(packed.values, in->weight.values, s->c, 0, threads);
+    lnp_depthwise_pack(mirrored.values, in->weight.values, s->c, 1, threads);
     for (i = 0; i < s->n; i += batch) {
         const size_t n = lnp_min(batch, s->n - i), at = i * image;
         lnp_depthwise_forward(&kernels, &rows, r.out.values + at, r.mean.values + i * plane,
@@ -176,10 +176,10 @@ static void test_golden(const char *name, size_t n, size_t c, size_t h, size_t w
     units_expect(packed && out && scratch, "out of memory");
     x = transposed(planes, &s, 0);
     dy = transposed(dplanes, &s, 0);
-    lnp_depthwise_pack(packed, weight, c);
+    lnp_depthwise_pack(packed, weight, c, 0, 1);
     lnp_depthwise_forward(&kernels, &rows, out, NULL, NULL, x, packed, bias, n, h, w, c, 0.0f, 1);
     compare_planes(out, &s, name, "out");
-    lnp_depthwise_pack_mirrored(packed, weight, c);
+    lnp_depthwise_pack(packed, weight, c, 1, 1);
     lnp_depthwise_input_gradient(&kernels, &rows, out, NULL, dy, packed, n, h, w, c, 1);
     compare_planes(out, &s, name, "grad.x");
     lnp_depthwise_weight_gradient(&kernels, &rows, dweight, dbias, dy, x, n, h, w, c, scratch, 1);
