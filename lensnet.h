@@ -87,7 +87,8 @@
  *
  * SAME BITS  In float32 the results (forward, gradients, trained weights) are the same bits for every
  * instruction set, thread count and split of a batch, and in every build: fast-math is refused, the
- * C library's exp, log, sin ... are not called. Creating, loading, planning, running, AdamW's step,
+ * C library's exp, log, sin ... are not called. (Not so a weight that two operators share: its gradient
+ * depends on the split.) Creating, loading, planning, running, AdamW's step,
  * classifying and preprocessing work in round-to-nearest without flush-to-zero and leave the caller's mode
  * as it was (OpenMP's workers take over the caller's); schedules, metrics, mathematics and single image
  * operations compute in the caller's mode. LENSNET_NUMERICS changes when the bits do.
@@ -2105,7 +2106,8 @@ static int lnp_arithmetic_is_exact(lensnet_isa isa)
  * Over the pixels of a sample: chunks of LNP_CHUNK_ROWS, sequential in float, begun at zero. The
  * chunks' sums are added in order: in double where they make a number of the sample (GRN, pooling);
  * in float to what stands in the buffer, sample after sample, where they make the gradient of a
- * parameter. So a thread has whole chunks of rows, and keeps them from one operator to the next.
+ * parameter (but for a depthwise filter and its bias, see >>depthwise). So rows can be dealt to
+ * threads by the chunk.
  * Strides count floats. n, rows, columns may be 0. Columns may start anywhere in a row.
  * ============================================================================================== */
 
@@ -4631,9 +4633,10 @@ static const lnp_gemm_kernels *lnp_gemm_kernels_for(lensnet_isa isa)
  * so long that no more than LNP_BLOCK_FLOATS floats fit the second-level cache. */
 #define LNP_BLOCK_ROWS   ((size_t)168)
 #define LNP_BLOCK_FLOATS ((size_t)176 * 1024)
-/* Left operands up to this size, in up to so many blocks, may be packed by all threads for all. */
+/* Left operands up to this size, or up to what the threads would pack for themselves, in up to so many
+ * blocks, may be packed by all threads for all. */
 #define LNP_SHARED_FLOATS ((size_t)1024 * 1024)
-#define LNP_SHARED_BLOCKS 32
+#define LNP_SHARED_BLOCKS ((size_t)32)
 /* dW: rows of dY and X that are packed at a time, rows that are packed together, and floats of
  * packed X that stay in the second-level cache while dY passes. */
 #define LNP_GRADIENT_ROWS   ((size_t)384)
@@ -4777,21 +4780,23 @@ static size_t lnp_tiles_in(const lnp_gemm_kernels *kernels, size_t rows)
     return lnp_ceil_div(rows, kernels->rows);
 }
 
-/* Whether all threads may pack the left operand for all: it is small enough. */
-static int lnp_may_share(size_t m, size_t k, int threads)
+/* Rows of a left operand that all threads may pack for all. */
+static size_t lnp_shared_rows(size_t k, int threads)
 {
-    return threads > 1 && m <= LNP_SHARED_FLOATS / lnp_max(k, 1);
+    const size_t rows =
+        lnp_max(LNP_SHARED_FLOATS / lnp_max(k, 1), LNP_BLOCK_ROWS * (size_t)threads);
+    return threads > 1 ? lnp_min(rows, LNP_SHARED_BLOCKS * LNP_BLOCK_ROWS) : 0;
 }
 
-static size_t lnp_product_scratch_floats(const lnp_gemm_kernels *kernels, size_t m, size_t n,
-                                         size_t k, int threads)
+/* For m rows or fewer: a last micro-batch may be shared where a whole one is not. */
+static size_t lnp_product_scratch_floats(const lnp_gemm_kernels *kernels, size_t m, size_t k,
+                                         int threads)
 {
+    const size_t shared_rows = lnp_min(m, lnp_shared_rows(k, threads));
     const size_t own = lnp_tiles_in(kernels, lnp_min(m, LNP_BLOCK_ROWS)) * (size_t)threads;
-    const size_t shared = lnp_tiles_in(kernels, m) + LNP_SHARED_BLOCKS;
-    (void)n;
+    const size_t shared = shared_rows ? lnp_tiles_in(kernels, shared_rows) + LNP_SHARED_BLOCKS : 0;
     if (kernels->isa == LENSNET_ISA_REFERENCE) return k;
-    return lnp_tile_floats(kernels, k) *
-           (lnp_may_share(m, k, threads) ? lnp_max(own, shared) : own);
+    return lnp_tile_floats(kernels, k) * lnp_max(own, shared);
 }
 
 /* The plain twin: no packing, no tiles, one thread. */
@@ -5038,8 +5043,9 @@ static size_t lnp_imbalance(const lnp_chunks *chunks, size_t workers)
 static void lnp_share_visit(lnp_visit visit, const lnp_product *job, const lnp_chunks *chunks,
                             size_t worker, size_t workers)
 {
-    const size_t first = lnp_chunk_start(chunks, chunks->count * worker / workers);
-    const size_t end = lnp_chunk_start(chunks, chunks->count * (worker + 1) / workers);
+    const size_t first = lnp_chunk_start(chunks, lnp_chunk_near(chunks, job->m * worker / workers));
+    const size_t end =
+        lnp_chunk_start(chunks, lnp_chunk_near(chunks, job->m * (worker + 1) / workers));
     if (first < end) visit(job->context, first, end - first);
 }
 
@@ -5088,7 +5094,8 @@ static void lnp_multiply_rows(const lnp_gemm_kernels *kernels, const lnp_product
         return;
     }
     chunks = lnp_chunks_of(kernels, job);
-    if (lnp_may_share(job->m, job->k, threads) && lnp_imbalance(&chunks, (size_t)threads) > 1030)
+    if (job->m <= lnp_shared_rows(job->k, threads) &&
+        lnp_imbalance(&chunks, (size_t)threads) > 1030)
         count = lnp_shared_blocks(kernels, job, &chunks, scratch, blocks);
     if (!count) {
 #ifdef _OPENMP
@@ -5103,11 +5110,13 @@ static void lnp_multiply_rows(const lnp_gemm_kernels *kernels, const lnp_product
 #endif
     {
         int each;
+        if (job->begin) {
 #ifdef _OPENMP
 #pragma omp for schedule(static, 1)
 #endif
-        for (each = 0; each < (job->begin ? threads : 0); each++)
-            lnp_share_visit(job->begin, job, &chunks, (size_t)each, (size_t)threads);
+            for (each = 0; each < threads; each++)
+                lnp_share_visit(job->begin, job, &chunks, (size_t)each, (size_t)threads);
+        }
 #ifdef _OPENMP
 #pragma omp for schedule(static, 1)
 #endif
@@ -5118,11 +5127,13 @@ static void lnp_multiply_rows(const lnp_gemm_kernels *kernels, const lnp_product
 #endif
         for (each = 0; each < threads; each++)
             lnp_share_panels(kernels, job, blocks, count, (size_t)each, (size_t)threads);
+        if (job->end) {
 #ifdef _OPENMP
 #pragma omp for schedule(static, 1)
 #endif
-        for (each = 0; each < (job->end ? threads : 0); each++)
-            lnp_share_visit(job->end, job, &chunks, (size_t)each, (size_t)threads);
+            for (each = 0; each < threads; each++)
+                lnp_share_visit(job->end, job, &chunks, (size_t)each, (size_t)threads);
+        }
     }
 }
 
@@ -5194,13 +5205,16 @@ static size_t lnp_gradient_x_floats(const lnp_gemm_kernels *kernels, size_t m)
                         16);
 }
 
+/* For m rows or fewer: fewer may mean longer blocks, for blocks are even. */
 static size_t lnp_gradient_scratch_floats(const lnp_gemm_kernels *kernels, size_t m, size_t n,
                                           size_t k, int threads)
 {
     const lnp_gradient_grid grid = lnp_gradient_grid_of(kernels, n, k, (size_t)threads);
+    const size_t longest = lnp_min(m, LNP_GRADIENT_ROWS);
+    const size_t x_floats = lnp_gradient_pitch(longest) * kernels->columns;
     if (kernels->isa == LENSNET_ISA_REFERENCE) return k;
-    return (lnp_gradient_dy_floats(kernels, m, n, grid.across) +
-            lnp_gradient_x_floats(kernels, m)) *
+    return (lnp_gradient_dy_floats(kernels, longest, n, grid.across) +
+            lnp_round_up(lnp_max(LNP_GRADIENT_FLOATS, x_floats), 16)) *
            grid.across * grid.along;
 }
 
@@ -5365,9 +5379,9 @@ static void lnp_multiply_gradient(const lnp_gemm_kernels *kernels, const lnp_gra
 /* =================================================================================================
  * >>depthwise  Direct 7x7 depthwise convolution, stride 1, zero padding 3, NHWC: forward, input
  * gradient, weight gradient. Each output is one FMA chain over the taps (u, v) in row-major order
- * that begins with the bias (forward) or with zero (input gradient). Each weight gradient is one FMA
- * chain over (y, x) in every band of 14 rows of a sample, begun at zero; the bands are added in order
- * to what stands in the buffer. Taps outside the image are skipped. Threads share outputs or bands,
+ * that begins with the bias (forward) or with zero (input gradient). The gradient of a weight is one
+ * FMA chain over (y, x) in every band of 14 rows of a sample, begun at zero, that of a bias one sum;
+ * the bands are added in order to what stands in the buffer. Taps outside the image are skipped. Threads share outputs or bands,
  * never a chain. Nothing here allocates.
  *
  * A forward tile is up to 16 output pixels of one row (8 with the 16 registers of AVX2) times one
@@ -5601,8 +5615,8 @@ LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t p
     if (two) lnp_dw_store_##isa(dk + (7 + (v)) * 16, sum[7 + (v)]);
 
 #define LNP_DW_DEFINE(isa, TARGET, lanes, widest, CASES, pairs)                                      \
-    /* Output pixels x0..x0+width of rows y0..y1; pointers are at channel c, start and out at row  \
-     * y0, in at the sample. */ \
+    /* Output pixels x0..x0+width of rows y0..y1; pointers are at channel c, out at row y0, in at  \
+     * the sample. */ \
     TARGET LNP_INLINE void lnp_dw_column_##isa(float *out, const float *bias, const float *in,       \
                                                const float *weights, const lnp_map *map,             \
                                                size_t x0, size_t y0, size_t y1, int width)           \
@@ -5961,8 +5975,9 @@ static void lnp_depthwise_weight_gradient(const lnp_depthwise_kernels *kernels,
 
 #define LNP_TENSOR_NAME 160
 
-/* What an operator reads. A tensor has one use; recording the first operator on it decides. */
-typedef enum lnp_use { LNP_USE_PLAIN, LNP_USE_MATRIX, LNP_USE_DEPTHWISE } lnp_use;
+/* What an operator reads. A tensor has one use; recording the first operator on it decides. Gradients
+ * depend on it too: those of matrices with taps are summed in im2col's order. */
+typedef enum lnp_use { LNP_USE_NONE, LNP_USE_PLAIN, LNP_USE_MATRIX, LNP_USE_DEPTHWISE } lnp_use;
 
 typedef struct lnp_weight {
     char name[LNP_TENSOR_NAME];
@@ -6328,8 +6343,7 @@ static size_t lnp_missing_packed_bytes(const lensnet_parameters *p)
     if (p->frozen) return 0;
     for (i = 0; i < p->count; i++) {
         const lnp_weight *w = &p->weights[i];
-        if (w->use != LNP_USE_PLAIN && !w->packed_forward)
-            floats += lnp_packed_copy_floats(p, w, 0);
+        if (w->use > LNP_USE_PLAIN && !w->packed_forward) floats += lnp_packed_copy_floats(p, w, 0);
         if (w->want_backward && !w->packed_backward) floats += lnp_packed_copy_floats(p, w, 1);
     }
     return floats * sizeof(float);
@@ -6342,7 +6356,7 @@ static lensnet_result lnp_allocate_packed(lensnet_parameters *p, lensnet_error *
     if (p->frozen) return LENSNET_OK;
     for (i = 0; i < p->count; i++) {
         lnp_weight *w = &p->weights[i];
-        if (w->use != LNP_USE_PLAIN && !w->packed_forward) {
+        if (w->use > LNP_USE_PLAIN && !w->packed_forward) {
             w->packed_forward =
                 (float *)lnp_allocate(&p->host, lnp_packed_copy_floats(p, w, 0) * sizeof(float));
             w->packed_version = 0;
@@ -6371,7 +6385,7 @@ static lensnet_result lnp_freeze_weight(lensnet_parameters *p, size_t index, con
                                         float *scratch, lensnet_error *error)
 {
     lnp_weight *w = &p->weights[index];
-    int plain = w->use == LNP_USE_PLAIN;
+    int plain = w->use <= LNP_USE_PLAIN;
     size_t floats = plain ? w->size : lnp_packed_copy_floats(p, w, 0);
     float *form = (float *)lnp_allocate(&p->host, floats * sizeof(float));
     if (!form)
@@ -7153,8 +7167,8 @@ void lensnet_tensor_shape(const lensnet_graph *g, lensnet_tensor x, size_t *heig
 /* =================================================================================================
  * >>operators-impl  Each operator in order: recording, shape rule, plan, forward, backward.
  * Nothing here computes in an inner loop: the work is in the kernels, the order of sums with them
- * (>>rows). A worker always owns outputs, never a share of a sum, so the number of threads cannot
- * be seen in the results. The table at the end is all that the graph knows.
+ * (>>rows). A worker owns outputs, or whole parts of a sum whose bounds the law sets, so the number of
+ * threads cannot be seen in the results. The table at the end is all that the graph knows.
  * ============================================================================================== */
 
 /* --- work shared by several operators ---------------------------------------------------------- */
@@ -7285,17 +7299,19 @@ static lensnet_result lnp_shape_same(lensnet_graph *g, lnp_op *op, lensnet_error
     return LENSNET_OK;
 }
 
-/* A vector parameter of `count` values in any shape. */
+/* Declares that parameter k is read as a vector of `count` values, whatever its shape. */
 static lensnet_result lnp_expect_vector(const lensnet_graph *g, const lnp_op *op, int k,
                                         size_t count, lensnet_error *error)
 {
-    const lnp_weight *w;
+    lnp_weight *w;
     if (op->parameters[k] < 0) return LENSNET_OK;
-    w = lnp_op_weight(g, op, k);
-    if (w->size != count || w->use != LNP_USE_PLAIN)
+    w = &g->parameters->weights[op->parameters[k]];
+    if (w->size != count || w->use > LNP_USE_PLAIN)
         return lnp_fail(
-            error, LENSNET_ERROR_SHAPE, "%s: parameter \"%s\" has %lu values, expected %lu",
-            lnp_operator_of(op->kind)->name, w->name, (unsigned long)w->size, (unsigned long)count);
+            error, LENSNET_ERROR_SHAPE, "%s: parameter \"%s\" has %lu values, expected %lu%s",
+            lnp_operator_of(op->kind)->name, w->name, (unsigned long)w->size, (unsigned long)count,
+            w->size == count ? ", and another operator uses it as a matrix" : "");
+    if (!g->parameters->frozen) w->use = LNP_USE_PLAIN;
     return LENSNET_OK;
 }
 
@@ -7314,7 +7330,8 @@ static lensnet_result lnp_use_matrix(lensnet_graph *g, const lnp_op *op, int k, 
                                      int backward, lensnet_error *error)
 {
     lnp_weight *w = &g->parameters->weights[op->parameters[k]];
-    if (w->use == LNP_USE_DEPTHWISE || (w->use == LNP_USE_MATRIX && w->groups != groups))
+    if (w->use == LNP_USE_PLAIN || w->use == LNP_USE_DEPTHWISE ||
+        (w->use == LNP_USE_MATRIX && w->groups != groups))
         return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
                         "parameter \"%s\" is used by two operators of different kinds", w->name);
     if (g->parameters->frozen) return LENSNET_OK; /* shared between threads: not to be written */
@@ -7332,8 +7349,8 @@ static lensnet_result lnp_use_depthwise(lensnet_graph *g, const lnp_op *op, int 
 {
     lnp_weight *w = &g->parameters->weights[op->parameters[k]];
     size_t c = lnp_in(g, op)->c;
-    if (w->use == LNP_USE_MATRIX || w->rank != 4 || w->shape[0] != c || w->size != 49 * c ||
-        w->shape[2] != 7)
+    if (w->use == LNP_USE_PLAIN || w->use == LNP_USE_MATRIX || w->rank != 4 || w->shape[0] != c ||
+        w->size != 49 * c || w->shape[2] != 7)
         return lnp_fail(
             error, LENSNET_ERROR_SHAPE,
             "depthwise conv2d: parameter \"%s\" is not (%lu, 1, 7, 7), or another operator "
@@ -7385,7 +7402,7 @@ static void lnp_input_forward(lnp_run *run, const lnp_op *op)
     const float *images = run->batch->images + run->first * pixels * given;
     float *value = lnp_value(g, op->output);
     const int threads = g->threads;
-    ptrdiff_t row; /* of an image */
+    ptrdiff_t row; /* of all images */
     (void)threads;
     LNP_PARALLEL_FOR
     for (row = 0; row < (ptrdiff_t)(run->n * y->h); row++) {
@@ -7440,9 +7457,9 @@ static lensnet_result lnp_linear_shape(lensnet_graph *g, lnp_op *op, lensnet_err
 
 static size_t lnp_linear_scratch(const lensnet_graph *g, size_t m, size_t n, size_t k)
 {
-    size_t floats = lnp_product_scratch_floats(g->gemm, m, n, k, g->threads);
+    size_t floats = lnp_product_scratch_floats(g->gemm, m, k, g->threads);
     if (!g->options.training) return floats;
-    floats = lnp_max(floats, lnp_product_scratch_floats(g->gemm, m, k, n, g->threads));
+    floats = lnp_max(floats, lnp_product_scratch_floats(g->gemm, m, n, g->threads));
     return lnp_max(floats, lnp_gradient_scratch_floats(g->gemm, m, n, k, g->threads));
 }
 
@@ -8450,7 +8467,8 @@ typedef struct lnp_block {
     float *squares;                     /* chunk sums: (samples, chunks, wide) */
     const float *dy, *dz;               /* gradients of y, and of the branch: dz = scale * dy */
     float *dscaled, *dactive, *dnarrow; /* dz's place; (rows, wide), (rows, c) */
-    float *wide_sums, *narrow_sums;     /* chunk sums: twice (samples, chunks, wide or c) */
+    float *wide_sums[2];                /* chunk sums: (samples, chunks, wide) */
+    float *narrow_sums[2];              /* (samples, chunks, c) */
     float *bands;                       /* of the depthwise gradient */
     float *scratch;                     /* of the products */
     const float *scales;                /* drop path, one a sample */
@@ -8477,8 +8495,8 @@ static lnp_block_parts lnp_block_sizes(const lensnet_graph *g, const lnp_op *op)
     s.hidden = training && g->options.recompute ? s.active : 0;
     s.dactive = training ? s.active : 0;
     s.narrow = training ? lnp_round_up(rows * c, 16) : 0;
-    s.wide_sums = training ? lnp_round_up(2 * chunks * wide, 16) : 0;
-    s.narrow_sums = training ? lnp_round_up(2 * chunks * c, 16) : 0;
+    s.wide_sums = training ? lnp_round_up(chunks * wide, 16) : 0;
+    s.narrow_sums = training ? lnp_round_up(chunks * c, 16) : 0;
     s.bands = training ? lnp_depthwise_scratch_floats(group, x->h, c) : 0;
     s.product = lnp_max(lnp_linear_scratch(g, rows, wide, c), lnp_linear_scratch(g, rows, c, wide));
     return s;
@@ -8494,7 +8512,7 @@ static void lnp_block_plan(lensnet_graph *g, lnp_op *op)
         op->saved[LNP_SAVED_HIDDEN] = lnp_saved_add(g, op, 4 * lnp_sample_floats(x));
     op->saved[LNP_SAVED_GRN] = lnp_saved_add(g, op, 4 * x->c);
     op->scratch = s.scales + 4 * s.per_sample + s.squares + s.hidden + s.active + s.dactive +
-                  2 * s.narrow + s.wide_sums + s.narrow_sums + s.bands + s.product;
+                  2 * s.narrow + 2 * s.wide_sums + 2 * s.narrow_sums + s.bands + s.product;
 }
 
 static float *lnp_take(float **scratch, size_t floats)
@@ -8541,10 +8559,12 @@ static lnp_block lnp_block_begin(lnp_run *run, const lnp_op *op, size_t first)
     b.dactive = lnp_take(&scratch, s.dactive);
     b.dnarrow = lnp_take(&scratch, s.narrow);
     b.dscaled = lnp_take(&scratch, s.narrow);
-    b.wide_sums = lnp_take(&scratch, s.wide_sums);
-    b.narrow_sums = lnp_take(&scratch, s.narrow_sums);
+    for (i = 0; i < 2; i++) {
+        b.wide_sums[i] = lnp_take(&scratch, s.wide_sums);
+        b.narrow_sums[i] = lnp_take(&scratch, s.narrow_sums);
+    }
     b.bands = lnp_take(&scratch, s.bands);
-    if (!b.squares) b.squares = b.wide_sums;
+    if (!b.squares) b.squares = b.wide_sums[0];
     b.scratch = scratch;
     for (i = 0; i < b.samples; i++) scales[first + i] = lnp_drop_scale(run, op, first + i);
     b.scales = scales + first;
@@ -8666,8 +8686,9 @@ static void lnp_block_forward(lnp_run *run, const lnp_op *op)
 
 /* --- backward ---------------------------------------------------------------------------------- */
 
-/* Each step below takes whole chunks of rows through while they are in the cache, and a thread gets the
- * same rows in every step, as in the forward pass: what it reads, it has mostly written itself. Only the
+/* Each step below takes whole chunks of rows through while they are in the cache. A thread gets about the
+ * same rows in every step, as in the forward pass (few rows are dealt otherwise, to be dealt evenly): what
+ * it reads, it has mostly written itself, which matters most where two cores share no cache. Only the
  * weights' gradients need everybody's rows. */
 
 static int lnp_block_is_scaled(const lnp_block *b)
@@ -8678,22 +8699,18 @@ static int lnp_block_is_scaled(const lnp_block *b)
     return 0;
 }
 
-/* A place for the sums of a chunk, set to zero: one of the two of b->wide_sums or b->narrow_sums. */
-static float *lnp_block_sums(const lnp_block *b, float *sums, int second, size_t columns,
-                             lnp_chunk chunk)
+/* The place of a chunk in sums of all chunks, set to zero. */
+static float *lnp_chunk_sums(float *sums, lnp_chunk chunk, size_t columns)
 {
-    const size_t chunks = b->samples * lnp_chunk_count(b->pixels);
-    float *place = sums + ((second ? chunks : 0) + chunk.index) * columns;
+    float *place = sums + chunk.index * columns;
     memset(place, 0, columns * sizeof(float));
     return place;
 }
 
-static void lnp_block_add_sums(const lnp_block *b, int parameter, const float *sums, int second,
-                               size_t columns)
+static void lnp_block_add_sums(const lnp_block *b, int parameter, const float *sums, size_t columns)
 {
-    const size_t chunks = b->samples * lnp_chunk_count(b->pixels);
-    lnp_add_chunks(b->g, lnp_op_gradients(b->g, b->op, parameter),
-                   sums + (second ? chunks * columns : 0), chunks, columns);
+    lnp_add_chunks(b->g, lnp_op_gradients(b->g, b->op, parameter), sums,
+                   b->samples * lnp_chunk_count(b->pixels), columns);
 }
 
 /* lnp_visit before W2's input gradient: dz = scale * dy, and the sums for b2. */
@@ -8708,7 +8725,7 @@ static void lnp_block_scale(const void *context, size_t first_row, size_t row_co
         if (b->dz != b->dy)
             b->g->rows.scale(b->dscaled + at, b->dy + at, b->scales[row / b->pixels],
                              chunk.rows * b->c);
-        b->g->rows.column_sum(lnp_block_sums(b, b->narrow_sums, 0, b->c, chunk), b->dz + at, b->c,
+        b->g->rows.column_sum(lnp_chunk_sums(b->narrow_sums[0], chunk, b->c), b->dz + at, b->c,
                               chunk.rows, b->c);
     }
 }
@@ -8724,8 +8741,8 @@ static void lnp_block_grn_first(const void *context, size_t first_row, size_t ro
         const size_t at = row * b->wide;
         chunk = lnp_chunk_at(row, b->pixels);
         b->g->rows.grn_backward_first(
-            b->active + at, b->hidden + at, lnp_block_sums(b, b->wide_sums, 0, b->wide, chunk),
-            lnp_block_sums(b, b->wide_sums, 1, b->wide, chunk), b->hidden + at, b->dactive + at,
+            b->active + at, b->hidden + at, lnp_chunk_sums(b->wide_sums[0], chunk, b->wide),
+            lnp_chunk_sums(b->wide_sums[1], chunk, b->wide), b->hidden + at, b->dactive + at,
             b->wide, chunk.rows, b->wide);
     }
 }
@@ -8738,12 +8755,12 @@ static void lnp_block_grn_coefficients(const lnp_block *b)
     size_t i;
     for (i = 0; i < b->samples; i++) {
         const size_t at = i * b->wide;
-        lnp_chunk_totals(b->totals + at, b->wide_sums + i * chunks * b->wide, chunks, b->wide);
+        lnp_chunk_totals(b->totals + at, b->wide_sums[0] + i * chunks * b->wide, chunks, b->wide);
         lnp_grn_coefficients(b->coefficient + at, b->factor + at,
                              lnp_op_gradients(g, b->op, LNP_B_GAMMA), b->totals + at, b->norm + at,
                              lnp_op_values(g, b->op, LNP_B_GAMMA), b->wide);
     }
-    lnp_block_add_sums(b, LNP_B_BETA, b->wide_sums, 1, b->wide);
+    lnp_block_add_sums(b, LNP_B_BETA, b->wide_sums[1], b->wide);
 }
 
 /* Through W2 and the sums of GRN: gradients of W2, b2, gamma, beta; leaves the gradient of GRN's output
@@ -8762,7 +8779,7 @@ static void lnp_block_backward_reduce(const lnp_block *b)
     input.segment_rows = b->pixels;
     input.chunk_rows = LNP_CHUNK_ROWS;
     lnp_multiply_rows(g->gemm, &input, b->scratch, g->threads);
-    lnp_block_add_sums(b, LNP_B_REDUCE_BIAS, b->narrow_sums, 0, b->c);
+    lnp_block_add_sums(b, LNP_B_REDUCE_BIAS, b->narrow_sums[0], b->c);
     lnp_block_grn_coefficients(b);
     weight.dy = b->dz;
     weight.x = b->active;
@@ -8782,7 +8799,7 @@ static void lnp_block_grn_second(const void *context, size_t first_row, size_t r
         const size_t at = row * b->wide, k = row / b->pixels * b->wide;
         chunk = lnp_chunk_at(row, b->pixels);
         b->g->rows.grn_backward_second(
-            b->dactive + at, lnp_block_sums(b, b->wide_sums, 0, b->wide, chunk), b->dactive + at,
+            b->dactive + at, lnp_chunk_sums(b->wide_sums[0], chunk, b->wide), b->dactive + at,
             b->active + at, b->hidden + at, b->factor + k, b->coefficient + k, b->wide, chunk.rows,
             b->wide);
     }
@@ -8798,8 +8815,8 @@ static void lnp_block_norm_backward(const void *context, size_t first_row, size_
         const size_t at = row * b->c;
         chunk = lnp_chunk_at(row, b->pixels);
         b->g->rows.layer_norm_backward(
-            b->dnarrow + at, lnp_block_sums(b, b->narrow_sums, 0, b->c, chunk),
-            lnp_block_sums(b, b->narrow_sums, 1, b->c, chunk), b->dnarrow + at, b->depthwise + at,
+            b->dnarrow + at, lnp_chunk_sums(b->narrow_sums[0], chunk, b->c),
+            lnp_chunk_sums(b->narrow_sums[1], chunk, b->c), b->dnarrow + at, b->depthwise + at,
             b->mean + row, b->rstd + row, lnp_op_values(b->g, b->op, LNP_B_NORM), chunk.rows, b->c);
     }
 }
@@ -8818,9 +8835,9 @@ static void lnp_block_backward_expand(const lnp_block *b)
     input.segment_rows = b->pixels;
     input.chunk_rows = LNP_CHUNK_ROWS;
     lnp_multiply_rows(g->gemm, &input, b->scratch, g->threads);
-    lnp_block_add_sums(b, LNP_B_EXPAND_BIAS, b->wide_sums, 0, b->wide);
-    lnp_block_add_sums(b, LNP_B_NORM, b->narrow_sums, 0, b->c);
-    lnp_block_add_sums(b, LNP_B_NORM_BIAS, b->narrow_sums, 1, b->c);
+    lnp_block_add_sums(b, LNP_B_EXPAND_BIAS, b->wide_sums[0], b->wide);
+    lnp_block_add_sums(b, LNP_B_NORM, b->narrow_sums[0], b->c);
+    lnp_block_add_sums(b, LNP_B_NORM_BIAS, b->narrow_sums[1], b->c);
     weight.dy = b->dactive;
     weight.x = b->depthwise;
     weight.x_fill = lnp_block_normalized;

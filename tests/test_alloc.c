@@ -14,9 +14,11 @@ typedef struct counter {
     size_t calls, blocks, bytes, peak; /* allocations so far; living now; the most that lived */
     size_t fail_at;     /* this allocation (from 1) and all later ones fail; 0: none */
     size_t wrong_sizes; /* blocks released with another size than they were taken with */
+    size_t overwritten; /* blocks that somebody wrote behind */
 } counter;
 
-#define HEADER 64 /* in front of each block: its size, and the address malloc gave */
+#define HEADER 64   /* in front of each block: its size, and the address malloc gave */
+#define GUARD  4096 /* bytes behind each block, which nobody may write */
 
 typedef struct block_header {
     void *raw;
@@ -30,13 +32,14 @@ static void *counted_allocate(size_t bytes, size_t alignment, void *user)
     block_header header;
     c->calls++;
     if (c->fail_at && c->calls >= c->fail_at) return NULL;
-    raw = (unsigned char *)malloc(bytes + alignment + HEADER);
+    raw = (unsigned char *)malloc(bytes + alignment + HEADER + GUARD);
     if (!raw) return NULL;
     block = raw + HEADER;
     block += (alignment - (uintptr_t)block % alignment) % alignment;
     header.raw = raw;
     header.bytes = bytes;
     memcpy(block - sizeof header, &header, sizeof header);
+    memset(block + bytes, 0xa5, GUARD);
     c->blocks++;
     c->bytes += bytes;
     if (c->bytes > c->peak) c->peak = c->bytes;
@@ -47,7 +50,12 @@ static void counted_release(void *block, size_t bytes, void *user)
 {
     counter *c = (counter *)user;
     block_header header;
+    const unsigned char *guard;
+    size_t i, changed = 0;
     memcpy(&header, (unsigned char *)block - sizeof header, sizeof header);
+    guard = (const unsigned char *)block + header.bytes;
+    for (i = 0; i < GUARD; i++) changed += guard[i] != 0xa5;
+    if (changed) c->overwritten++;
     if (header.bytes != bytes) c->wrong_sizes++;
     c->blocks--;
     c->bytes -= header.bytes;
@@ -70,6 +78,7 @@ static void check_nothing_left(const counter *c)
     CHECK(c->blocks == 0);
     CHECK(c->bytes == 0);
     CHECK(c->wrong_sizes == 0);
+    CHECK(c->overwritten == 0);
 }
 
 /* ---- plans --------------------------------------------------------------------------------------- */
@@ -140,6 +149,38 @@ static void test_plans(void)
         check_plan(model, &c, &settings[i]); /* a second graph shares the model's packed weights */
         lensnet_model_destroy(model);
     }
+    check_nothing_left(&c);
+}
+
+/* Batches shorter than planned, and groups of samples inside a block, are cut in other ways than whole
+ * ones: none may need more scratch. Stage 3 goes in groups of 5 + 3 and 5 + 2. */
+static void check_short_batch(size_t count, int threads)
+{
+    static const size_t depths[4] = {1, 1, 1, 1};
+    static const setting s = {224, 8, 8, 1, 0, 0};
+    counter c;
+    lensnet_host host = counted_host(&c);
+    lensnet_model_desc desc = lensnet_model_defaults();
+    lensnet_graph_options options = options_of(&s);
+    lensnet_loss loss = lensnet_loss_defaults();
+    lensnet_batch batch = lensnet_batch_defaults();
+    lensnet_model *model;
+    lensnet_graph *graph;
+    float *images = golden_images(count, 224, 224);
+    int labels[8] = {0, 1, 2, 0, 1, 2, 0, 1};
+    host.threads = threads;
+    memcpy(desc.depths, depths, sizeof depths);
+    desc.host = &host;
+    model = golden_model_create(&desc);
+    graph = golden_graph(model, &options, &loss);
+    batch.images = images;
+    batch.channels = 3;
+    batch.count = count;
+    batch.labels = labels;
+    CHECK(!lensnet_forward_backward(graph, &batch, NULL, &error));
+    lensnet_graph_destroy(graph);
+    lensnet_model_destroy(model);
+    free(images);
     check_nothing_left(&c);
 }
 
@@ -224,6 +265,33 @@ static void test_later_graph(void)
     lensnet_graph_destroy(second);
     lensnet_parameters_destroy(parameters);
     free(images);
+}
+
+/* One tensor read as a vector and as a matrix is refused, in either order: its gradient could only be in
+ * one of their orders. */
+static void test_two_uses(void)
+{
+    int vector_first;
+    for (vector_first = 0; vector_first < 2; vector_first++) {
+        lensnet_parameters *parameters;
+        lensnet_parameter both, matrix, none = {-1};
+        lensnet_graph *graph;
+        lensnet_tensor x;
+        golden_must(lensnet_parameters_create(&parameters, NULL, &error), &error, "parameters");
+        both = lensnet_parameter_add(parameters, "both", 1, 2, 3, 3, LENSNET_INITIAL_NORMAL_002);
+        matrix =
+            lensnet_parameter_add(parameters, "matrix", 18, 2, 0, 0, LENSNET_INITIAL_NORMAL_002);
+        golden_must(lensnet_parameters_allocate(parameters, 1, 7, &error), &error, "parameters");
+        golden_must(lensnet_graph_create(&graph, parameters, NULL, &error), &error, "graph");
+        x = lensnet_input(graph, 2);
+        if (vector_first) lensnet_linear(graph, x, matrix, both);
+        lensnet_conv2d(graph, x, both, none, NULL);
+        if (!vector_first) lensnet_linear(graph, x, matrix, both);
+        CHECK(lensnet_graph_plan(graph, NULL, &error) < 0);
+        CHECK(strstr(error.text, "both") != NULL);
+        lensnet_graph_destroy(graph);
+        lensnet_parameters_destroy(parameters);
+    }
 }
 
 /* ---- steps --------------------------------------------------------------------------------------- */
@@ -554,7 +622,10 @@ int main(int argc, char **argv)
     if (argc == 2 && strcmp(argv[1], "--classify") == 0) return classify_once();
     test_plans();
     test_memory_limit();
+    check_short_batch(8, 2);
+    check_short_batch(7, 1);
     test_later_graph();
+    test_two_uses();
     test_steps();
     test_failures();
     test_sessions();

@@ -134,6 +134,7 @@ static void fill_twice(const void *context, float *rows, size_t stride, size_t f
 /* What the hooks of a product were told. */
 typedef struct ledger {
     matrix left; /* first: fill_twice knows it only */
+    float *late; /* A, of which begin makes the rows: till then it holds NaN */
     const lnp_product *job;
     unsigned char *seen;          /* m x n: how often finish was told of the output */
     unsigned char *begun, *ended; /* m: how often begin and end were told of the row */
@@ -158,6 +159,8 @@ static void begin_count(const void *context, size_t first_row, size_t row_count)
     size_t i;
     check_chunks(l, first_row, row_count);
     for (i = 0; i < row_count; i++) l->begun[first_row + i]++;
+    memcpy(l->late + first_row * l->job->k, l->left.values + first_row * l->job->k,
+           row_count * l->job->k * sizeof(float));
 }
 
 /* Asks for rows that begin has seen. */
@@ -210,8 +213,9 @@ static float *run_product(lensnet_isa isa, shape s, int flags, size_t segment_ro
     const lnp_gemm_kernels *kernels = lnp_gemm_kernels_for(isa);
     const size_t stride = s.n + 5, cells = s.m * s.n;
     float *packed = new_block(lnp_packed_floats(kernels, s.n, s.k));
-    float *scratch = new_block(lnp_product_scratch_floats(kernels, s.m, s.n, s.k, threads));
+    float *scratch = new_block(lnp_product_scratch_floats(kernels, s.m, s.k, threads));
     float *out = new_guarded(before, s.m, s.n, stride);
+    float *late = new_values(s.m * s.k);
     ledger l;
     lnp_product job;
     size_t i;
@@ -225,7 +229,10 @@ static float *run_product(lensnet_isa isa, shape s, int flags, size_t segment_ro
     job.m = s.m;
     job.n = s.n;
     job.k = s.k;
-    job.a = flags & WITH_FILL && s.m % 2 ? NULL : a;
+    if (flags & WITH_VISITS)
+        for (i = 0; i < s.m * s.k; i++) late[i] = NAN;
+    l.late = late;
+    job.a = flags & WITH_FILL && s.m % 2 ? NULL : flags & WITH_VISITS ? late : a;
     job.a_stride = s.k;
     job.fill = !(flags & WITH_FILL) ? NULL : flags & WITH_VISITS ? fill_begun : fill_twice;
     job.packed = packed;
@@ -253,6 +260,7 @@ static float *run_product(lensnet_isa isa, shape s, int flags, size_t segment_ro
     CHECK(l.in_order);
     CHECK(l.left.fits);
     free(l.seen);
+    free_block(late);
     free_block(packed);
     free_block(scratch);
     return out;
@@ -347,6 +355,74 @@ static void test_chunks(void)
                       cases[i].segment_rows, cases[i].chunk_rows);
 }
 
+/* ---- scratch: what is planned for m rows must do for fewer ------------------------------------- */
+
+/* What lnp_multiply_rows takes for so many rows, as it cuts them. */
+static size_t product_needs(const lnp_gemm_kernels *kernels, lnp_product *job, float *room,
+                            int threads)
+{
+    const lnp_chunks chunks = lnp_chunks_of(kernels, job);
+    lnp_row_block blocks[LNP_SHARED_BLOCKS];
+    size_t count = 0;
+    if (job->m <= lnp_shared_rows(job->k, threads) &&
+        lnp_imbalance(&chunks, (size_t)threads) > 1030)
+        count = lnp_shared_blocks(kernels, job, &chunks, room, blocks);
+    if (!count)
+        return (size_t)threads * lnp_tile_floats(kernels, job->k) *
+               lnp_tiles_in(kernels, lnp_min(job->m, LNP_BLOCK_ROWS));
+    return (size_t)(blocks[count - 1].packed - room) +
+           blocks[count - 1].tiles * lnp_tile_floats(kernels, job->k);
+}
+
+static size_t gradient_needs(const lnp_gemm_kernels *kernels, size_t m, size_t n, size_t k,
+                             int threads)
+{
+    const lnp_gradient_grid grid = lnp_gradient_grid_of(kernels, n, k, (size_t)threads);
+    return (lnp_gradient_dy_floats(kernels, m, n, grid.across) +
+            lnp_gradient_x_floats(kernels, m)) *
+           grid.across * grid.along;
+}
+
+static void check_scratch(const lnp_gemm_kernels *kernels, size_t n, size_t k, size_t segment_rows,
+                          int threads)
+{
+    const size_t most = 1400;
+    float *room = new_block(lnp_tile_floats(kernels, k) *
+                            (lnp_tiles_in(kernels, most) + LNP_SHARED_BLOCKS + 12 * 16));
+    size_t product = 0, gradient = 0, short_products = 0, short_gradients = 0;
+    lnp_product job;
+    memset(&job, 0, sizeof job);
+    job.n = n;
+    job.k = k;
+    job.segment_rows = segment_rows;
+    job.chunk_rows = segment_rows ? 56 : 0;
+    for (job.m = 1; job.m <= most; job.m++) {
+        product = lnp_max(product, product_needs(kernels, &job, room, threads));
+        gradient = lnp_max(gradient, gradient_needs(kernels, job.m, n, k, threads));
+        short_products += lnp_product_scratch_floats(kernels, job.m, k, threads) < product;
+        short_gradients += lnp_gradient_scratch_floats(kernels, job.m, n, k, threads) < gradient;
+    }
+    CHECK(short_products == 0);
+    CHECK(short_gradients == 0);
+    free_block(room);
+}
+
+static void test_scratch(void)
+{
+    static const size_t shapes[][2] = {
+        {40, 160}, {384, 1536}, {1536, 384}, {3072, 768}, {768, 3072}};
+    static const size_t segments[] = {0, 196, 49};
+    const lensnet_isa best = lnp_detect_isa(LENSNET_ISA_BEST);
+    size_t s, i;
+    int isa, threads;
+    for (isa = LENSNET_ISA_PORTABLE; isa <= (int)best; isa++)
+        for (threads = 1; threads <= 8; threads++)
+            for (s = 0; s < sizeof shapes / sizeof *shapes; s++)
+                for (i = 0; i < sizeof segments / sizeof *segments; i++)
+                    check_scratch(lnp_gemm_kernels_for((lensnet_isa)isa), shapes[s][0],
+                                  shapes[s][1], segments[i], threads);
+}
+
 /* ---- gradients of weights -------------------------------------------------------------------- */
 
 static float *run_gradient(lensnet_isa isa, shape s, int with_fill, int threads, const float *dy,
@@ -425,6 +501,7 @@ int main(void)
     test_reference();
     test_products();
     test_chunks();
+    test_scratch();
     test_gradients();
     return test_end();
 }

@@ -68,6 +68,9 @@ static const operation operations[] = {
     {"conv2d 1x1", CONV2D, {2, 4, 5, 9}, 17, 1, 1, {1, 0, 1, 1}, 1},
     {"conv2d 4x4, stride 4", CONV2D, {2, 9, 10, 3}, 8, 4, 4, {4, 0, 1, 1}, 1},
     {"conv2d 2x2, stride 2", CONV2D, {2, 5, 6, 8}, 12, 2, 2, {2, 0, 1, 1}, 1},
+    {"conv2d 2x2, stride 5", CONV2D, {2, 8, 9, 5}, 6, 2, 2, {5, 1, 1, 1}, 1},
+    {"conv2d 3x2, padding 4", CONV2D, {1, 4, 3, 6}, 5, 3, 2, {1, 4, 1, 1}, 1},
+    {"conv2d 3x3, groups 2, k 45", CONV2D, {1, 4, 5, 10}, 4, 3, 3, {1, 1, 1, 2}, 1},
     {"depthwise 7x7", CONV2D, {2, 9, 10, 20}, 20, 7, 7, {1, 3, 1, 20}, 1},
     {"depthwise 7x7 on 3x2", CONV2D, {3, 3, 2, 16}, 16, 7, 7, {1, 3, 1, 16}, 1},
     {"depthwise 7x7 on 1x1", CONV2D, {2, 1, 1, 5}, 5, 7, 7, {1, 3, 1, 5}, 1},
@@ -614,6 +617,67 @@ static void test_loss(const loss_case *c)
     lensnet_parameters_destroy(parameters);
 }
 
+/* The law of >>rows, bit by bit: the gradient of a bias, of a norm's shift and of GRN's is, sample after
+ * sample, a sum of chunks of 56 pixels, each begun at zero. 57 pixels: the second chunk is one. */
+static void test_chunk_law(void)
+{
+    enum { C = 3, PIXELS = 57, CHUNK = 56, KINDS = 3, SAMPLES = 2 };
+    lensnet_parameters *parameters;
+    lensnet_parameter scale[KINDS], shift[KINDS], head;
+    lensnet_graph_options options = lensnet_graph_defaults();
+    lensnet_batch batch = lensnet_batch_defaults();
+    lensnet_graph *graph;
+    lensnet_tensor y[KINDS], x;
+    float images[SAMPLES * PIXELS * C];
+    int labels[SAMPLES] = {2, 0};
+    lensnet_parameter none = {-1};
+    size_t k, c, n, p;
+    must(lensnet_parameters_create(&parameters, NULL, &error), "law");
+    scale[0] = lensnet_parameter_add(parameters, "w0", C, C, 0, 0, LENSNET_INITIAL_NORMAL_002);
+    scale[1] = lensnet_parameter_add(parameters, "w1", C, 0, 0, 0, LENSNET_INITIAL_ONE);
+    scale[2] = lensnet_parameter_add(parameters, "w2", C, 0, 0, 0, LENSNET_INITIAL_ONE);
+    shift[0] = lensnet_parameter_add(parameters, "b0", C, 0, 0, 0, LENSNET_INITIAL_ZERO);
+    shift[1] = lensnet_parameter_add(parameters, "b1", C, 0, 0, 0, LENSNET_INITIAL_ZERO);
+    shift[2] = lensnet_parameter_add(parameters, "b2", C, 0, 0, 0, LENSNET_INITIAL_ZERO);
+    head = lensnet_parameter_add(parameters, "head", 3, C, PIXELS, 1, LENSNET_INITIAL_NORMAL_002);
+    must(lensnet_parameters_allocate(parameters, 1, 3, &error), "law");
+    lngen_fill(images, SAMPLES * PIXELS * C, "images", 0, 2);
+    options.height = PIXELS;
+    options.width = 1;
+    options.batch = options.micro_batch = SAMPLES;
+    options.training = 1;
+    must(lensnet_graph_create(&graph, parameters, &options, &error), "law");
+    x = lensnet_input(graph, C);
+    y[0] = lensnet_linear(graph, x, scale[0], shift[0]);
+    y[1] = lensnet_layer_norm(graph, y[0], scale[1], shift[1], EPSILON);
+    y[2] = lensnet_grn(graph, y[1], scale[2], shift[2]);
+    for (k = 0; k < KINDS; k++) lensnet_keep(graph, y[k]);
+    lensnet_cross_entropy(graph, lensnet_conv2d(graph, y[2], head, none, NULL), NULL);
+    must(lensnet_graph_plan(graph, NULL, &error), "law");
+    must(lensnet_graph_allocate(graph, &error), "law");
+    batch.images = images;
+    batch.channels = C;
+    batch.count = SAMPLES;
+    batch.labels = labels;
+    must(lensnet_forward_backward(graph, &batch, NULL, &error), "law");
+    for (k = 0; k < KINDS; k++) {
+        const float *dy = lensnet_tensor_gradient(graph, y[k]);
+        float actual[C];
+        exchange(actual, parameters, lensnet_parameters_gradients(parameters), shift[k], 0);
+        for (c = 0; c < C; c++) {
+            float total = 0.0f, chunk = 0.0f;
+            for (n = 0; n < SAMPLES; n++)
+                for (p = 0; p < PIXELS; p++) {
+                    chunk = (p % CHUNK ? chunk : 0.0f) + dy[(n * PIXELS + p) * C + c];
+                    if (p % CHUNK == CHUNK - 1 || p == PIXELS - 1) total += chunk;
+                }
+            CHECK(memcmp(&total, &actual[c], sizeof total) == 0);
+        }
+    }
+    lensnet_graph_destroy(graph);
+    lensnet_parameters_destroy(parameters);
+}
+
 int main(void)
 {
     static const loss_case losses[] = {{"loss: labels", 0, 0, 0},
@@ -624,6 +688,7 @@ int main(void)
     size_t i;
     for (i = 0; i < sizeof operations / sizeof *operations; i++) test_operation(&operations[i]);
     test_grn_zero_channel();
+    test_chunk_law();
     for (i = 0; i < sizeof losses / sizeof *losses; i++) test_loss(&losses[i]);
     return test_end();
 }

@@ -23,7 +23,16 @@
  *   blocks of k of 384 instead of 256 and 320: fewer passes over C; up to 4 %
  *   packing past the caches, rows fetched two lines ahead: 70 % of the copy bandwidth; 52 -> 75 % (1 thread),
  *     68 -> 92 % (2)
- *   micro-batches of 16 M floats instead of 64 M: memory, hardly time; 938 -> 762 MB, up to 5 % */
+ *   micro-batches of 16 M floats instead of 64 M: memory, hardly time; 938 -> 762 MB, up to 5 %
+ *   rows of a block stay with one thread, for gradients are sums of chunks of rows instead of chains down the
+ *     columns: cores should read less of each other's caches, most where they share none (a virtual machine
+ *     may be moved to two cores without a common L3 and back; copying then reaches 80 instead of 45 GB/s).
+ *     Training atto on two threads: 15.0 -> 11.7 ms there, 10.7 -> 9.9 ms with a common L3
+ *   patches of convolutions without divisions, rows of taps at once: the stem's im2col should cost less than its
+ *     products. Atto's stem and first downsampling, one thread: forward 0.53 -> 0.25, the stem's dW 0.51 -> 0.21 ms
+ *   filters packed by all threads: packing Tiny on two, 8.5 -> 7.7 ms
+ *   what moved nothing: fetching output tiles for writing, fewer rows in blocks of products with hooks, GRN's
+ *     first half in every panel or in a pass of its own instead of at the end of a block of rows */
 #define LENSNET_IMPLEMENTATION
 #include "lensnet.h"
 
@@ -762,7 +771,7 @@ static void bench_product(size_t m, size_t n, size_t k, size_t threads)
     b.kernels = lnp_gemm_kernels_for(chosen.isa);
     b.threads = (int)threads;
     packed = floats(lnp_packed_floats(b.kernels, n, k));
-    b.scratch = floats(lnp_max(lnp_product_scratch_floats(b.kernels, m, n, k, b.threads),
+    b.scratch = floats(lnp_max(lnp_product_scratch_floats(b.kernels, m, k, b.threads),
                                lnp_gradient_scratch_floats(b.kernels, m, n, k, b.threads)));
     lnp_pack_weights(b.kernels, packed, w, n, k, 1, b.threads);
     b.product.m = b.gradient.m = m;
