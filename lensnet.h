@@ -4794,7 +4794,8 @@ static size_t lnp_product_scratch_floats(const lnp_gemm_kernels *kernels, size_t
 {
     const size_t shared_rows = lnp_min(m, lnp_shared_rows(k, threads));
     const size_t own = lnp_tiles_in(kernels, lnp_min(m, LNP_BLOCK_ROWS)) * (size_t)threads;
-    const size_t shared = shared_rows ? lnp_tiles_in(kernels, shared_rows) + LNP_SHARED_BLOCKS : 0;
+    const size_t shared =
+        lnp_tiles_in(kernels, shared_rows) + lnp_min(shared_rows, LNP_SHARED_BLOCKS);
     if (kernels->isa == LENSNET_ISA_REFERENCE) return k;
     return lnp_tile_floats(kernels, k) * lnp_max(own, shared);
 }
@@ -5381,8 +5382,8 @@ static void lnp_multiply_gradient(const lnp_gemm_kernels *kernels, const lnp_gra
  * gradient, weight gradient. Each output is one FMA chain over the taps (u, v) in row-major order
  * that begins with the bias (forward) or with zero (input gradient). The gradient of a weight is one
  * FMA chain over (y, x) in every band of 14 rows of a sample, begun at zero, that of a bias one sum;
- * the bands are added in order to what stands in the buffer. Taps outside the image are skipped. Threads share outputs or bands,
- * never a chain. Nothing here allocates.
+ * the bands are added in order to what stands in the buffer. Taps outside the image are skipped.
+ * Threads share outputs or bands, never a chain. Nothing here allocates.
  *
  * A forward tile is up to 16 output pixels of one row (8 with the 16 registers of AVX2) times one
  * vector of channels. Its sums and the 7 weights of one filter row stay in registers, 24 of 32; each
@@ -7310,7 +7311,7 @@ static lensnet_result lnp_expect_vector(const lensnet_graph *g, const lnp_op *op
         return lnp_fail(
             error, LENSNET_ERROR_SHAPE, "%s: parameter \"%s\" has %lu values, expected %lu%s",
             lnp_operator_of(op->kind)->name, w->name, (unsigned long)w->size, (unsigned long)count,
-            w->size == count ? ", and another operator uses it as a matrix" : "");
+            w->size == count ? ", and another operator uses it in another way" : "");
     if (!g->parameters->frozen) w->use = LNP_USE_PLAIN;
     return LENSNET_OK;
 }

@@ -267,6 +267,79 @@ static void test_later_graph(void)
     free(images);
 }
 
+/* The same in training: convolutions' gradients change their order through that scratch. */
+enum { SMALL = 5 * 3, LARGE = 256 * 3 * 9 };
+
+static lensnet_graph *record_training(lensnet_parameters *parameters, int large)
+{
+    const lensnet_parameter none = {-1};
+    lensnet_parameter weight = {large};
+    lensnet_graph_options options = lensnet_graph_defaults();
+    lensnet_graph *graph;
+    lensnet_tensor x;
+    options.height = options.width = 8;
+    options.batch = 1;
+    options.training = 1;
+    golden_must(lensnet_graph_create(&graph, parameters, &options, &error), &error, "graph");
+    x = lensnet_input(graph, 3);
+    x = large ? lensnet_conv2d(graph, x, weight, none, NULL)
+              : lensnet_linear(graph, x, weight, none);
+    lensnet_cross_entropy(graph, lensnet_mean_pool(graph, x), NULL);
+    golden_must(lensnet_graph_plan(graph, NULL, &error), &error, "plan");
+    golden_must(lensnet_graph_allocate(graph, &error), &error, "allocate");
+    return graph;
+}
+
+static lensnet_parameters *small_and_large(void)
+{
+    lensnet_parameters *p;
+    golden_must(lensnet_parameters_create(&p, NULL, &error), &error, "parameters");
+    lensnet_parameter_add(p, "small", 5, 3, 0, 0, LENSNET_INITIAL_NORMAL_002);
+    lensnet_parameter_add(p, "large", 256, 3, 3, 3, LENSNET_INITIAL_NORMAL_002);
+    golden_must(lensnet_parameters_allocate(p, 1, 7, &error), &error, "parameters");
+    return p;
+}
+
+static void check_gradients(lensnet_graph *graph, const lensnet_parameters *p, float *gradients,
+                            size_t first, size_t count, int again)
+{
+    float *images = golden_images(1, 8, 8);
+    const int label = 2;
+    const float *actual = lensnet_parameters_gradients((lensnet_parameters *)p) + first;
+    lensnet_batch batch = lensnet_batch_defaults();
+    batch.images = images;
+    batch.channels = 3;
+    batch.count = 1;
+    batch.labels = &label;
+    CHECK(!lensnet_forward_backward(graph, &batch, NULL, &error));
+    if (again) CHECK(memcmp(gradients, actual, count * sizeof(float)) == 0);
+    memcpy(gradients, actual, count * sizeof(float));
+    free(images);
+}
+
+static void test_later_training(void)
+{
+    lensnet_parameters *p = small_and_large();
+    lensnet_graph *first = record_training(p, 0), *second;
+    const size_t at = lensnet_parameters_info(p, 1).offset;
+    float small[SMALL];
+    float *large = (float *)malloc(LARGE * sizeof(float));
+    golden_expect(large != NULL, "out of memory");
+    check_gradients(first, p, small, 0, SMALL, 0);
+    second = record_training(p, 1);
+    check_gradients(first, p, small, 0, SMALL, 1);
+    check_gradients(second, p, large, at, LARGE, 0);
+    lensnet_graph_destroy(first);
+    lensnet_graph_destroy(second);
+    lensnet_parameters_destroy(p);
+    p = small_and_large();
+    second = record_training(p, 1);
+    check_gradients(second, p, large, at, LARGE, 1);
+    lensnet_graph_destroy(second);
+    lensnet_parameters_destroy(p);
+    free(large);
+}
+
 /* One tensor read as a vector and as a matrix is refused, in either order: its gradient could only be in
  * one of their orders. */
 static void test_two_uses(void)
@@ -625,6 +698,7 @@ int main(int argc, char **argv)
     check_short_batch(8, 2);
     check_short_batch(7, 1);
     test_later_graph();
+    test_later_training();
     test_two_uses();
     test_steps();
     test_failures();
