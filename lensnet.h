@@ -5392,8 +5392,9 @@ static void lnp_multiply_gradient(const lnp_gemm_kernels *kernels, const lnp_gra
  * 22 pixels that one needs are in L1 already; borders are pixels left out, not a padded copy.
  * The weight gradient holds the 14 sums of two filter rows (7 of one on AVX2) over an output row,
  * and a window of 7 pixels of the image for each.
- * Of the FMA limit on Zen 5 (gcc 12, 56x56x96, 28x28x192, 14x14x384, 7x7x768): forward 87 83 77 60,
- * input gradient 89 89 79 62, weight gradient 76 69 51 30 %; AVX2 84 78 76 70, the same, 77 77 69 40.
+ * Of the FMA limit on Zen 5 (gcc 12, 56x56x96, 28x28x192, 14x14x384, 7x7x768; taps inside the image):
+ * forward with the norm's sums 72 75 67 55, input gradient 88 87 77 65, weight gradient 74 66 42 16 %,
+ * the last for its turning between layouts; AVX2 71 67 66 60, 82 77 78 74, 76 74 63 27.
  * ============================================================================================== */
 
 #define LNP_TAPS ((size_t)49)
