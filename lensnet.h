@@ -6238,8 +6238,8 @@ static float *lnp_gradients(const lensnet_parameters *p, int index)
 
 /* --- copies in kernel order -------------------------------------------------------------------- */
 
-/* (K, C, R, S) -> (K, R, S, C): the order in which im2col lays out a channels-last patch. */
-static void lnp_channels_last(float *to, const float *from, const lnp_weight *w, int threads)
+/* (K, C, R, S) -> (K, R, S, C), the order in which im2col lays out a channels-last patch, or back. */
+static void lnp_turn_taps(float *to, const float *from, const lnp_weight *w, int back, int threads)
 {
     const size_t c_count = w->shape[1], taps = w->shape[2] * w->shape[3];
     ptrdiff_t o;
@@ -6249,21 +6249,10 @@ static void lnp_channels_last(float *to, const float *from, const lnp_weight *w,
         const size_t first = (size_t)o * c_count * taps;
         size_t t, c;
         for (t = 0; t < taps; t++)
-            for (c = 0; c < c_count; c++) to[first + t * c_count + c] = from[first + c * taps + t];
-    }
-}
-
-static void lnp_channels_first(float *to, const float *from, const lnp_weight *w, int threads)
-{
-    const size_t c_count = w->shape[1], taps = w->shape[2] * w->shape[3];
-    ptrdiff_t o;
-    (void)threads;
-    LNP_PARALLEL_FOR
-    for (o = 0; o < (ptrdiff_t)w->shape[0]; o++) {
-        const size_t first = (size_t)o * c_count * taps;
-        size_t t, c;
-        for (t = 0; t < taps; t++)
-            for (c = 0; c < c_count; c++) to[first + c * taps + t] = from[first + t * c_count + c];
+            for (c = 0; c < c_count; c++) {
+                const size_t by_channel = first + c * taps + t, by_tap = first + t * c_count + c;
+                to[back ? by_channel : by_tap] = from[back ? by_tap : by_channel];
+            }
     }
 }
 
@@ -6275,7 +6264,7 @@ static void lnp_pack_matrix(const lensnet_parameters *p, lnp_weight *w, const fl
 {
     size_t g, n = w->n, k = w->k;
     if (lnp_has_taps(w)) {
-        lnp_channels_last(scratch, values, w, threads);
+        lnp_turn_taps(scratch, values, w, 0, threads);
         values = scratch;
     }
     for (g = 0; g < w->groups; g++, values += n * k) {
@@ -6334,7 +6323,7 @@ static void lnp_gradients_channels_first(lensnet_parameters *p, float *scratch,
         float *gradient = p->gradients + w->offset;
         if (w->use != LNP_USE_MATRIX || !lnp_has_taps(w) || w->size > scratch_floats) continue;
         memcpy(scratch, gradient, w->size * sizeof(float));
-        lnp_channels_first(gradient, scratch, w, threads);
+        lnp_turn_taps(gradient, scratch, w, 1, threads);
     }
 }
 
