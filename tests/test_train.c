@@ -571,6 +571,45 @@ static void test_foreign_state(void)
     lensnet_model_destroy(wider);
 }
 
+/* Writes another LENSNET_NUMERICS into the state's file: `digit`, for the one digit that stands there. */
+static void change_numerics(char digit)
+{
+    static const char key[] = "\"lensnet.numerics\":\"";
+    static char bytes[65536];
+    FILE *file = fopen(STATE_PATH, "r+b");
+    size_t length, i;
+    golden_expect(file != NULL, STATE_PATH);
+    length = fread(bytes, 1, sizeof bytes, file);
+    for (i = 0; i + sizeof key < length; i++)
+        if (memcmp(bytes + i, key, sizeof key - 1) == 0) break;
+    golden_expect(i + sizeof key < length, "no numerics in " STATE_PATH);
+    CHECK(bytes[i + sizeof key - 1] == '0' + LENSNET_NUMERICS);
+    fseek(file, (long)(i + sizeof key - 1), SEEK_SET);
+    fputc(digit, file);
+    fclose(file);
+}
+
+/* A state of a version that computed other bits is refused: its run could not go on as it was. Its weights
+ * can still be loaded. */
+static void test_older_state(void)
+{
+    lensnet_model_desc desc = golden_desc("small", 3);
+    lensnet_model *model = golden_model_create(&desc), *as_model;
+    lensnet_adamw *adamw;
+    golden_must(lensnet_adamw_create(&adamw, lensnet_model_parameters(model), NULL, &error), &error,
+                "adamw");
+    golden_must(lensnet_state_save(model, adamw, NULL, 0, STATE_PATH, &error), &error, "save");
+    CHECK(!lensnet_state_load(model, adamw, STATE_PATH, &error));
+    change_numerics('1');
+    CHECK(lensnet_state_load(model, adamw, STATE_PATH, &error) == LENSNET_ERROR_UNSUPPORTED);
+    CHECK(strstr(error.text, "numerics 1") != NULL);
+    CHECK(!lensnet_model_load(&as_model, STATE_PATH, NULL, NULL, &error));
+    lensnet_model_destroy(as_model);
+    remove(STATE_PATH);
+    lensnet_adamw_destroy(adamw);
+    lensnet_model_destroy(model);
+}
+
 int main(void)
 {
     lensnet_loss loss = lensnet_loss_defaults();
@@ -584,6 +623,7 @@ int main(void)
     test_average();
     test_resume();
     test_foreign_state();
+    test_older_state();
     if (getenv("LENSNET_TEST_QUICK")) return test_end();
     test_gradients("atto_64", "atto", 2, 64, &loss);
     test_gradients("atto_150", "atto", 2, 150, &loss);
