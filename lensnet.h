@@ -4704,25 +4704,30 @@ static size_t lnp_packed_floats(const lnp_gemm_kernels *kernels, size_t n, size_
 }
 
 /* Packs B (k, n) into panels. transposed: w is (n, k), as a linear layer keeps it, B[k][n] =
- * w[n][k]; else w is B itself, (k, n). `packed` is 64-byte aligned. */
+ * w[n][k]; else w is B itself, (k, n). `packed` is 64-byte aligned. Either way a worker has rows of w,
+ * which it finds in its own cache when the other order is packed after the one. */
 static void lnp_pack_weights(const lnp_gemm_kernels *kernels, float *packed, const float *w,
                              size_t n, size_t k, int transposed, int threads)
 {
-    const ptrdiff_t panels = (ptrdiff_t)lnp_ceil_div(n, kernels->columns);
-    ptrdiff_t p;
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) schedule(static)
-#endif
-    for (p = 0; p < panels; p++) {
-        const size_t column = (size_t)p * kernels->columns;
-        const size_t width = lnp_panel_width(kernels, n, column);
-        const size_t count = lnp_min(width, n - column);
-        if (transposed)
-            kernels->pack_panel(packed + column * k, width, w + column * k, k, count, k);
-        else
-            kernels->pack_rows(packed + column * k, width, w + column, n, k, count);
+    const size_t panels = lnp_ceil_div(n, kernels->columns), workers = (size_t)threads;
+    ptrdiff_t worker;
+    LNP_PARALLEL_FOR
+    for (worker = 0; worker < threads; worker++) {
+        const size_t i = (size_t)worker, first = transposed ? 0 : k * i / workers;
+        const size_t end = transposed ? k : k * (i + 1) / workers;
+        size_t panel = transposed ? panels * i / workers : 0;
+        const size_t last = transposed ? panels * (i + 1) / workers : panels;
+        for (; panel < last; panel++) {
+            const size_t column = panel * kernels->columns;
+            const size_t width = lnp_panel_width(kernels, n, column);
+            const size_t count = lnp_min(width, n - column);
+            float *to = packed + column * k + first * width;
+            if (transposed)
+                kernels->pack_panel(to, width, w + column * k, k, count, k);
+            else
+                kernels->pack_rows(to, width, w + first * n + column, n, end - first, count);
+        }
     }
-    (void)threads;
 }
 
 /* ---- rows: forward and dX -------------------------------------------------------------------- */

@@ -30,7 +30,8 @@
  *     Training atto on two threads: 15.0 -> 11.7 ms there, 10.7 -> 9.9 ms with a common L3
  *   patches of convolutions without divisions, rows of taps at once: the stem's im2col should cost less than its
  *     products. Atto's stem and first downsampling, one thread: forward 0.53 -> 0.25, the stem's dW 0.51 -> 0.21 ms
- *   filters packed by all threads: packing Tiny on two, 8.5 -> 7.7 ms
+ *   filters packed by all threads, and the second order from the rows that a thread has just read for the first:
+ *     packing Tiny on two, 8.5 -> 7.7 ms, which is the memory's limit; without a common L3 7.1 -> 5.8 ms
  *   what moved nothing: fetching output tiles for writing, fewer rows in blocks of products with hooks, GRN's
  *     first half in every panel or in a pass of its own instead of at the end of a block of rows */
 #define LENSNET_IMPLEMENTATION
