@@ -4653,8 +4653,8 @@ typedef void (*lnp_fill)(const void *context, float *rows, size_t stride, size_t
 typedef void (*lnp_finish)(const void *context, size_t first_row, size_t row_count,
                            size_t first_column, size_t column_count);
 
-/* Called once for every row, before anything reads it or after all its outputs are final. Called from
- * several threads, for disjoint rows. */
+/* Called once for every chunk of rows, before anything reads them or after all their outputs are final.
+ * Called from several threads, for disjoint chunks. */
 typedef void (*lnp_visit)(const void *context, size_t first_row, size_t row_count);
 
 /* out[m][n] = bias[n] + sum over k of A[m][k] * B[k][n] */
@@ -4673,8 +4673,8 @@ typedef struct lnp_product {
     lnp_visit end;       /* may be NULL: rows of outputs */
     const void *context; /* of these four */
     /* chunk_rows != 0: the rows are segments (samples) of segment_rows rows, each cut from its
-     * start into chunks of chunk_rows <= LNP_BLOCK_ROWS rows, the last one short. What begin, finish
-     * and end see is a whole number of consecutive chunks. */
+     * start into chunks of chunk_rows <= LNP_BLOCK_ROWS rows, the last one short. begin and end see
+     * one chunk, finish a whole number of consecutive ones. */
     size_t segment_rows, chunk_rows;
 } lnp_product;
 
@@ -4703,30 +4703,44 @@ static size_t lnp_packed_floats(const lnp_gemm_kernels *kernels, size_t n, size_
     return lnp_round_up(n, kernels->lanes) * k;
 }
 
+/* Panels first ... end - 1 of B = w^T. */
+static void lnp_pack_transposed(const lnp_gemm_kernels *kernels, float *packed, const float *w,
+                                size_t n, size_t k, size_t first, size_t end)
+{
+    for (; first < end; first++) {
+        const size_t column = first * kernels->columns;
+        const size_t width = lnp_panel_width(kernels, n, column);
+        kernels->pack_panel(packed + column * k, width, w + column * k, k,
+                            lnp_min(width, n - column), k);
+    }
+}
+
+/* Rows first ... end - 1 of B = w, in all panels. */
+static void lnp_pack_straight(const lnp_gemm_kernels *kernels, float *packed, const float *w,
+                              size_t n, size_t k, size_t first, size_t end)
+{
+    size_t column;
+    for (column = 0; column < n; column += kernels->columns) {
+        const size_t width = lnp_panel_width(kernels, n, column);
+        kernels->pack_rows(packed + column * k + first * width, width, w + first * n + column, n,
+                           end - first, lnp_min(width, n - column));
+    }
+}
+
 /* Packs B (k, n) into panels. transposed: w is (n, k), as a linear layer keeps it, B[k][n] =
  * w[n][k]; else w is B itself, (k, n). `packed` is 64-byte aligned. Either way a worker has rows of w,
  * which it finds in its own cache when the other order is packed after the one. */
 static void lnp_pack_weights(const lnp_gemm_kernels *kernels, float *packed, const float *w,
                              size_t n, size_t k, int transposed, int threads)
 {
-    const size_t panels = lnp_ceil_div(n, kernels->columns), workers = (size_t)threads;
+    const size_t parts = transposed ? lnp_ceil_div(n, kernels->columns) : k;
     ptrdiff_t worker;
     LNP_PARALLEL_FOR
     for (worker = 0; worker < threads; worker++) {
-        const size_t i = (size_t)worker, first = transposed ? 0 : k * i / workers;
-        const size_t end = transposed ? k : k * (i + 1) / workers;
-        size_t panel = transposed ? panels * i / workers : 0;
-        const size_t last = transposed ? panels * (i + 1) / workers : panels;
-        for (; panel < last; panel++) {
-            const size_t column = panel * kernels->columns;
-            const size_t width = lnp_panel_width(kernels, n, column);
-            const size_t count = lnp_min(width, n - column);
-            float *to = packed + column * k + first * width;
-            if (transposed)
-                kernels->pack_panel(to, width, w + column * k, k, count, k);
-            else
-                kernels->pack_rows(to, width, w + first * n + column, n, end - first, count);
-        }
+        const size_t first = parts * (size_t)worker / (size_t)threads;
+        const size_t end = parts * ((size_t)worker + 1) / (size_t)threads;
+        (transposed ? lnp_pack_transposed : lnp_pack_straight)(kernels, packed, w, n, k, first,
+                                                               end);
     }
 }
 
@@ -4753,6 +4767,15 @@ static size_t lnp_chunk_start(const lnp_chunks *chunks, size_t chunk)
 {
     return lnp_min(chunks->m, chunk / chunks->per_segment * chunks->segment_rows +
                                   chunk % chunks->per_segment * chunks->rows);
+}
+
+static void lnp_visit_chunks(const lnp_product *job, lnp_visit visit, const lnp_chunks *chunks,
+                             size_t first, size_t end)
+{
+    for (; visit && first < end; first++) {
+        const size_t row = lnp_chunk_start(chunks, first);
+        visit(job->context, row, lnp_chunk_start(chunks, first + 1) - row);
+    }
 }
 
 /* The chunk boundary nearest to a row. */
@@ -4806,10 +4829,10 @@ static size_t lnp_product_scratch_floats(const lnp_gemm_kernels *kernels, size_t
 }
 
 /* The plain twin: no packing, no tiles, one thread. */
-static void lnp_multiply_rows_ref(const lnp_product *job, float *row)
+static void lnp_multiply_rows_ref(const lnp_product *job, const lnp_chunks *chunks, float *row)
 {
     size_t m, n, k;
-    if (job->begin) job->begin(job->context, 0, job->m);
+    lnp_visit_chunks(job, job->begin, chunks, 0, chunks->count);
     for (m = 0; m < job->m; m++) {
         float *out = job->out + m * job->out_stride;
         size_t done;
@@ -4827,7 +4850,7 @@ static void lnp_multiply_rows_ref(const lnp_product *job, float *row)
         }
     }
     if (job->finish) job->finish(job->context, 0, job->m, 0, job->n);
-    if (job->end) job->end(job->context, 0, job->m);
+    lnp_visit_chunks(job, job->end, chunks, 0, chunks->count);
 }
 
 /* Deals `count` to `shares` evenly, the larger shares first: where share `i` begins. */
@@ -5005,15 +5028,15 @@ static void lnp_multiply_own_rows(const lnp_gemm_kernels *kernels, const lnp_pro
     const size_t end = lnp_chunk_near(chunks, job->m * (worker + 1) / workers);
     size_t chunk = lnp_chunk_near(chunks, job->m * worker / workers);
     lnp_row_block block;
-    size_t i;
+    size_t next, i;
     block.packed = scratch + worker * lnp_tile_floats(kernels, job->k) *
                                  lnp_tiles_in(kernels, lnp_min(job->m, LNP_BLOCK_ROWS));
-    while (chunk < end) {
-        chunk = lnp_next_block(kernels, chunks, chunk, end, most_rows, &block);
-        if (job->begin) job->begin(job->context, block.first_row, block.rows);
+    for (; chunk < end; chunk = next) {
+        next = lnp_next_block(kernels, chunks, chunk, end, most_rows, &block);
+        lnp_visit_chunks(job, job->begin, chunks, chunk, next);
         lnp_fill_and_multiply_panel(kernels, job, &block);
         for (i = 1; i < panels; i++) lnp_multiply_panel(kernels, job, &block, i);
-        if (job->end) job->end(job->context, block.first_row, block.rows);
+        lnp_visit_chunks(job, job->end, chunks, chunk, next);
     }
 }
 
@@ -5045,14 +5068,12 @@ static size_t lnp_imbalance(const lnp_chunks *chunks, size_t workers)
     return most * workers * 1000 / chunks->m;
 }
 
-/* A worker's share of the rows, for begin or end. */
-static void lnp_share_visit(lnp_visit visit, const lnp_product *job, const lnp_chunks *chunks,
+/* A worker's share of the rows, the same as where it packs its own, for begin or end. */
+static void lnp_share_visit(const lnp_product *job, lnp_visit visit, const lnp_chunks *chunks,
                             size_t worker, size_t workers)
 {
-    const size_t first = lnp_chunk_start(chunks, lnp_chunk_near(chunks, job->m * worker / workers));
-    const size_t end =
-        lnp_chunk_start(chunks, lnp_chunk_near(chunks, job->m * (worker + 1) / workers));
-    if (first < end) visit(job->context, first, end - first);
+    lnp_visit_chunks(job, visit, chunks, lnp_chunk_near(chunks, job->m * worker / workers),
+                     lnp_chunk_near(chunks, job->m * (worker + 1) / workers));
 }
 
 static void lnp_share_fill(const lnp_gemm_kernels *kernels, const lnp_product *job,
@@ -5095,11 +5116,11 @@ static void lnp_multiply_rows(const lnp_gemm_kernels *kernels, const lnp_product
     size_t count = 0;
     int worker;
     if (!job->m || !job->n) return;
+    chunks = lnp_chunks_of(kernels, job);
     if (kernels->isa == LENSNET_ISA_REFERENCE) {
-        lnp_multiply_rows_ref(job, scratch);
+        lnp_multiply_rows_ref(job, &chunks, scratch);
         return;
     }
-    chunks = lnp_chunks_of(kernels, job);
     if (job->m <= lnp_shared_rows(job->k, threads) &&
         lnp_imbalance(&chunks, (size_t)threads) > 1030)
         count = lnp_shared_blocks(kernels, job, &chunks, scratch, blocks);
@@ -5121,7 +5142,7 @@ static void lnp_multiply_rows(const lnp_gemm_kernels *kernels, const lnp_product
 #pragma omp for schedule(static, 1)
 #endif
             for (each = 0; each < threads; each++)
-                lnp_share_visit(job->begin, job, &chunks, (size_t)each, (size_t)threads);
+                lnp_share_visit(job, job->begin, &chunks, (size_t)each, (size_t)threads);
         }
 #ifdef _OPENMP
 #pragma omp for schedule(static, 1)
@@ -5138,7 +5159,7 @@ static void lnp_multiply_rows(const lnp_gemm_kernels *kernels, const lnp_product
 #pragma omp for schedule(static, 1)
 #endif
             for (each = 0; each < threads; each++)
-                lnp_share_visit(job->end, job, &chunks, (size_t)each, (size_t)threads);
+                lnp_share_visit(job, job->end, &chunks, (size_t)each, (size_t)threads);
         }
     }
 }
@@ -8710,37 +8731,54 @@ static void lnp_block_add_sums(const lnp_block *b, int parameter, const float *s
 }
 
 /* lnp_visit before W2's input gradient: dz = scale * dy, and the sums for b2. */
-static void lnp_block_scale(const void *context, size_t first_row, size_t row_count)
+static void lnp_block_scale(const void *context, size_t row, size_t rows)
 {
     const lnp_block *b = (const lnp_block *)context;
-    lnp_chunk chunk;
-    size_t row;
-    for (row = first_row; row < first_row + row_count; row += chunk.rows) {
-        const size_t at = row * b->c;
-        chunk = lnp_chunk_at(row, b->pixels);
-        if (b->dz != b->dy)
-            b->g->rows.scale(b->dscaled + at, b->dy + at, b->scales[row / b->pixels],
-                             chunk.rows * b->c);
-        b->g->rows.column_sum(lnp_chunk_sums(b->narrow_sums[0], chunk, b->c), b->dz + at, b->c,
-                              chunk.rows, b->c);
-    }
+    const size_t at = row * b->c;
+    float *sums = lnp_chunk_sums(b->narrow_sums[0], lnp_chunk_at(row, b->pixels), b->c);
+    if (b->dz != b->dy)
+        b->g->rows.scale(b->dscaled + at, b->dy + at, b->scales[row / b->pixels], rows * b->c);
+    b->g->rows.column_sum(sums, b->dz + at, b->c, rows, b->c);
 }
 
 /* lnp_visit after W2's input gradient: gelu and its slope from the hidden layer, and the sums over pixels
  * that GRN's backward needs. The slope replaces the hidden layer, which is not needed again. */
-static void lnp_block_grn_first(const void *context, size_t first_row, size_t row_count)
+static void lnp_block_grn_first(const void *context, size_t row, size_t rows)
 {
     const lnp_block *b = (const lnp_block *)context;
-    lnp_chunk chunk;
-    size_t row;
-    for (row = first_row; row < first_row + row_count; row += chunk.rows) {
-        const size_t at = row * b->wide;
-        chunk = lnp_chunk_at(row, b->pixels);
-        b->g->rows.grn_backward_first(
-            b->active + at, b->hidden + at, lnp_chunk_sums(b->wide_sums[0], chunk, b->wide),
-            lnp_chunk_sums(b->wide_sums[1], chunk, b->wide), b->hidden + at, b->dactive + at,
-            b->wide, chunk.rows, b->wide);
-    }
+    const size_t at = row * b->wide;
+    const lnp_chunk chunk = lnp_chunk_at(row, b->pixels);
+    b->g->rows.grn_backward_first(b->active + at, b->hidden + at,
+                                  lnp_chunk_sums(b->wide_sums[0], chunk, b->wide),
+                                  lnp_chunk_sums(b->wide_sums[1], chunk, b->wide), b->hidden + at,
+                                  b->dactive + at, b->wide, rows, b->wide);
+}
+
+/* The input gradient of W1 or W2, chunk by chunk of the samples. */
+static void lnp_block_input_gradient(const lnp_block *b, int parameter, float *out, const float *a,
+                                     lnp_visit begin, lnp_visit end)
+{
+    lnp_product job = lnp_product_back(b->g, b->op, parameter, b->rows);
+    job.a = a;
+    job.out = out;
+    job.begin = begin;
+    job.end = end;
+    job.context = b;
+    job.segment_rows = b->pixels;
+    job.chunk_rows = LNP_CHUNK_ROWS;
+    lnp_multiply_rows(b->g->gemm, &job, b->scratch, b->g->threads);
+}
+
+/* dW of W1 or W2; the fill makes its input anew. */
+static void lnp_block_weight_gradient(const lnp_block *b, int parameter, const float *dy,
+                                      const float *x, lnp_fill fill)
+{
+    lnp_gradient_product job = lnp_gradient_of(b->g, b->op, parameter, b->rows);
+    job.dy = dy;
+    job.x = x;
+    job.x_fill = fill;
+    job.x_fill_context = b;
+    lnp_multiply_gradient(b->g->gemm, &job, b->scratch, b->g->threads);
 }
 
 /* Gradients of GRN's parameters, and what its backward multiplies and adds. */
@@ -8763,82 +8801,47 @@ static void lnp_block_grn_coefficients(const lnp_block *b)
  * in b->dactive. */
 static void lnp_block_backward_reduce(const lnp_block *b)
 {
-    lensnet_graph *g = b->g;
-    lnp_product input = lnp_product_back(g, b->op, LNP_B_REDUCE, b->rows);
-    lnp_gradient_product weight = lnp_gradient_of(g, b->op, LNP_B_REDUCE, b->rows);
-    if (g->options.recompute) lnp_block_expand(b, NULL);
-    input.a = b->dz;
-    input.out = b->dactive;
-    input.begin = lnp_block_scale;
-    input.end = lnp_block_grn_first;
-    input.context = b;
-    input.segment_rows = b->pixels;
-    input.chunk_rows = LNP_CHUNK_ROWS;
-    lnp_multiply_rows(g->gemm, &input, b->scratch, g->threads);
+    if (b->g->options.recompute) lnp_block_expand(b, NULL);
+    lnp_block_input_gradient(b, LNP_B_REDUCE, b->dactive, b->dz, lnp_block_scale,
+                             lnp_block_grn_first);
     lnp_block_add_sums(b, LNP_B_REDUCE_BIAS, b->narrow_sums[0], b->c);
     lnp_block_grn_coefficients(b);
-    weight.dy = b->dz;
-    weight.x = b->active;
-    weight.x_fill = lnp_block_responses;
-    weight.x_fill_context = b;
-    lnp_multiply_gradient(g->gemm, &weight, b->scratch, g->threads);
+    lnp_block_weight_gradient(b, LNP_B_REDUCE, b->dz, b->active, lnp_block_responses);
 }
 
 /* lnp_visit before W1's input gradient: the gradient of the hidden layer, in place of that of GRN's
  * output, and the sums for b1. */
-static void lnp_block_grn_second(const void *context, size_t first_row, size_t row_count)
+static void lnp_block_grn_second(const void *context, size_t row, size_t rows)
 {
     const lnp_block *b = (const lnp_block *)context;
-    lnp_chunk chunk;
-    size_t row;
-    for (row = first_row; row < first_row + row_count; row += chunk.rows) {
-        const size_t at = row * b->wide, k = row / b->pixels * b->wide;
-        chunk = lnp_chunk_at(row, b->pixels);
-        b->g->rows.grn_backward_second(
-            b->dactive + at, lnp_chunk_sums(b->wide_sums[0], chunk, b->wide), b->dactive + at,
-            b->active + at, b->hidden + at, b->factor + k, b->coefficient + k, b->wide, chunk.rows,
-            b->wide);
-    }
+    const size_t at = row * b->wide, k = row / b->pixels * b->wide;
+    float *sums = lnp_chunk_sums(b->wide_sums[0], lnp_chunk_at(row, b->pixels), b->wide);
+    b->g->rows.grn_backward_second(b->dactive + at, sums, b->dactive + at, b->active + at,
+                                   b->hidden + at, b->factor + k, b->coefficient + k, b->wide, rows,
+                                   b->wide);
 }
 
 /* lnp_visit after W1's input gradient: through the norm, in place. */
-static void lnp_block_norm_backward(const void *context, size_t first_row, size_t row_count)
+static void lnp_block_norm_backward(const void *context, size_t row, size_t rows)
 {
     const lnp_block *b = (const lnp_block *)context;
-    lnp_chunk chunk;
-    size_t row;
-    for (row = first_row; row < first_row + row_count; row += chunk.rows) {
-        const size_t at = row * b->c;
-        chunk = lnp_chunk_at(row, b->pixels);
-        b->g->rows.layer_norm_backward(
-            b->dnarrow + at, lnp_chunk_sums(b->narrow_sums[0], chunk, b->c),
-            lnp_chunk_sums(b->narrow_sums[1], chunk, b->c), b->dnarrow + at, b->depthwise + at,
-            b->mean + row, b->rstd + row, lnp_op_values(b->g, b->op, LNP_B_NORM), chunk.rows, b->c);
-    }
+    const size_t at = row * b->c;
+    const lnp_chunk chunk = lnp_chunk_at(row, b->pixels);
+    b->g->rows.layer_norm_backward(b->dnarrow + at, lnp_chunk_sums(b->narrow_sums[0], chunk, b->c),
+                                   lnp_chunk_sums(b->narrow_sums[1], chunk, b->c), b->dnarrow + at,
+                                   b->depthwise + at, b->mean + row, b->rstd + row,
+                                   lnp_op_values(b->g, b->op, LNP_B_NORM), rows, b->c);
 }
 
 /* Through GRN, GELU, W1 and the norm: leaves the gradient of the depthwise output in b->dnarrow. */
 static void lnp_block_backward_expand(const lnp_block *b)
 {
-    lensnet_graph *g = b->g;
-    lnp_product input = lnp_product_back(g, b->op, LNP_B_EXPAND, b->rows);
-    lnp_gradient_product weight = lnp_gradient_of(g, b->op, LNP_B_EXPAND, b->rows);
-    input.a = b->dactive;
-    input.out = b->dnarrow;
-    input.begin = lnp_block_grn_second;
-    input.end = lnp_block_norm_backward;
-    input.context = b;
-    input.segment_rows = b->pixels;
-    input.chunk_rows = LNP_CHUNK_ROWS;
-    lnp_multiply_rows(g->gemm, &input, b->scratch, g->threads);
+    lnp_block_input_gradient(b, LNP_B_EXPAND, b->dnarrow, b->dactive, lnp_block_grn_second,
+                             lnp_block_norm_backward);
     lnp_block_add_sums(b, LNP_B_EXPAND_BIAS, b->wide_sums[0], b->wide);
     lnp_block_add_sums(b, LNP_B_NORM, b->narrow_sums[0], b->c);
     lnp_block_add_sums(b, LNP_B_NORM_BIAS, b->narrow_sums[1], b->c);
-    weight.dy = b->dactive;
-    weight.x = b->depthwise;
-    weight.x_fill = lnp_block_normalized;
-    weight.x_fill_context = b;
-    lnp_multiply_gradient(g->gemm, &weight, b->scratch, g->threads);
+    lnp_block_weight_gradient(b, LNP_B_EXPAND, b->dactive, b->depthwise, lnp_block_normalized);
 }
 
 /* Through the depthwise convolution, and the residual past all of it. */

@@ -158,6 +158,7 @@ static void begin_count(const void *context, size_t first_row, size_t row_count)
     ledger *l = (ledger *)context;
     size_t i;
     check_chunks(l, first_row, row_count);
+    if (l->job->chunk_rows && row_count > l->job->chunk_rows) l->whole_chunks = 0; /* one */
     for (i = 0; i < row_count; i++) l->begun[first_row + i]++;
     memcpy(l->late + first_row * l->job->k, l->left.values + first_row * l->job->k,
            row_count * l->job->k * sizeof(float));
@@ -179,6 +180,7 @@ static void end_count(const void *context, size_t first_row, size_t row_count)
     ledger *l = (ledger *)context;
     size_t i, j;
     check_chunks(l, first_row, row_count);
+    if (l->job->chunk_rows && row_count > l->job->chunk_rows) l->whole_chunks = 0; /* one */
     for (i = 0; i < row_count; i++) {
         l->ended[first_row + i]++;
         for (j = 0; j < l->job->n; j++)
