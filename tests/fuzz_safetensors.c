@@ -136,7 +136,7 @@ int main(int count, char **arguments)
         run(data, mutate(data, size, sizeof data));
     }
     for (i = 2; i < count; i++) run(data, load(data, sizeof data, arguments[i]));
-    printf("%ld passed, 0 failed\n", rounds + (count > 2 ? count - 2 : 0));
+    printf("%ld files read\n1 passed, 0 failed\n", rounds + (count > 2 ? count - 2 : 0));
     return 0;
 }
 #endif

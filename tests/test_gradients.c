@@ -21,9 +21,7 @@ static lensnet_error error;
 
 static void must(lensnet_result result, const char *what)
 {
-    if (!result) return;
-    printf("FAILED %s: %s\n%d passed, %d failed\n", what, error.text, test_passed, test_failed + 1);
-    exit(1);
+    if (result) test_give_up(what, error.text, __FILE__, __LINE__);
 }
 
 /* ---- what is tested ------------------------------------------------------------------------------ */

@@ -678,7 +678,6 @@ static void test_uniform_and_normal(void)
             CHECK(u > 0 && u < 1);
             found[(int)(u * BINS)]++;
         }
-        test_passed -= DRAWS - 1; /* one check a time is enough to boast of */
         p = chi_square(found, expected, BINS);
         if (p < least) least = p;
     }
@@ -705,7 +704,6 @@ static double uniform_p_value(const double *u, int count)
         CHECK(u[i] >= 0 && u[i] <= 1);
         found[u[i] < 1 ? (int)(u[i] * BINS) : BINS - 1]++;
     }
-    test_passed -= count - 1;
     return chi_square(found, expected, BINS);
 }
 
@@ -739,7 +737,6 @@ static void test_laws(void)
         }
     }
 #undef LAW
-    test_passed -= IMAGES - 1;
     for (i = 0; i < LAWS; i++) {
         double value = uniform_p_value(u + i * IMAGES * SUBHALOS, i < 10 ? IMAGES : subhalos);
         if (value < least) least = value;
