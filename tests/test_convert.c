@@ -89,11 +89,11 @@ static void test_small_files(void)
     torch_file file;
     lensnet_error error;
     CHECK(torch_file_open(&file, TORCH "ok_handmade.pt", NULL, &error) == LENSNET_OK);
-    CHECK(file.count == 1 && torch_is(file.tensors[0].name, "w") && file.tensors[0].rank == 2);
+    CHECK(file.count == 1 && pickle_is(file.tensors[0].name, "w") && file.tensors[0].rank == 2);
     CHECK(file.count == 1 && memcmp(file.tensors[0].data, handmade, sizeof handmade) == 0);
     torch_file_close(&file);
     CHECK(torch_file_open(&file, TORCH "parameter.pt", NULL, &error) == LENSNET_OK);
-    CHECK(file.count == 1 && torch_is(file.tensors[0].name, "p") && file.tensors[0].count == 4);
+    CHECK(file.count == 1 && pickle_is(file.tensors[0].name, "p") && file.tensors[0].count == 4);
     torch_file_close(&file);
     CHECK(torch_file_open(&file, TORCH "parameter.pt", "model", &error) == LENSNET_ERROR_ARGUMENT);
     CHECK(strstr(error.text, "'model'") != NULL);
@@ -192,7 +192,7 @@ static void test_pickles(void)
         unsigned char *bytes = (unsigned char *)malloc(cases[i].length + 1);
         const unsigned char *next;
         torch_file file;
-        torch_value value;
+        pickle_value value;
         lensnet_error error;
         int good;
         memset(&file, 0, sizeof file);
@@ -200,6 +200,7 @@ static void test_pickles(void)
         file.path = "pickle";
         file.error = &error;
         error.text[0] = 0;
+        torch_begin(&file);
         good = torch_unpickle(&file, bytes, bytes + cases[i].length, &value, &next);
         if (good != !cases[i].problem) printf("case %d: %s\n", (int)i, error.text);
         CHECK(good == !cases[i].problem);
