@@ -345,6 +345,7 @@ LENSNET_API lensnet_result lensnet_affine(float *output, const float *input, siz
 /* Random changes to a training image, in this order: flips, quarter turns, then shear, scale,
  * rotation and shift as in torchvision's RandomAffine. All in one resampling. */
 typedef struct lensnet_augmentation {
+    double share;             /* of the images that are changed at all, 0 ... 1 */
     double hflip_probability; /* 0 ... 1, left-right */
     double vflip_probability; /* 0 ... 1, top-bottom */
     int quarter_turns;        /* 1: a random number of quarter turns; square images only */
@@ -357,7 +358,7 @@ typedef struct lensnet_augmentation {
     float fill; /* what comes in from outside, in the units of the image at this stage */
 } lensnet_augmentation;
 
-/* The reference recipe: both flips 0.5, no quarter turns, 30 degrees, shift 0.1, scale 0.9 to 1.1,
+/* The reference recipe: every image, both flips 0.5, no quarter turns, 30 degrees, shift 0.1, scale 0.9 to 1.1,
  * no shear, nearest, fill 0. */
 LENSNET_API lensnet_augmentation lensnet_augmentation_defaults(void);
 
@@ -399,13 +400,14 @@ LENSNET_API lensnet_result lensnet_normalise(float *output, const float *input, 
 
 /* The way from a raw image to the network's input: the one way, for training and for use. */
 typedef struct lensnet_preprocess {
+    int crop; /* side of the square cut from the middle first, native pixels; 0: the whole image */
     int image_size;                      /* side of the square input, pixels */
     int channels;                        /* 3, or 1 (grey) for a network that was made so */
     lensnet_normalisation normalisation; /* its per-image part comes first, per-channel last */
     lensnet_resize_mode resize;
 } lensnet_preprocess;
 
-/* The reference recipe: 224, 3 channels, z-norm, bilinear. */
+/* The reference recipe: no crop, 224, 3 channels, z-norm, bilinear. */
 LENSNET_API lensnet_preprocess lensnet_preprocess_defaults(void);
 
 /* Checks the fields, e.g. after reading them from a file. */
@@ -418,7 +420,9 @@ LENSNET_API size_t lensnet_preprocess_scratch_bytes(const lensnet_preprocess *pr
                                                     size_t height, size_t width);
 
 /* pixels (height, width) to output (image_size, image_size, channels), i.e. one image of an NHWC
- * batch: normalise, resize, repeat to the channels, per-channel part of the normalisation. A side
+ * batch: crop, normalise, resize, repeat to the channels, per-channel part of the normalisation. An image
+ * that is smaller than the crop gets zeros around it, as in torchvision's CenterCrop, and they take part
+ * in what follows; of an odd difference the smaller half is cut above and left. Without a crop a side
  * ratio other than 1 is squashed. LENSNET_ERROR_NUMBER as in lensnet_normalise. */
 LENSNET_API lensnet_result lensnet_preprocess_image(float *output, const float *pixels,
                                                     size_t height, size_t width,
@@ -571,6 +575,17 @@ typedef struct lensnet_parameters lensnet_parameters; /* level 3: values, gradie
 typedef struct lensnet_graph lensnet_graph;           /* level 3: a recorded, planned network */
 typedef struct lensnet_model lensnet_model;           /* a description and its parameters */
 
+#define LENSNET_HEADS       4 /* the most that a model may have beside its classifier */
+#define LENSNET_HEAD_POOLED 4 /* as `stage`: the pooled and normalised features */
+
+/* An extra output that helps to train: LayerNorm and a linear layer on what a stage gives (on the pooled
+ * features the linear layer alone). Training states keep it; lensnet_model_save leaves it out. */
+typedef struct lensnet_head {
+    char name[24]; /* letters, digits, _; names its weights: lensnet.heads.NAME.weight ... */
+    int stage; /* 0 ... 3: (N, H / s, W / s, outputs) with s = 4, 8, 16, 32; or LENSNET_HEAD_POOLED */
+    size_t outputs; /* 1 ... 65536 */
+} lensnet_head;
+
 /* A ConvNeXt V2 in numbers. Start from lensnet_model_defaults(), change what differs. */
 typedef struct lensnet_model_desc {
     size_t depths[4];          /* blocks per stage; tiny: 3 3 9 3 */
@@ -584,6 +599,8 @@ typedef struct lensnet_model_desc {
     lensnet_preprocess preprocess; /* size, channels and normalisation, stored with the weights;
                                       224 px, 3 channels, z-norm */
     int gradients;                 /* 1: gradients are allocated too; 0: a model that only runs */
+    const lensnet_head *heads;     /* `head_count` extra outputs, copied; NULL */
+    size_t head_count;             /* 0 ... LENSNET_HEADS; 0 */
     const lensnet_host *host;      /* NULL: lensnet_host_defaults() */
 } lensnet_model_desc;
 
@@ -615,6 +632,8 @@ typedef struct lensnet_load_options {
     uint64_t seed;             /* of a fresh head; 0 */
     int gradients;             /* 1 */
     const lensnet_preprocess *preprocess; /* NULL: as in the file, or the default */
+    const lensnet_head *heads;            /* as in lensnet_model_desc; drawn from the seed */
+    size_t head_count;                    /* 0 */
     const lensnet_host *host;             /* NULL: lensnet_host_defaults() */
 } lensnet_load_options;
 LENSNET_API lensnet_load_options lensnet_load_defaults(void);
@@ -660,6 +679,7 @@ LENSNET_API lensnet_graph_options lensnet_graph_defaults(void);
 typedef struct lensnet_loss {
     float label_smoothing;      /* 0 ... < 1; 0 */
     const float *class_weights; /* K values, copied at recording; NULL: all 1 */
+    float weight;               /* of this loss among several, >= 0; 1 */
 } lensnet_loss;
 LENSNET_API lensnet_loss lensnet_loss_defaults(void);
 
@@ -778,6 +798,18 @@ LENSNET_API lensnet_result lensnet_graph_create(lensnet_graph **graph,
                                                 lensnet_error *error);
 LENSNET_API void lensnet_graph_destroy(lensnet_graph *graph); /* NULL is allowed */
 
+/* What recording a model gives; heads only in a graph that trains. */
+typedef struct lensnet_network {
+    lensnet_tensor stages[4]; /* (N, H / s, W / s, widths[i]) with s = 4, 8, 16, 32 */
+    lensnet_tensor features;  /* (N, 1, 1, widths[3]), pooled and normalised */
+    lensnet_tensor logits;    /* (N, 1, 1, classes) */
+    lensnet_tensor heads[LENSNET_HEADS];
+} lensnet_network;
+
+/* Records the model, its input included, into an empty graph over lensnet_model_parameters(model), so that
+ * losses and operators of the caller's can follow; lensnet_model_graph is this and a cross-entropy. */
+LENSNET_API lensnet_network lensnet_model_record(lensnet_graph *graph, const lensnet_model *model);
+
 /* The images: (N, options.height, options.width, channels). */
 LENSNET_API lensnet_tensor lensnet_input(lensnet_graph *graph, size_t channels);
 
@@ -818,10 +850,24 @@ LENSNET_API lensnet_tensor lensnet_mean_pool(lensnet_graph *graph,
 LENSNET_API lensnet_tensor lensnet_max_pool(lensnet_graph *graph, lensnet_tensor x, size_t kernel,
                                             size_t stride, size_t padding);
 
-/* Softmax cross-entropy of logits (N, 1, 1, K), torch.nn.functional.cross_entropy; the mean over the
- * whole batch, however it is split. Marks `logits` as the graph's output. Must be recorded last. */
+#define LENSNET_LOSSES 8 /* the most that a graph may have */
+
+/* Losses. A graph has up to LENSNET_LOSSES, and its loss is their weighted sum. Each is a mean over the
+ * whole batch, however the batch is split. Where the batch gives no targets for one, running forward
+ * passes it over, and backward is refused. */
+
+/* Softmax cross-entropy of logits (N, 1, 1, K), torch.nn.functional.cross_entropy, with the batch's labels
+ * or targets; one in a graph. Marks `logits` as the graph's output. NULL loss: the defaults. */
 LENSNET_API void lensnet_cross_entropy(lensnet_graph *graph, lensnet_tensor logits,
                                        const lensnet_loss *loss);
+/* Mean of (x - t)^2 over all values of x (N, H, W, C), torch.nn.functional.mse_loss; t is the batch's
+ * lensnet_target of that name (copied, 1 ... 23 bytes). weight: finite, >= 0. */
+LENSNET_API void lensnet_squared_error(lensnet_graph *graph, lensnet_tensor x, const char *target,
+                                       float weight);
+/* Mean of -t log sigmoid(x) - (1 - t) log(1 - sigmoid(x)) over all values of x, for targets t of 0 ... 1:
+ * torch.nn.functional.binary_cross_entropy_with_logits. Several labels may be true at once. */
+LENSNET_API void lensnet_binary_cross_entropy(lensnet_graph *graph, lensnet_tensor x,
+                                              const char *target, float weight);
 /* Without a loss: marks what lensnet_outputs.logits receives. */
 LENSNET_API void lensnet_output(lensnet_graph *graph, lensnet_tensor logits);
 /* Keeps a tensor (and, in training, its gradient) readable after a run. Call it before the plan; a tensor
@@ -846,6 +892,12 @@ LENSNET_API lensnet_result lensnet_graph_plan(lensnet_graph *graph, lensnet_plan
 /* Takes the planned bytes. After it, running allocates nothing. */
 LENSNET_API lensnet_result lensnet_graph_allocate(lensnet_graph *graph, lensnet_error *error);
 
+/* The targets of one loss. */
+typedef struct lensnet_target {
+    const char *name;    /* as recorded */
+    const float *values; /* (count, H, W, C) of the loss's tensor */
+} lensnet_target;
+
 /* What goes in. Start from lensnet_batch_defaults(). */
 typedef struct lensnet_batch {
     const float *images;  /* (count, H, W, channels) */
@@ -853,15 +905,18 @@ typedef struct lensnet_batch {
     size_t count;         /* 1 ... options.batch */
     const int *labels;    /* count values 0 ... K - 1, or negative: ignored; NULL without a loss */
     const float *targets; /* instead of labels: (count, K) soft targets; NULL */
-    uint64_t seed, step;  /* name the random numbers of drop path; 0 */
+    const lensnet_target *named; /* `named_count` targets of the other losses; NULL */
+    size_t named_count;          /* 0 */
+    uint64_t seed, step;         /* name the random numbers of drop path; 0 */
 } lensnet_batch;
 LENSNET_API lensnet_batch lensnet_batch_defaults(void);
 
 /* What comes out; every pointer may be NULL. */
 typedef struct lensnet_outputs {
-    double loss;            /* 0 without labels and targets */
-    float *logits;          /* (count, K), caller's */
-    float *input_gradients; /* (count, H, W, C), caller's; needs options.input_gradient */
+    double loss;                   /* the weighted sum; 0 without labels and targets */
+    double losses[LENSNET_LOSSES]; /* each in the order of recording, before its weight */
+    float *logits;                 /* (count, K), caller's */
+    float *input_gradients;        /* (count, H, W, C), caller's; needs options.input_gradient */
 } lensnet_outputs;
 
 /* Forward only (drop path off unless options.training). `outputs` may be NULL. Allocates nothing. */
@@ -6456,6 +6511,8 @@ static lensnet_result lnp_parameters_freeze(lensnet_parameters *p, lnp_supply su
 #define LNP_MAX_PARAMETERS 10
 #define LNP_MAX_SAVED      4
 
+#define LNP_TARGET_CAPACITY 24
+
 typedef enum lnp_kind {
     LNP_INPUT,
     LNP_CONV2D,
@@ -6470,6 +6527,8 @@ typedef enum lnp_kind {
     LNP_MEAN_POOL,
     LNP_MAX_POOL,
     LNP_CROSS_ENTROPY,
+    LNP_SQUARED_ERROR,
+    LNP_BINARY_CROSS_ENTROPY,
     LNP_CONVNEXT_BLOCK,
     LNP_KIND_COUNT
 } lnp_kind;
@@ -6498,7 +6557,10 @@ typedef struct lnp_op {
     int parameters[LNP_MAX_PARAMETERS];
     size_t stride, padding, dilation, groups, kernel;
     float epsilon, rate, smoothing;
-    float *class_weights;     /* owned; NULL: all 1 */
+    float *class_weights; /* owned; NULL: all 1 */
+    float loss_weight;
+    int loss; /* its number among the losses */
+    char target[LNP_TARGET_CAPACITY];
     uint64_t drop_index;      /* how many drop paths were recorded before */
     int saved[LNP_MAX_SAVED]; /* buffers kept from forward to backward; -1: none */
     size_t scratch;           /* floats an execution needs, forward or backward */
@@ -6519,8 +6581,10 @@ struct lensnet_graph {
     lnp_buffer *buffers;
     size_t buffer_count, buffer_capacity;
     uint64_t drop_paths;
-    int input, logits, loss; /* input and logits are tensors, loss is an operator; -1: none */
-    lensnet_error failure;   /* of the first recording call that failed */
+    int input, logits, cross_entropy; /* two tensors and an operator; -1: none */
+    int losses[LENSNET_LOSSES];       /* operators */
+    int loss_count;
+    lensnet_error failure; /* of the first recording call that failed */
     int planned;
     size_t micro_batch, activation_floats, scratch_floats;
     float *block;
@@ -6534,15 +6598,17 @@ typedef struct lnp_run {
     int collect;      /* that tensor */
     const lensnet_batch *batch;
     lensnet_outputs *outputs;
-    size_t first, n;      /* samples first ... first + n - 1 of the batch */
-    double target_weight; /* what the loss is divided by, of the whole batch */
-    double loss;
+    size_t first, n;               /* samples first ... first + n - 1 of the batch */
+    double target_weight;          /* what the cross-entropy is divided by, of the whole batch */
+    double losses[LENSNET_LOSSES]; /* sums over the samples so far */
+    const float *targets[LENSNET_LOSSES]; /* by name; NULL: none */
     float *scratch;
 } lnp_run;
 
 typedef struct lnp_operator {
     const char *name;
     int needs_input, needs_output; /* backward reads the values of its inputs, of its output */
+    int is_loss;                   /* it has no output */
     lensnet_result (*shape)(lensnet_graph *g, lnp_op *op, lensnet_error *error);
     void (*plan)(lensnet_graph *g, lnp_op *op); /* saved buffers and scratch */
     void (*forward)(lnp_run *run, const lnp_op *op);
@@ -6601,7 +6667,7 @@ lensnet_result lensnet_graph_create(lensnet_graph **graph, lensnet_parameters *p
     g->rows = lnp_row_kernels_for(isa);
     g->depthwise = lnp_depthwise_kernels_for(isa);
     g->threads = lnp_threads(&g->host);
-    g->input = g->logits = g->loss = -1;
+    g->input = g->logits = g->cross_entropy = -1;
     *graph = g;
     return LENSNET_OK;
 }
@@ -6641,9 +6707,9 @@ static lnp_op *lnp_record(lensnet_graph *g, lnp_kind kind)
     lnp_op *op;
     int i;
     if (!g || g->failure.code) return NULL;
-    if (g->planned || g->loss >= 0) {
-        lnp_fail(&g->failure, LENSNET_ERROR_STATE, "%s recorded after the %s",
-                 lnp_operator_of(kind)->name, g->planned ? "plan" : "loss");
+    if (g->planned) {
+        lnp_fail(&g->failure, LENSNET_ERROR_STATE, "%s recorded after the plan",
+                 lnp_operator_of(kind)->name);
         return NULL;
     }
     if (!lnp_grow(&g->host, (void **)&g->ops, g->op_count, &g->op_capacity, sizeof *g->ops) ||
@@ -6687,7 +6753,7 @@ static lensnet_tensor lnp_commit(lensnet_graph *g, lnp_op *op)
     if (op->parameters[0] >= 0) y->wants_gradient = 1;
     if (!g->options.training) y->wants_gradient = 0;
     g->op_count++;
-    if (op->kind == LNP_CROSS_ENTROPY) {
+    if (row->is_loss) {
         op->output = -1;
         return result;
     }
@@ -7087,13 +7153,15 @@ static lensnet_result lnp_batch_check(const lensnet_graph *g, const lensnet_batc
     if (b->channels != 1 && b->channels != channels)
         return lnp_fail(error, LENSNET_ERROR_SHAPE, "batch: expected 1 or %lu channels, got %lu",
                         (unsigned long)channels, (unsigned long)b->channels);
-    if (backward && (!g->options.training || g->loss < 0 || !g->parameters->gradients))
+    if (backward && (!g->options.training || !g->loss_count || !g->parameters->gradients))
         return lnp_fail(
             error, LENSNET_ERROR_STATE,
             "backward: the graph must be recorded for training, with a loss, over parameters "
             "allocated with gradients");
-    if (backward && !b->labels && !b->targets)
+    if (backward && g->cross_entropy >= 0 && !b->labels && !b->targets)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "batch: labels or targets are needed");
+    if (b->named_count && !b->named)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "batch: the named targets are NULL");
     for (i = 0; b->labels && i < b->count; i++)
         if (b->labels[i] >= 0 && (size_t)b->labels[i] >= classes)
             return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
@@ -7105,13 +7173,55 @@ static lensnet_result lnp_batch_check(const lensnet_graph *g, const lensnet_batc
 /* What the loss of the whole batch is divided by: the weights of its labels, or its count. */
 static double lnp_target_weight(const lensnet_graph *g, const lensnet_batch *b)
 {
-    const float *weights = g->loss >= 0 ? g->ops[g->loss].class_weights : NULL;
+    const float *weights = g->cross_entropy >= 0 ? g->ops[g->cross_entropy].class_weights : NULL;
     double sum = 0;
     size_t i;
     if (b->targets || !b->labels) return (double)b->count;
     for (i = 0; i < b->count; i++)
         if (b->labels[i] >= 0) sum += weights ? (double)weights[b->labels[i]] : 1.0;
     return sum;
+}
+
+/* Finds every loss's targets in the batch; the cross-entropy has its own. */
+static lensnet_result lnp_find_targets(lnp_run *run, int backward, lensnet_error *error)
+{
+    const lensnet_graph *g = run->graph;
+    const lensnet_batch *b = run->batch;
+    int k;
+    size_t i;
+    for (k = 0; k < g->loss_count; k++) {
+        const lnp_op *op = &g->ops[g->losses[k]];
+        if (g->losses[k] == g->cross_entropy) continue;
+        for (i = 0; i < b->named_count && !run->targets[k]; i++)
+            if (b->named[i].name && !strcmp(b->named[i].name, op->target))
+                run->targets[k] = b->named[i].values;
+        if (backward && !run->targets[k])
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                            "batch: the targets \"%s\" of a loss are missing", op->target);
+    }
+    return LENSNET_OK;
+}
+
+/* What the sum over samples of loss `k` is divided by. */
+static double lnp_loss_divisor(const lnp_run *run, int k)
+{
+    const lensnet_graph *g = run->graph;
+    const lnp_op *op = &g->ops[g->losses[k]];
+    if (g->losses[k] == g->cross_entropy) return run->target_weight;
+    return (double)run->batch->count * (double)lnp_sample_floats(&g->tensors[op->inputs[0]]);
+}
+
+static void lnp_report_losses(lensnet_outputs *outputs, const lnp_run *run)
+{
+    const lensnet_graph *g = run->graph;
+    int k;
+    outputs->loss = 0.0;
+    for (k = 0; k < LENSNET_LOSSES; k++) {
+        double divisor = k < g->loss_count ? lnp_loss_divisor(run, k) : 0.0;
+        outputs->losses[k] = divisor > 0 ? run->losses[k] / divisor : 0.0;
+        if (divisor > 0)
+            outputs->loss += (double)g->ops[g->losses[k]].loss_weight * outputs->losses[k];
+    }
 }
 
 static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch,
@@ -7122,11 +7232,13 @@ static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch
     lnp_run run;
     uint64_t mode;
     if (result) return result;
-    mode = lnp_mode_enter(g->threads);
     memset(&run, 0, sizeof run);
     run.graph = g;
     run.batch = batch;
     run.outputs = outputs;
+    result = lnp_find_targets(&run, backward, error);
+    if (result) return result;
+    mode = lnp_mode_enter(g->threads);
     run.collected = collected;
     run.collect = collect.index;
     run.scratch = g->block + g->activation_floats;
@@ -7140,7 +7252,7 @@ static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch
     }
     if (backward)
         lnp_gradients_channels_first(g->parameters, run.scratch, g->scratch_floats, g->threads);
-    if (outputs) outputs->loss = run.target_weight > 0 ? run.loss / run.target_weight : 0.0;
+    if (outputs) lnp_report_losses(outputs, &run);
     lnp_mode_leave(mode, g->threads);
     return LENSNET_OK;
 }
@@ -8322,12 +8434,31 @@ lensnet_loss lensnet_loss_defaults(void)
     lensnet_loss loss;
     loss.label_smoothing = 0.0f;
     loss.class_weights = NULL;
+    loss.weight = 1.0f;
     return loss;
+}
+
+static int lnp_loss_weight_valid(float weight) { return weight >= 0.0f && weight < 3.0e38f; }
+
+/* The operator just recorded becomes a loss. */
+static void lnp_commit_loss(lensnet_graph *g, lnp_op *op, float weight)
+{
+    if (g->loss_count == LENSNET_LOSSES) {
+        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT, "%s: a graph has at most %d losses",
+                 lnp_operator_of(op->kind)->name, LENSNET_LOSSES);
+        return;
+    }
+    op->loss_weight = weight;
+    op->loss = g->loss_count;
+    g->losses[g->loss_count] = (int)g->op_count;
+    lnp_commit(g, op);
+    if (!g->failure.code) g->loss_count++;
 }
 
 static int lnp_loss_valid(const lensnet_loss *loss, size_t classes)
 {
     size_t k;
+    if (!lnp_loss_weight_valid(loss->weight)) return 0;
     if (!(loss->label_smoothing >= 0.0f && loss->label_smoothing < 1.0f)) return 0;
     for (k = 0; loss->class_weights && k < classes; k++)
         if (!(loss->class_weights[k] >= 0.0f) || loss->class_weights[k] > 3.0e38f) return 0;
@@ -8345,7 +8476,11 @@ void lensnet_cross_entropy(lensnet_graph *g, lensnet_tensor logits, const lensne
     classes = g->tensors[logits.index].c;
     if (!lnp_loss_valid(loss, classes)) {
         lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT,
-                 "cross-entropy: label smoothing must be 0 ... < 1 and class weights finite, >= 0");
+                 "cross-entropy: label smoothing must be 0 ... < 1, weights finite and >= 0");
+        return;
+    }
+    if (g->cross_entropy >= 0) {
+        lnp_fail(&g->failure, LENSNET_ERROR_STATE, "cross-entropy: a graph has one at most");
         return;
     }
     op->smoothing = loss->label_smoothing;
@@ -8358,13 +8493,13 @@ void lensnet_cross_entropy(lensnet_graph *g, lensnet_tensor logits, const lensne
         memcpy(op->class_weights, loss->class_weights, classes * sizeof(float));
     }
     index = (int)g->op_count;
-    lnp_commit(g, op);
+    lnp_commit_loss(g, op, loss->weight);
     if (g->failure.code) {
         lnp_release(&g->host, op->class_weights, classes * sizeof(float));
         op->class_weights = NULL;
         return;
     }
-    g->loss = index;
+    g->cross_entropy = index;
     lensnet_output(g, logits);
 }
 
@@ -8413,18 +8548,101 @@ static void lnp_cross_entropy_forward(lnp_run *run, const lnp_op *op)
             memcpy(targets + i * k, batch->targets + (run->first + i) * k, k * sizeof(float));
         else
             lnp_target_row(targets + i * k, batch->labels[run->first + i], op, k);
-    lnp_softmax_cross_entropy(losses, lnp_place_of(g, op->saved[0]), lnp_value(g, op->inputs[0]),
-                              targets, run->target_weight > 0 ? 1 / run->target_weight : 0.0,
-                              run->n, k);
-    for (i = 0; i < run->n; i++) run->loss += losses[i];
+    lnp_softmax_cross_entropy(
+        losses, lnp_place_of(g, op->saved[0]), lnp_value(g, op->inputs[0]), targets,
+        run->target_weight > 0 ? (double)op->loss_weight / run->target_weight : 0.0, run->n, k);
+    for (i = 0; i < run->n; i++) run->losses[op->loss] += losses[i];
 }
 
-static void lnp_cross_entropy_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+/* Of every loss: forward has computed the gradient. */
+static void lnp_loss_backward(lnp_run *run, const lnp_op *op, float *const *dx)
 {
     lensnet_graph *g = run->graph;
     if (dx[0])
         memcpy(dx[0], lnp_place_of(g, op->saved[0]),
                lnp_value_floats(run, op->inputs[0]) * sizeof(float));
+}
+
+/* --- losses of every value by itself ------------------------------------------------------------ */
+
+static void lnp_record_value_loss(lensnet_graph *g, lnp_kind kind, lensnet_tensor x,
+                                  const char *target, float weight)
+{
+    lnp_op *op = lnp_record_on(g, kind, x, -1);
+    const size_t length = target ? strlen(target) : 0;
+    if (!op) return;
+    if (!length || length >= LNP_TARGET_CAPACITY || !lnp_loss_weight_valid(weight)) {
+        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT,
+                 "%s: the target's name must have 1 ... %d bytes and the weight be finite, >= 0",
+                 lnp_operator_of(kind)->name, LNP_TARGET_CAPACITY - 1);
+        return;
+    }
+    memcpy(op->target, target, length + 1);
+    lnp_commit_loss(g, op, weight);
+    if (g->logits < 0) lensnet_output(g, x);
+}
+
+void lensnet_squared_error(lensnet_graph *g, lensnet_tensor x, const char *target, float weight)
+{
+    lnp_record_value_loss(g, LNP_SQUARED_ERROR, x, target, weight);
+}
+
+void lensnet_binary_cross_entropy(lensnet_graph *g, lensnet_tensor x, const char *target,
+                                  float weight)
+{
+    lnp_record_value_loss(g, LNP_BINARY_CROSS_ENTROPY, x, target, weight);
+}
+
+static void lnp_value_loss_plan(lensnet_graph *g, lnp_op *op)
+{
+    op->saved[0] = lnp_saved_add(g, op, lnp_sample_floats(lnp_in(g, op)));
+}
+
+/* The loss of one value and its slope. */
+typedef double (*lnp_value_loss)(double *slope, double x, double t);
+
+static double lnp_squared_error_value(double *slope, double x, double t)
+{
+    *slope = 2 * (x - t);
+    return (x - t) * (x - t);
+}
+
+/* log(1 + exp(-|x|)) is the part that would overflow if it were written as in the definition. */
+static double lnp_binary_cross_entropy_value(double *slope, double x, double t)
+{
+    const double small = lensnet_exp(-fabs(x));
+    *slope = (x < 0 ? small / (1 + small) : 1 / (1 + small)) - t;
+    return (x < 0 ? 0.0 : x) - x * t + lensnet_log(1 + small);
+}
+
+/* Each sample's values in their order, then the samples in theirs. */
+static void lnp_value_loss_forward(lnp_run *run, const lnp_op *op, lnp_value_loss loss)
+{
+    const size_t floats = lnp_sample_floats(lnp_in(run->graph, op));
+    const float *x = lnp_value(run->graph, op->inputs[0]), *t = run->targets[op->loss];
+    float *gradient = lnp_place_of(run->graph, op->saved[0]);
+    const double scale = (double)op->loss_weight / lnp_loss_divisor(run, op->loss);
+    size_t i, k;
+    if (!t) return;
+    t += run->first * floats;
+    for (i = 0; i < run->n; i++) {
+        double sum = 0.0, slope;
+        for (k = i * floats; k < (i + 1) * floats; k++) {
+            sum += loss(&slope, (double)x[k], (double)t[k]);
+            gradient[k] = (float)(scale * slope);
+        }
+        run->losses[op->loss] += sum;
+    }
+}
+
+static void lnp_squared_error_forward(lnp_run *run, const lnp_op *op)
+{
+    lnp_value_loss_forward(run, op, lnp_squared_error_value);
+}
+
+static void lnp_binary_cross_entropy_forward(lnp_run *run, const lnp_op *op)
+{
+    lnp_value_loss_forward(run, op, lnp_binary_cross_entropy_value);
 }
 /* =================================================================================================
  * >>block  One ConvNeXt V2 block as one operator:
@@ -8921,29 +9139,33 @@ static lensnet_tensor lnp_record_block(lensnet_graph *g, lensnet_tensor x,
  * ============================================================================================== */
 
 static const lnp_operator lnp_operators[LNP_KIND_COUNT] = {
-    /* name, backward needs input / output, shape, plan, forward, backward, macs */
-    {"input", 0, 0, lnp_input_shape, NULL, lnp_input_forward, lnp_input_backward, NULL},
-    {"conv2d", 1, 0, lnp_conv_shape, lnp_conv_plan, lnp_conv_forward, lnp_conv_backward,
+    /* name, backward needs input / output, is a loss, shape, plan, forward, backward, macs */
+    {"input", 0, 0, 0, lnp_input_shape, NULL, lnp_input_forward, lnp_input_backward, NULL},
+    {"conv2d", 1, 0, 0, lnp_conv_shape, lnp_conv_plan, lnp_conv_forward, lnp_conv_backward,
      lnp_conv_macs},
-    {"depthwise conv2d", 1, 0, lnp_depthwise_shape, lnp_depthwise_plan, lnp_depthwise_forward_op,
+    {"depthwise conv2d", 1, 0, 0, lnp_depthwise_shape, lnp_depthwise_plan, lnp_depthwise_forward_op,
      lnp_depthwise_backward_op, lnp_conv_macs},
-    {"linear", 1, 0, lnp_linear_shape, lnp_linear_plan, lnp_linear_forward, lnp_linear_backward,
+    {"linear", 1, 0, 0, lnp_linear_shape, lnp_linear_plan, lnp_linear_forward, lnp_linear_backward,
      lnp_linear_macs},
-    {"layer norm", 1, 0, lnp_layer_norm_shape, lnp_layer_norm_plan, lnp_layer_norm_forward,
+    {"layer norm", 1, 0, 0, lnp_layer_norm_shape, lnp_layer_norm_plan, lnp_layer_norm_forward,
      lnp_layer_norm_backward_op, NULL},
-    {"gelu", 1, 0, lnp_shape_same, NULL, lnp_gelu_forward, lnp_gelu_backward, NULL},
-    {"relu", 1, 0, lnp_shape_same, NULL, lnp_relu_forward, lnp_relu_backward, NULL},
-    {"grn", 1, 0, lnp_grn_shape, lnp_grn_plan, lnp_grn_forward, lnp_grn_backward, NULL},
-    {"add", 0, 0, lnp_add_shape, NULL, lnp_add_forward, lnp_add_backward, NULL},
-    {"drop path", 0, 0, lnp_drop_path_shape, NULL, lnp_drop_path_forward, lnp_drop_path_backward,
+    {"gelu", 1, 0, 0, lnp_shape_same, NULL, lnp_gelu_forward, lnp_gelu_backward, NULL},
+    {"relu", 1, 0, 0, lnp_shape_same, NULL, lnp_relu_forward, lnp_relu_backward, NULL},
+    {"grn", 1, 0, 0, lnp_grn_shape, lnp_grn_plan, lnp_grn_forward, lnp_grn_backward, NULL},
+    {"add", 0, 0, 0, lnp_add_shape, NULL, lnp_add_forward, lnp_add_backward, NULL},
+    {"drop path", 0, 0, 0, lnp_drop_path_shape, NULL, lnp_drop_path_forward, lnp_drop_path_backward,
      NULL},
-    {"mean pool", 0, 0, lnp_mean_pool_shape, NULL, lnp_mean_pool_forward, lnp_mean_pool_backward_op,
-     NULL},
-    {"max pool", 0, 0, lnp_max_pool_shape, lnp_max_pool_plan, lnp_max_pool_forward,
+    {"mean pool", 0, 0, 0, lnp_mean_pool_shape, NULL, lnp_mean_pool_forward,
+     lnp_mean_pool_backward_op, NULL},
+    {"max pool", 0, 0, 0, lnp_max_pool_shape, lnp_max_pool_plan, lnp_max_pool_forward,
      lnp_max_pool_backward_op, NULL},
-    {"cross-entropy", 0, 0, lnp_cross_entropy_shape, lnp_cross_entropy_plan,
-     lnp_cross_entropy_forward, lnp_cross_entropy_backward, NULL},
-    {"ConvNeXt V2 block", 1, 0, lnp_block_shape, lnp_block_plan, lnp_block_forward,
+    {"cross-entropy", 0, 0, 1, lnp_cross_entropy_shape, lnp_cross_entropy_plan,
+     lnp_cross_entropy_forward, lnp_loss_backward, NULL},
+    {"squared error", 0, 0, 1, lnp_shape_same, lnp_value_loss_plan, lnp_squared_error_forward,
+     lnp_loss_backward, NULL},
+    {"binary cross-entropy", 0, 0, 1, lnp_shape_same, lnp_value_loss_plan,
+     lnp_binary_cross_entropy_forward, lnp_loss_backward, NULL},
+    {"ConvNeXt V2 block", 1, 0, 0, lnp_block_shape, lnp_block_plan, lnp_block_forward,
      lnp_block_backward, lnp_block_macs}};
 
 static const lnp_operator *lnp_operator_of(lnp_kind kind) { return &lnp_operators[kind]; }
@@ -11772,6 +11994,7 @@ lensnet_result lensnet_affine(float *output, const float *input, size_t height, 
 lensnet_augmentation lensnet_augmentation_defaults(void)
 {
     lensnet_augmentation augmentation;
+    augmentation.share = 1.0;
     augmentation.hflip_probability = 0.5;
     augmentation.vflip_probability = 0.5;
     augmentation.quarter_turns = 0;
@@ -11793,10 +12016,12 @@ static int lnp_within(double value, double low, double high)
 static lensnet_result lnp_augmentation_check(const lensnet_augmentation *a, size_t height,
                                              size_t width, lensnet_error *error)
 {
-    if (!lnp_within(a->hflip_probability, 0.0, 1.0) || !lnp_within(a->vflip_probability, 0.0, 1.0))
+    if (!lnp_within(a->hflip_probability, 0.0, 1.0) ||
+        !lnp_within(a->vflip_probability, 0.0, 1.0) || !lnp_within(a->share, 0.0, 1.0))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "augmentation: flip probabilities must be 0 to 1, but are %g and %g",
-                        a->hflip_probability, a->vflip_probability);
+                        "augmentation: share and flip probabilities must be 0 to 1, but are %g, %g "
+                        "and %g",
+                        a->share, a->hflip_probability, a->vflip_probability);
     if (!lnp_within(a->degrees, 0.0, 360.0) || !lnp_within(a->translate, 0.0, 1.0) ||
         !lnp_within(a->shear, 0.0, 89.0))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
@@ -11838,6 +12063,7 @@ enum {
     LNP_DRAW_SCALE,
     LNP_DRAW_SHEAR_X,
     LNP_DRAW_SHEAR_Y,
+    LNP_DRAW_SHARE,
     LNP_DRAW_COUNT
 };
 
@@ -11853,6 +12079,8 @@ lensnet_result lensnet_augment_matrix(double matrix[6], size_t height, size_t wi
     lensnet_result result = lnp_augmentation_check(a, height, width, error);
     if (result) return result;
     for (i = 0; i < LNP_DRAW_COUNT; i++) u[i] = lensnet_random_uniform(seed, stream, (uint64_t)i);
+    if (u[LNP_DRAW_SHARE] >= a->share)
+        return lensnet_affine_matrix(matrix, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, error);
     shift_x = lnp_nearest(a->translate * (double)width * (2.0 * u[LNP_DRAW_SHIFT_X] - 1.0));
     shift_y = lnp_nearest(a->translate * (double)height * (2.0 * u[LNP_DRAW_SHIFT_Y] - 1.0));
     scale = a->minimum_scale + (a->maximum_scale - a->minimum_scale) * u[LNP_DRAW_SCALE];
@@ -11991,6 +12219,7 @@ lensnet_result lensnet_normalise(float *output, const float *input, size_t heigh
 lensnet_preprocess lensnet_preprocess_defaults(void)
 {
     lensnet_preprocess preprocess;
+    preprocess.crop = 0;
     preprocess.image_size = 224;
     preprocess.channels = 3;
     preprocess.normalisation = LENSNET_NORMALISATION_ZNORM;
@@ -12005,6 +12234,10 @@ lensnet_result lensnet_preprocess_check(const lensnet_preprocess *preprocess, le
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "preprocess: the image size must be 1 to %d pixels, but is %d",
                         LENSNET_IMAGE_LIMIT, preprocess->image_size);
+    if (preprocess->crop < 0 || preprocess->crop > LENSNET_IMAGE_LIMIT)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "preprocess: the crop must be 0 (none) to %d pixels, but is %d",
+                        LENSNET_IMAGE_LIMIT, preprocess->crop);
     if (preprocess->channels != 1 && preprocess->channels != 3)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "preprocess: channels must be 1 or 3, but are %d", preprocess->channels);
@@ -12028,7 +12261,9 @@ size_t lensnet_preprocess_scratch_bytes(const lensnet_preprocess *preprocess, si
 {
     size_t side, floats, bytes, resize;
     if (lensnet_preprocess_check(preprocess, NULL)) return 0;
+    if (!height || !width || height > LENSNET_IMAGE_LIMIT || width > LENSNET_IMAGE_LIMIT) return 0;
     side = (size_t)preprocess->image_size;
+    if (preprocess->crop) height = width = (size_t)preprocess->crop;
     resize = lensnet_resize_scratch_bytes(side, side, height, width, preprocess->resize);
     if (!resize || !lnp_multiply(height, width, &floats) || !lnp_multiply(side, side, &floats) ||
         floats > SIZE_MAX / 64 || height * width > SIZE_MAX / 64)
@@ -12063,6 +12298,28 @@ static void lnp_expand_channels(float *output, const float *plane, size_t count,
     }
 }
 
+/* Where a crop of `crop` begins in an axis of `size` pixels, or, negative, how many zeros come first. */
+static long lnp_crop_start(size_t size, size_t crop)
+{
+    return size >= crop ? (long)((size - crop) / 2) : -(long)((crop - size + 1) / 2);
+}
+
+/* (height, width) to the (crop, crop) in its middle, zeros where the image ends. */
+static void lnp_crop(float *output, const float *input, size_t height, size_t width, size_t crop)
+{
+    const long top = lnp_crop_start(height, crop), left = lnp_crop_start(width, crop);
+    const size_t begin = left < 0 ? (size_t)-left : 0, from = left < 0 ? 0 : (size_t)left;
+    const size_t count = lnp_min(width, crop);
+    size_t y;
+    if (height < crop || width < crop) memset(output, 0, crop * crop * sizeof *output);
+    for (y = 0; y < crop; y++) {
+        const long row = (long)y + top;
+        if (row < 0 || row >= (long)height) continue;
+        memcpy(output + y * crop + begin, input + (size_t)row * width + from,
+               count * sizeof *output);
+    }
+}
+
 lensnet_result lensnet_preprocess_augmented(float *output, const float *pixels, size_t height,
                                             size_t width, const lensnet_preprocess *preprocess,
                                             const lensnet_augmentation *augmentation, uint64_t seed,
@@ -12079,6 +12336,12 @@ lensnet_result lensnet_preprocess_augmented(float *output, const float *pixels, 
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "preprocess: scratch of lensnet_preprocess_scratch_bytes is needed");
     side = (size_t)preprocess->image_size;
+    if (preprocess->crop) {
+        const size_t crop = (size_t)preprocess->crop;
+        lnp_crop(first, pixels, height, width, crop);
+        height = width = crop;
+        pixels = first;
+    }
     second = first + lnp_first_plane(preprocess, height, width);
     mode = lnp_mode_enter(1);
     result = lensnet_normalise(first, pixels, height, width, preprocess->normalisation, error);
@@ -13543,8 +13806,9 @@ lensnet_result lensnet_metrics_compute(lensnet_metrics *metrics, const double *s
 
 struct lensnet_model {
     lensnet_host host;
-    lensnet_model_desc desc; /* labels point into `labels` */
-    char *labels;            /* `classes` pointers, then the texts */
+    lensnet_model_desc desc; /* labels point into `labels`, heads to `heads` */
+    lensnet_head heads[LENSNET_HEADS];
+    char *labels; /* `classes` pointers, then the texts */
     size_t labels_bytes;
     lensnet_parameters *parameters;
 };
@@ -13651,6 +13915,37 @@ double lensnet_model_macs(const lensnet_model_desc *desc, size_t height, size_t 
     return total + (double)desc->widths[3] * (double)desc->classes;
 }
 
+static int lnp_head_name_valid(const char name[24])
+{
+    size_t i, length = 0;
+    while (length < 24 && name[length]) length++;
+    for (i = 0; i < length; i++) {
+        char c = name[i];
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+              c == '_'))
+            return 0;
+    }
+    return length > 0 && length < 24;
+}
+
+static lensnet_result lnp_heads_check(const lensnet_model_desc *d, lensnet_error *error)
+{
+    size_t i;
+    if (d->head_count > LENSNET_HEADS || (d->head_count && !d->heads))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model: heads are NULL, or more than %d",
+                        LENSNET_HEADS);
+    for (i = 0; i < d->head_count; i++)
+        if (!lnp_head_name_valid(d->heads[i].name) || d->heads[i].stage < 0 ||
+            d->heads[i].stage > LENSNET_HEAD_POOLED || d->heads[i].outputs < 1 ||
+            d->heads[i].outputs > 65536)
+            return lnp_fail(
+                error, LENSNET_ERROR_ARGUMENT,
+                "model: head %d needs a name of letters, digits and _, a stage of 0 ... "
+                "3 or LENSNET_HEAD_POOLED and 1 ... 65536 outputs",
+                (int)i);
+    return LENSNET_OK;
+}
+
 static lensnet_result lnp_model_desc_check(const lensnet_model_desc *d, lensnet_error *error)
 {
     size_t s;
@@ -13666,6 +13961,8 @@ static lensnet_result lnp_model_desc_check(const lensnet_model_desc *d, lensnet_
     if (d->classes < 1 || d->classes > 65536)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model: %lu classes; expected 1 ... 65536",
                         (unsigned long)d->classes);
+    result = lnp_heads_check(d, error);
+    if (result) return result;
     if (!(d->drop_path_rate >= 0.0f && d->drop_path_rate < 1.0f) || !(d->final_norm_epsilon > 0.0f))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "model: drop path rate %g must be 0 ... < 1 and the norm's epsilon %g > 0",
@@ -13757,6 +14054,32 @@ static void lnp_model_add_parameters(lensnet_model *model)
     } while (lnp_slot_next(&slot, &net));
 }
 
+/* They come last, so that the network's own have the same places with and without them. */
+static void lnp_model_add_heads(lensnet_model *model)
+{
+    static const char *const parts[4] = {"layernorm.weight", "layernorm.bias", "weight", "bias"};
+    static const lensnet_initial initials[4] = {LENSNET_INITIAL_ONE, LENSNET_INITIAL_ZERO,
+                                                LENSNET_INITIAL_NORMAL_002, LENSNET_INITIAL_ZERO};
+    size_t i, part;
+    for (i = 0; i < model->desc.head_count; i++) {
+        const lensnet_head *h = &model->heads[i];
+        const size_t c = model->desc.widths[h->stage < 4 ? h->stage : 3];
+        for (part = h->stage < 4 ? 0 : 2; part < 4; part++) {
+            char name[LNP_NAME_CAPACITY];
+            snprintf(name, sizeof name, LNP_STATE_PREFIX "heads.%s.%s", h->name, parts[part]);
+            lensnet_parameter_add(model->parameters, name, part < 2 ? c : h->outputs,
+                                  part == 2 ? c : 0, 0, 0, initials[part]);
+        }
+    }
+}
+
+static size_t lnp_head_parameters(const lensnet_model_desc *d)
+{
+    size_t i, count = 0;
+    for (i = 0; i < d->head_count; i++) count += d->heads[i].stage < 4 ? 4 : 2;
+    return count;
+}
+
 /* Everything but the values. */
 static lensnet_result lnp_model_begin(lensnet_model **result_model, const lensnet_model_desc *desc,
                                       lensnet_error *error)
@@ -13771,10 +14094,13 @@ static lensnet_result lnp_model_begin(lensnet_model **result_model, const lensne
     model->host = host;
     model->desc = *desc;
     model->desc.host = &model->host;
+    if (desc->head_count) memcpy(model->heads, desc->heads, desc->head_count * sizeof *desc->heads);
+    model->desc.heads = model->heads;
     result = lnp_model_take_labels(model, error);
     if (!result) result = lensnet_parameters_create(&model->parameters, &host, error);
     if (!result) {
         lnp_model_add_parameters(model);
+        lnp_model_add_heads(model);
         if (model->parameters->failure.code)
             result = lnp_fail(error, model->parameters->failure.code, "%s",
                               model->parameters->failure.text);
@@ -13888,36 +14214,72 @@ static lensnet_tensor lnp_record_next_block(lnp_recorder *r, lensnet_tensor x,
                                : lnp_record_block(r->g, x, p, rate);
 }
 
-/* Stem, four stages with downsampling between, pooled and normalised features, logits. */
-static lensnet_tensor lnp_record_network(lensnet_graph *g, const lensnet_model_desc *d,
-                                         lensnet_tensor *features)
+/* A stage: downsampling (of the images by 4, of later stages by 2), then its blocks. */
+static lensnet_tensor lnp_record_stage(lnp_recorder *r, lensnet_tensor x,
+                                       const lensnet_model_desc *d, size_t stage)
 {
     const float epsilon = 1e-6f;
+    size_t block;
+    if (stage == 0) {
+        x = lnp_record_patches(r, x, 4);
+        x = lnp_record_norm(r, x, epsilon);
+    } else {
+        x = lnp_record_norm(r, x, epsilon);
+        x = lnp_record_patches(r, x, 2);
+    }
+    for (block = 0; block < d->depths[stage]; block++) x = lnp_record_next_block(r, x, d, stage);
+    return x;
+}
+
+static lensnet_tensor lnp_record_linear(lnp_recorder *r, lensnet_tensor x)
+{
+    lensnet_parameter weight = lnp_next(r), bias = lnp_next(r);
+    return lensnet_linear(r->g, x, weight, bias);
+}
+
+/* Stem, four stages with downsampling between, pooled and normalised features, logits, heads. */
+static lensnet_network lnp_record_network(lensnet_graph *g, const lensnet_model_desc *d)
+{
+    lensnet_network net;
     lnp_recorder r;
-    lensnet_parameter weight, bias;
     lensnet_tensor x;
-    size_t stage, block;
+    size_t i;
     memset(&r, 0, sizeof r);
     r.g = g;
-    for (stage = 0; stage < 4; stage++) r.blocks += d->depths[stage];
+    for (i = 0; i < 4; i++) r.blocks += d->depths[i];
     x = lensnet_input(g, (size_t)d->preprocess.channels);
-    for (stage = 0; stage < 4; stage++) {
-        if (stage == 0) {
-            x = lnp_record_patches(&r, x, 4);
-            x = lnp_record_norm(&r, x, epsilon);
-        } else {
-            x = lnp_record_norm(&r, x, epsilon);
-            x = lnp_record_patches(&r, x, 2);
-        }
-        for (block = 0; block < d->depths[stage]; block++)
-            x = lnp_record_next_block(&r, x, d, stage);
-    }
+    for (i = 0; i < 4; i++) x = net.stages[i] = lnp_record_stage(&r, x, d, i);
     x = lensnet_mean_pool(g, x);
-    x = lnp_record_norm(&r, x, d->final_norm_epsilon);
-    if (features) *features = x;
-    weight = lnp_next(&r);
-    bias = lnp_next(&r);
-    return lensnet_linear(g, x, weight, bias);
+    net.features = lnp_record_norm(&r, x, d->final_norm_epsilon);
+    net.logits = lnp_record_linear(&r, net.features);
+    for (i = 0; i < LENSNET_HEADS; i++) {
+        net.heads[i] = lnp_no_tensor();
+        if (i >= d->head_count || !g->options.training) continue;
+        x = net.features;
+        if (d->heads[i].stage < 4) x = lnp_record_norm(&r, net.stages[d->heads[i].stage], 1e-6f);
+        net.heads[i] = lnp_record_linear(&r, x);
+    }
+    return net;
+}
+
+lensnet_network lensnet_model_record(lensnet_graph *graph, const lensnet_model *model)
+{
+    lensnet_network net;
+    uint64_t mode;
+    size_t i;
+    if (graph && model && graph->parameters == model->parameters && !graph->op_count) {
+        mode = lnp_mode_enter(1); /* drop path's rates are computed here */
+        net = lnp_record_network(graph, &model->desc);
+        lnp_mode_leave(mode, 1);
+        return net;
+    }
+    if (graph && !graph->failure.code)
+        lnp_fail(&graph->failure, LENSNET_ERROR_ARGUMENT,
+                 "model record: expected an empty graph over the model's own parameters");
+    for (i = 0; i < 4; i++) net.stages[i] = lnp_no_tensor();
+    for (i = 0; i < LENSNET_HEADS; i++) net.heads[i] = lnp_no_tensor();
+    net.features = net.logits = lnp_no_tensor();
+    return net;
 }
 
 lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
@@ -13926,7 +14288,6 @@ lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
 {
     lensnet_graph_options defaults = lensnet_graph_defaults();
     lensnet_result result;
-    uint64_t mode;
     if (!graph) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model graph: NULL result pointer");
     *graph = NULL;
     if (!model) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model graph: the model is NULL");
@@ -13939,9 +14300,7 @@ lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
             (unsigned long)options->height, (unsigned long)options->width);
     result = lensnet_graph_create(graph, model->parameters, options, error);
     if (result) return result;
-    mode = lnp_mode_enter(1); /* drop path's rates are computed here */
-    lensnet_cross_entropy(*graph, lnp_record_network(*graph, &model->desc, NULL), loss);
-    lnp_mode_leave(mode, 1);
+    lensnet_cross_entropy(*graph, lensnet_model_record(*graph, model).logits, loss);
     if ((*graph)->failure.code) {
         result = lnp_fail(error, (*graph)->failure.code, "%s", (*graph)->failure.text);
         lensnet_graph_destroy(*graph);
@@ -13954,6 +14313,7 @@ lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
 
 #define LNP_KEY_LABELS        "lensnet.labels" /* one a line */
 #define LNP_KEY_IMAGE_SIZE    "lensnet.image_size"
+#define LNP_KEY_CROP          "lensnet.crop" /* native pixels; absent: none */
 #define LNP_KEY_NORMALISATION "lensnet.normalisation"
 #define LNP_KEY_RESIZE        "lensnet.resize"
 #define LNP_KEY_EPSILON       "lensnet.final_norm_epsilon"
@@ -14007,7 +14367,14 @@ static lensnet_result lnp_read_preprocess(lensnet_preprocess *p, const lensnet_a
     const char *size = lensnet_archive_metadata(archive, LNP_KEY_IMAGE_SIZE);
     const char *normalisation = lensnet_archive_metadata(archive, LNP_KEY_NORMALISATION);
     const char *resize = lensnet_archive_metadata(archive, LNP_KEY_RESIZE);
+    const char *crop = lensnet_archive_metadata(archive, LNP_KEY_CROP);
     char *end;
+    if (crop) {
+        long pixels = strtol(crop, &end, 10);
+        if (*end || end == crop || pixels < 0 || pixels > LENSNET_IMAGE_LIMIT)
+            return lnp_bad_metadata(LNP_KEY_CROP, crop, error);
+        p->crop = (int)pixels;
+    }
     if (size) {
         long pixels = strtol(size, &end, 10);
         if (*end || end == size || pixels < 32 || pixels > 8192)
@@ -14086,6 +14453,8 @@ static void lnp_apply_load_options(lensnet_model_desc *desc, const lensnet_load_
     desc->drop_path_rate = o->drop_path_rate;
     desc->seed = o->seed;
     desc->gradients = o->gradients;
+    desc->heads = o->heads;
+    desc->head_count = o->head_count;
     desc->host = o->host;
 }
 
@@ -14137,14 +14506,14 @@ lensnet_result lensnet_model_load(lensnet_model **model, const char *path,
 }
 
 /* What a file says beside the numbers; texts live in `texts`. */
-#define LNP_PAIRS 7
+#define LNP_PAIRS 8
 typedef struct lnp_metadata {
     lensnet_host host;
     lensnet_archive_pair pairs[LNP_PAIRS];
     size_t count;
     char *labels;
     size_t labels_bytes;
-    char numbers[3][32];
+    char numbers[4][32];
 } lnp_metadata;
 
 static void lnp_metadata_put(lnp_metadata *m, const char *key, const char *value)
@@ -14190,6 +14559,10 @@ static lensnet_result lnp_metadata_begin(lnp_metadata *m, const lensnet_model *m
     lnp_metadata_put(m, LNP_KEY_NORMALISATION,
                      lensnet_normalisation_text(d->preprocess.normalisation));
     lnp_metadata_put(m, LNP_KEY_RESIZE, lensnet_resize_text(d->preprocess.resize));
+    if (d->preprocess.crop) {
+        snprintf(m->numbers[3], sizeof m->numbers[3], "%d", d->preprocess.crop);
+        lnp_metadata_put(m, LNP_KEY_CROP, m->numbers[3]);
+    }
     return lnp_metadata_labels(m, d, error);
 }
 
@@ -14214,20 +14587,21 @@ lensnet_result lensnet_model_save(const lensnet_model *model, const char *path, 
     lensnet_archive_tensor *tensors;
     lnp_metadata metadata;
     lensnet_result result;
-    size_t i;
+    size_t i, count;
     if (!model || !path) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model save: NULL");
     p = model->parameters;
-    tensors = (lensnet_archive_tensor *)lnp_allocate(&model->host, p->count * sizeof *tensors);
+    count = p->count - lnp_head_parameters(&model->desc);
+    tensors = (lensnet_archive_tensor *)lnp_allocate(&model->host, count * sizeof *tensors);
     if (!tensors) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory while saving");
-    for (i = 0; i < p->count; i++)
+    for (i = 0; i < count; i++)
         lnp_describe_tensor(&tensors[i], p->weights[i].name, &p->weights[i],
                             p->values + p->weights[i].offset, dtype);
     result = lnp_metadata_begin(&metadata, model, error);
     if (!result)
-        result = lensnet_archive_save(path, tensors, p->count, metadata.pairs, metadata.count,
+        result = lensnet_archive_save(path, tensors, count, metadata.pairs, metadata.count,
                                       &model->host, error);
     lnp_metadata_end(&metadata);
-    lnp_release(&model->host, tensors, p->count * sizeof *tensors);
+    lnp_release(&model->host, tensors, count * sizeof *tensors);
     return result;
 }
 
@@ -14296,7 +14670,7 @@ static lensnet_result lnp_model_learn_uses(lensnet_model *model, lensnet_error *
     options.batch = 1;
     result = lensnet_graph_create(&g, model->parameters, &options, error);
     if (result) return result;
-    lensnet_output(g, lnp_record_network(g, &model->desc, NULL));
+    lensnet_output(g, lnp_record_network(g, &model->desc).logits);
     if (g->failure.code) result = lnp_fail(error, g->failure.code, "%s", g->failure.text);
     lensnet_graph_destroy(g);
     return result;
@@ -14652,14 +15026,15 @@ static lensnet_result lnp_session_graph(lensnet_session *s, lensnet_error *error
 {
     const lensnet_model *model = s->classifier->model;
     lensnet_graph_options options = lensnet_graph_defaults();
-    lensnet_tensor logits;
+    lensnet_network network;
     lensnet_result result;
     options.height = options.width = (size_t)s->preprocess.image_size;
     options.batch = s->batch;
     result = lensnet_graph_create(&s->graph, model->parameters, &options, error);
     if (result) return result;
-    logits = lnp_record_network(s->graph, &model->desc, &s->features);
-    lensnet_output(s->graph, logits);
+    network = lensnet_model_record(s->graph, model);
+    s->features = network.features;
+    lensnet_output(s->graph, network.logits);
     lensnet_keep(s->graph, s->features);
     result = lensnet_graph_plan(s->graph, NULL, error);
     return result ? result : lensnet_graph_allocate(s->graph, error);
