@@ -141,7 +141,8 @@ typedef enum lensnet_result {
     LENSNET_OK = 0,
     LENSNET_ERROR_ARGUMENT = -1,    /* a value outside its range, or NULL where it is not allowed */
     LENSNET_ERROR_SHAPE = -2,       /* dimensions that do not fit together */
-    LENSNET_ERROR_MEMORY = -3,      /* the host's allocator returned NULL, or a size overflows */
+    LENSNET_ERROR_MEMORY = -3,      /* the host's allocator returned NULL or a block that is not
+                                       aligned as asked, or a size overflows */
     LENSNET_ERROR_FILE = -4,        /* a file cannot be opened, read, written or renamed */
     LENSNET_ERROR_FORMAT = -5,      /* a file's content breaks its format */
     LENSNET_ERROR_UNSUPPORTED = -6, /* a valid request that this build or version does not serve */
@@ -177,9 +178,13 @@ typedef struct lensnet_host {
     void (*release)(void *block, size_t bytes, void *user);
     /* Files. `open` returns NULL on failure; `read` and `write` return 0 on success; `close` of a file
      * that was written makes it appear under its path at once and entirely (commit = 1), or not at
-     * all (commit = 0), and returns 0 on success; the default hooks replace a symbolic link that
-     * stands there. `file_size` answers UINT64_MAX when it cannot tell. Paths are the host's own,
-     * UTF-8 by custom. */
+     * all (commit = 0), and returns 0 on success. `file_size` answers UINT64_MAX when it cannot tell.
+     * A hook that fails may say why in errno. Paths are the host's own, UTF-8 by custom.
+     * The default hooks read and replace regular files only, never a folder, pipe or device, nor a file
+     * that may not be written. A symbolic link stays: what it points to is replaced. The new file has
+     * the old one's mode and, where that is allowed, its owner; other hard links keep the old content.
+     * It is built as PATH.tmp-N beside it; such a file that no living process has open is what a killed
+     * one left, and is removed by the next save to PATH. */
     void *(*file_open)(const char *path, int writing, void *user);
     uint64_t (*file_size)(void *file, void *user);
     int (*file_read)(void *file, uint64_t offset, void *bytes, size_t count, void *user);
@@ -1191,6 +1196,7 @@ LENSNET_API uint64_t lensnet_random_stream(const char *text);
 #if defined(LENSNET_IMPLEMENTATION) && !defined(LENSNET_IMPLEMENTED)
 #define LENSNET_IMPLEMENTED
 
+#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -1336,7 +1342,11 @@ static void lnp_host_release(void *block, size_t bytes, void *user)
  * valid, minimal block, so callers need no special case. */
 static void *lnp_allocate(const lensnet_host *host, size_t bytes)
 {
-    return host->allocate(bytes ? bytes : 1, LNP_ALIGNMENT, host->user);
+    const size_t taken = bytes ? bytes : 1;
+    void *block = host->allocate(taken, LNP_ALIGNMENT, host->user);
+    if ((uintptr_t)block % LNP_ALIGNMENT == 0) return block;
+    host->release(block, taken, host->user); /* vectors would fault on it */
+    return NULL;
 }
 
 static void lnp_release(const lensnet_host *host, void *block, size_t bytes)
@@ -1409,18 +1419,30 @@ static uint64_t lnp_mode_enter(int threads)
 static void lnp_mode_leave(uint64_t host, int threads) { lnp_mode_set_all(host, threads); }
 /* =================================================================================================
  * >>host  The default hooks: memory from malloc, files from stdio, written to a sibling and
- * renamed. A crash at any moment leaves the old file or the new one. Where the system is neither
- * POSIX nor Windows there is no way to force bytes to the disk, and only the rename is left.
+ * renamed. A crash at any moment leaves the old file or the new one. A lock tells a sibling that is
+ * being written from what a killed process left. Where the system is neither POSIX nor Windows there is
+ * no way to force bytes to the disk, and only the rename is left.
  * ============================================================================================== */
 
 #if defined(__GNUC__) && (defined(__unix__) || defined(__APPLE__))
 #define LNP_POSIX_FILES 1
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
 /* Bound by symbol: under -std=c99 the system's headers hide these, in gnu modes and in C++ they
  * declare them with attributes that a second declaration would have to repeat. */
 #define LNP_TEXT_OF(token)          #token
 #define LNP_SYMBOL_OF(prefix, name) LNP_TEXT_OF(prefix) name
-extern int lnp_posix_fileno(FILE *stream) __asm__(LNP_SYMBOL_OF(__USER_LABEL_PREFIX__, "fileno"));
-extern int lnp_posix_fsync(int descriptor) __asm__(LNP_SYMBOL_OF(__USER_LABEL_PREFIX__, "fsync"));
+#define LNP_SYMBOL(name)            __asm__(LNP_SYMBOL_OF(__USER_LABEL_PREFIX__, name))
+extern int lnp_posix_fileno(FILE *stream) LNP_SYMBOL("fileno");
+extern int lnp_posix_fsync(int descriptor) LNP_SYMBOL("fsync");
+extern FILE *lnp_posix_fdopen(int descriptor, const char *mode) LNP_SYMBOL("fdopen");
+extern int lnp_posix_fchmod(int descriptor, mode_t mode) LNP_SYMBOL("fchmod");
+extern int lnp_posix_fchown(int descriptor, uid_t owner, gid_t group) LNP_SYMBOL("fchown");
+extern ssize_t lnp_posix_readlink(const char *path, char *text, size_t size) LNP_SYMBOL("readlink");
+extern char *lnp_posix_realpath(const char *path, char *text) LNP_SYMBOL("realpath");
 #elif defined(_WIN32)
 #include <io.h>
 __declspec(dllimport) int __stdcall MoveFileExA(const char *from, const char *to,
@@ -1439,29 +1461,90 @@ typedef struct lnp_host_file {
     char *sibling;     /* writing: where it is built */
 } lnp_host_file;
 
-/* Opens a file that did not exist: "x" does not follow a link somebody left under that name. */
+#if defined(LNP_POSIX_FILES)
+
+/* What stands under a path or behind a descriptor, in words, unless it is a regular file (NULL). */
+static const char *lnp_special_file(const struct stat *info)
+{
+    if (S_ISREG(info->st_mode)) return NULL;
+    if (S_ISDIR(info->st_mode)) return "it is a folder";
+    if (S_ISFIFO(info->st_mode)) return "it is a pipe";
+    if (S_ISCHR(info->st_mode) || S_ISBLK(info->st_mode)) return "it is a device";
+    return "it is no regular file";
+}
+
+/* Does the path still lead to the file that is open? */
+static int lnp_still_named(int descriptor, const char *path)
+{
+    struct stat opened, named;
+    return fstat(descriptor, &opened) == 0 && stat(path, &named) == 0 &&
+           opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
+static int lnp_is_link(const char *path)
+{
+    char letter;
+    return lnp_posix_readlink(path, &letter, 1) >= 0;
+}
+
+/* A sibling that nobody holds was left by a process that died. On a file system without locks it stays. */
+static void lnp_remove_stale(const char *sibling)
+{
+    struct stat info;
+    int descriptor = lnp_is_link(sibling) ? -1 : open(sibling, O_RDWR | O_NONBLOCK);
+    if (descriptor < 0) return;
+    if (fstat(descriptor, &info) == 0 && S_ISREG(info.st_mode) &&
+        flock(descriptor, LOCK_EX | LOCK_NB) == 0 && lnp_still_named(descriptor, sibling))
+        remove(sibling);
+    close(descriptor);
+}
+
+/* Opens a file that did not exist (so follows no link that somebody left under that name), and holds
+ * it: the lock goes with the process, however that ends. */
 static FILE *lnp_open_new(const char *path)
 {
-#if defined(LNP_POSIX_FILES) || defined(_MSC_VER) || __STDC_VERSION__ + 0 >= 201112L
+    FILE *stream = fopen(path, "wbx");
+    if (!stream) return NULL;
+    if ((flock(lnp_posix_fileno(stream), LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) &&
+        lnp_still_named(lnp_posix_fileno(stream), path))
+        return stream;
+    fclose(stream); /* somebody took it for stale before it was locked, and removes it */
+    errno = EEXIST;
+    return NULL;
+}
+
+#else
+
+static void lnp_remove_stale(const char *sibling) { (void)sibling; }
+
+static FILE *lnp_open_new(const char *path)
+{
+#if defined(_MSC_VER) || __STDC_VERSION__ + 0 >= 201112L
     return fopen(path, "wbx");
 #else
     FILE *present = fopen(path, "rb");
-    if (present) {
-        fclose(present);
-        return NULL;
-    }
-    return fopen(path, "wb");
+    if (!present) return fopen(path, "wb");
+    fclose(present);
+    errno = EEXIST;
+    return NULL;
 #endif
 }
 
+#endif
+
 static FILE *lnp_open_sibling(char *sibling, const char *path)
 {
-    size_t capacity = strlen(path) + LNP_SIBLING_SUFFIX;
+    const size_t capacity = strlen(path) + LNP_SIBLING_SUFFIX;
     FILE *stream = NULL;
     int i;
+    for (i = 0; i < LNP_SIBLING_TRIES; i++) {
+        snprintf(sibling, capacity, "%s.tmp-%d", path, i);
+        lnp_remove_stale(sibling);
+    }
     for (i = 0; i < LNP_SIBLING_TRIES && !stream; i++) {
         snprintf(sibling, capacity, "%s.tmp-%d", path, i);
         stream = lnp_open_new(sibling);
+        if (!stream && errno != EEXIST) break;
     }
     return stream;
 }
@@ -1474,15 +1557,88 @@ static void lnp_host_file_release(lnp_host_file *file)
     lnp_host_release(file, 0, NULL);
 }
 
+/* The file that a save to `path` replaces, in a block of its own: `path`, or what a link there points to;
+ * NULL without memory, or where the link leads nowhere. */
+static char *lnp_host_target(const char *path)
+{
+    const char *target = path;
+    char *resolved = NULL, *copy;
+#if defined(LNP_POSIX_FILES)
+    if (lnp_is_link(path)) target = resolved = lnp_posix_realpath(path, NULL);
+    if (!target) return NULL;
+#endif
+    copy = (char *)lnp_host_allocate(strlen(target) + 1, LNP_ALIGNMENT, NULL);
+    if (copy) memcpy(copy, target, strlen(target) + 1);
+    free(resolved); /* realpath took it with malloc */
+    return copy;
+}
+
+/* May a save replace what stands there? 0, and errno tells why, if not. */
+static int lnp_may_replace(const char *path)
+{
+#if defined(LNP_POSIX_FILES)
+    struct stat info;
+    if (stat(path, &info) != 0) return errno == ENOENT;
+    if (S_ISREG(info.st_mode)) return access(path, W_OK) == 0;
+    errno = S_ISDIR(info.st_mode) ? EISDIR : ENOTSUP;
+    return 0;
+#else
+    (void)path;
+    return 1;
+#endif
+}
+
+/* The new file gets the mode of the one it replaces and, where that is allowed, its owner. */
+static void lnp_host_inherit(FILE *stream, const char *path)
+{
+#if defined(LNP_POSIX_FILES)
+    struct stat old;
+    if (stat(path, &old) != 0) return;
+    (void)lnp_posix_fchown(lnp_posix_fileno(stream), old.st_uid, old.st_gid);
+    (void)lnp_posix_fchmod(lnp_posix_fileno(stream), old.st_mode & 0777);
+#else
+    (void)stream;
+    (void)path;
+#endif
+}
+
 static FILE *lnp_host_file_begin(lnp_host_file *file, const char *path)
 {
-    size_t length = strlen(path);
-    file->path = (char *)lnp_host_allocate(length + 1, LNP_ALIGNMENT, NULL);
-    file->sibling = (char *)lnp_host_allocate(length + LNP_SIBLING_SUFFIX, LNP_ALIGNMENT, NULL);
-    if (!file->path || !file->sibling) return NULL;
-    memcpy(file->path, path, length + 1);
-    return lnp_open_sibling(file->sibling, path);
+    FILE *stream;
+    file->path = lnp_host_target(path);
+    if (!file->path) return NULL;
+    file->sibling =
+        (char *)lnp_host_allocate(strlen(file->path) + LNP_SIBLING_SUFFIX, LNP_ALIGNMENT, NULL);
+    if (!file->sibling || !lnp_may_replace(file->path)) return NULL;
+    stream = lnp_open_sibling(file->sibling, file->path);
+    if (stream) lnp_host_inherit(stream, file->path);
+    return stream;
 }
+
+#if defined(LNP_POSIX_FILES)
+
+/* Only a regular file is read: what else there is may keep us waiting for ever. */
+static FILE *lnp_open_present(const char *path)
+{
+    struct stat info;
+    int descriptor = open(path, O_RDONLY | O_NONBLOCK);
+    FILE *stream = NULL;
+    if (descriptor < 0) return NULL;
+    if (fstat(descriptor, &info) == 0) {
+        if (S_ISREG(info.st_mode))
+            stream = lnp_posix_fdopen(descriptor, "rb");
+        else
+            errno = S_ISDIR(info.st_mode) ? EISDIR : ENOTSUP;
+    }
+    if (!stream) {
+        const int why = errno;
+        close(descriptor);
+        errno = why;
+    }
+    return stream;
+}
+
+#else
 
 /* A folder can be opened like a file, but no byte of it can be read. */
 static FILE *lnp_open_present(const char *path)
@@ -1498,6 +1654,8 @@ static FILE *lnp_open_present(const char *path)
     return stream;
 }
 
+#endif
+
 static void *lnp_host_file_open(const char *path, int writing, void *user)
 {
     lnp_host_file *file =
@@ -1507,7 +1665,9 @@ static void *lnp_host_file_open(const char *path, int writing, void *user)
     memset(file, 0, sizeof *file);
     file->stream = writing ? lnp_host_file_begin(file, path) : lnp_open_present(path);
     if (!file->stream) {
+        const int why = errno;
         lnp_host_file_release(file);
+        errno = why;
         return NULL;
     }
     return file;
@@ -1569,7 +1729,9 @@ static int lnp_host_flush(FILE *stream)
 {
     if (fflush(stream) != 0 || ferror(stream)) return 1;
 #if defined(LNP_POSIX_FILES)
-    return lnp_posix_fsync(lnp_posix_fileno(stream)) != 0;
+    while (lnp_posix_fsync(lnp_posix_fileno(stream)) != 0)
+        if (errno != EINTR) return 1;
+    return 0;
 #elif defined(_WIN32)
     return _commit(_fileno(stream)) != 0;
 #else
@@ -1603,23 +1765,54 @@ static int lnp_host_rename(const char *from, const char *to)
 #endif
 }
 
+/* Closes what was written; it appears under its path, or not at all. On POSIX a second descriptor keeps
+ * the lock until then. */
+static int lnp_host_file_finish(lnp_host_file *file, int commit)
+{
+    int failed, why;
+#if defined(LNP_POSIX_FILES)
+    const int lock = dup(lnp_posix_fileno(file->stream));
+#endif
+    failed = commit && lnp_host_flush(file->stream);
+    if (fclose(file->stream) != 0) failed = 1;
+    if (commit && !failed) failed = lnp_host_rename(file->sibling, file->path);
+    why = errno;
+    if (!commit || failed) remove(file->sibling);
+#if defined(LNP_POSIX_FILES)
+    if (lock >= 0) close(lock);
+#endif
+    if (commit && !failed) lnp_host_flush_folder(file->path);
+    errno = why;
+    return failed;
+}
+
 static int lnp_host_file_close(void *handle, int commit, void *user)
 {
     lnp_host_file *file = (lnp_host_file *)handle;
     int failed = 0;
     (void)user;
-    if (file->path && commit) failed = lnp_host_flush(file->stream);
-    if (fclose(file->stream) != 0 && file->path) failed = 1;
-    if (file->path) {
-        if (commit && !failed) failed = lnp_host_rename(file->sibling, file->path);
-        if (!commit || failed) {
-            remove(file->sibling);
-        } else {
-            lnp_host_flush_folder(file->path);
-        }
-    }
+    if (file->path)
+        failed = lnp_host_file_finish(file, commit);
+    else
+        fclose(file->stream);
     lnp_host_file_release(file);
     return failed;
+}
+
+/* Why a file could not be used, in a few words: what stands under the path of a default hook, else
+ * what a hook left in errno; NULL where it left nothing. */
+static const char *lnp_file_problem(const lensnet_host *host, const char *path)
+{
+    const int why = errno;
+#if defined(LNP_POSIX_FILES)
+    struct stat info;
+    if (host->file_open == lnp_host_file_open && stat(path, &info) == 0 && lnp_special_file(&info))
+        return lnp_special_file(&info);
+#endif
+    (void)host;
+    (void)path;
+    if (why == EEXIST) return "all names for its temporary file are taken";
+    return why ? strerror(why) : NULL;
 }
 
 lensnet_host lensnet_host_defaults(void)
@@ -10179,10 +10372,12 @@ static lensnet_result lnp_archive_finish(lensnet_archive **archive, const char *
 static lensnet_result lnp_archive_open_file(lensnet_archive *archive, const char *path,
                                             lensnet_error *error)
 {
+    errno = 0;
     archive->file = archive->host.file_open(path, 0, archive->host.user);
     if (!archive->file) {
-        return lnp_fail(error, LENSNET_ERROR_FILE,
-                        "Cannot open '%s' for reading. Is it there, a file, and readable?", path);
+        const char *problem = lnp_file_problem(&archive->host, path);
+        return lnp_fail(error, LENSNET_ERROR_FILE, "Cannot read '%.380s': %s.", path,
+                        problem ? problem : "the host's hook failed");
     }
     archive->size = archive->host.file_size(archive->file, archive->host.user);
     if (archive->size == LNP_SIZE_UNKNOWN) {
@@ -10553,9 +10748,9 @@ typedef struct lnp_writer {
 
 static lensnet_result lnp_write_error(const lnp_writer *writer, lensnet_error *error)
 {
-    return lnp_fail(error, LENSNET_ERROR_FILE,
-                    "Cannot write '%s'. Is the folder there and writable, and the disk not full?",
-                    writer->path);
+    const char *problem = lnp_file_problem(writer->host, writer->path);
+    return lnp_fail(error, LENSNET_ERROR_FILE, "Cannot write '%.380s': %s.", writer->path,
+                    problem ? problem : "the host's hook failed");
 }
 
 static lensnet_result lnp_writer_open(lnp_writer *writer, const char *path,
@@ -10563,6 +10758,7 @@ static lensnet_result lnp_writer_open(lnp_writer *writer, const char *path,
 {
     writer->host = host;
     writer->path = path;
+    errno = 0;
     writer->file = host->file_open(path, 1, host->user);
     return writer->file ? LENSNET_OK : lnp_write_error(writer, error);
 }
@@ -10570,6 +10766,7 @@ static lensnet_result lnp_writer_open(lnp_writer *writer, const char *path,
 static lensnet_result lnp_writer_put(lnp_writer *writer, const void *bytes, size_t count,
                                      lensnet_error *error)
 {
+    errno = 0;
     if (!count || writer->host->file_write(writer->file, bytes, count, writer->host->user) == 0) {
         return LENSNET_OK;
     }
@@ -10580,7 +10777,9 @@ static lensnet_result lnp_writer_put(lnp_writer *writer, const void *bytes, size
 static lensnet_result lnp_writer_close(lnp_writer *writer, lensnet_result result,
                                        lensnet_error *error)
 {
-    int failed = writer->host->file_close(writer->file, result == LENSNET_OK, writer->host->user);
+    int failed;
+    errno = 0;
+    failed = writer->host->file_close(writer->file, result == LENSNET_OK, writer->host->user);
     return result || !failed ? result : lnp_write_error(writer, error);
 }
 

@@ -671,22 +671,6 @@ static void test_faults(void)
     remove(old);
 }
 
-/* A stale or planted sibling is neither used nor removed. */
-static void test_siblings(void)
-{
-    FILE *file = fopen(SCRATCH ".tmp-0", "wb");
-    size_t size;
-    unsigned char *bytes;
-    fputs("mine", file);
-    fclose(file);
-    CHECK(save_small(SCRATCH, NULL, NULL) == LENSNET_OK);
-    bytes = load(SCRATCH ".tmp-0", &size);
-    CHECK(size == 4 && memcmp(bytes, "mine", 4) == 0);
-    CHECK(!exists(SCRATCH ".tmp-1"));
-    free(bytes);
-    remove(SCRATCH ".tmp-0");
-}
-
 /* --- names ------------------------------------------------------------------------------------ */
 
 #define NAMES 60
@@ -1077,7 +1061,6 @@ int main(void)
     test_refused_saves();
     test_unreadable();
     test_faults();
-    test_siblings();
     test_slots();
     test_dialects(&net);
     test_wrong_networks(&net);
