@@ -35,7 +35,7 @@
  *     >>results        error codes, the host: memory, files, threads
  *     >>classify       level 1: weights file to answer
  *     >>images         resize, normalise, augment
- *     >>files          safetensors
+ *     >>safetensors    archives: reading any, writing one
  *     >>model          level 2: create, load, save, train a ConvNeXt V2
  *     >>operators      level 3: parameters, graphs, operators
  *     >>metrics        ROC, AUC, report, calibration
@@ -55,7 +55,8 @@
  *     >>operators-impl each operator: shape, plan, forward, backward
  *     >>block          the fused ConvNeXt V2 block
  *     >>operator-table one row for each operator
- *     >>archives       safetensors and the names of three libraries
+ *     >>safetensors    the format
+ *     >>checkpoints    the names of ConvNeXt V2 in three libraries
  *     >>image          the code of >>images
  *     >>schedule       the code of >>schedules
  *     >>adamw-impl     the optimiser
@@ -441,7 +442,7 @@ LENSNET_API lensnet_result lensnet_preprocess_augmented(
     const lensnet_preprocess *preprocess, const lensnet_augmentation *augmentation, uint64_t seed,
     uint64_t epoch, uint64_t file, void *scratch, lensnet_error *error);
 /* -------------------------------------------------------------------------------------------------
- * >>files  Safetensors archives: reading any, writing one.
+ * >>safetensors  Safetensors archives: reading any, writing one.
  * The format is Hugging Face's (github.com/huggingface/safetensors): eight bytes with the length of
  * a JSON table, the table, the numbers. A file is taken for hostile: its table is checked in full,
  * with the file's own size, before anything in it is used, and nothing of its tensors is allocated
@@ -660,10 +661,6 @@ LENSNET_API lensnet_parameters *lensnet_model_parameters(lensnet_model *model); 
  * a weight beyond F16's range is LENSNET_ERROR_NUMBER. The file appears entirely or not at all. */
 LENSNET_API lensnet_result lensnet_model_save(const lensnet_model *model, const char *path,
                                               lensnet_dtype dtype, lensnet_error *error);
-/* `model.safetensors`, `config.json` and `preprocessor_config.json` in an existing folder, for
- * transformers' ConvNextV2ForImageClassification.from_pretrained(folder). */
-LENSNET_API lensnet_result lensnet_model_save_folder(const lensnet_model *model, const char *folder,
-                                                     lensnet_error *error);
 
 /* How a graph is to run; start from lensnet_graph_defaults(). */
 typedef struct lensnet_graph_options {
@@ -1352,6 +1349,24 @@ static void *lnp_allocate(const lensnet_host *host, size_t bytes)
 static void lnp_release(const lensnet_host *host, void *block, size_t bytes)
 {
     if (block) host->release(block, bytes ? bytes : 1, host->user);
+}
+
+/* Room for one more element of a growing table; 1, or 0 without memory and nothing changed. */
+static int lnp_grow(const lensnet_host *host, void **table, size_t count, size_t *capacity,
+                    size_t element)
+{
+    size_t wanted, bytes;
+    void *larger;
+    if (count < *capacity) return 1;
+    wanted = *capacity ? 2 * *capacity : 16;
+    if (!lnp_multiply(wanted, element, &bytes)) return 0;
+    larger = lnp_allocate(host, bytes);
+    if (!larger) return 0;
+    if (count) memcpy(larger, *table, count * element);
+    lnp_release(host, *table, *capacity * element);
+    *table = larger;
+    *capacity = wanted;
+    return 1;
 }
 
 /* --- threads: a loop over outputs, each owned by one worker ------------------------------------- */
@@ -6347,24 +6362,6 @@ void lensnet_parameters_destroy(lensnet_parameters *p)
     lnp_release(&host, p, sizeof *p);
 }
 
-/* Room for one more element of a growing table; 1, or 0 without memory and nothing changed. */
-static int lnp_grow(const lensnet_host *host, void **table, size_t count, size_t *capacity,
-                    size_t element)
-{
-    size_t wanted, bytes;
-    void *larger;
-    if (count < *capacity) return 1;
-    wanted = *capacity ? 2 * *capacity : 16;
-    if (!lnp_multiply(wanted, element, &bytes)) return 0;
-    larger = lnp_allocate(host, bytes);
-    if (!larger) return 0;
-    if (count) memcpy(larger, *table, count * element);
-    lnp_release(host, *table, *capacity * element);
-    *table = larger;
-    *capacity = wanted;
-    return 1;
-}
-
 static lensnet_result lnp_parameter_check(const lensnet_parameters *p, const char *name,
                                           const size_t *shape, int *rank, size_t *size,
                                           lensnet_error *error)
@@ -9363,11 +9360,9 @@ static const lnp_operator lnp_operators[LNP_KIND_COUNT] = {
 
 static const lnp_operator *lnp_operator_of(lnp_kind kind) { return &lnp_operators[kind]; }
 /* =================================================================================================
- * >>archives  Safetensors, the names of ConvNeXt V2 in three libraries, Hugging Face folders.
+ * >>safetensors  The format: numbers, text, JSON, reading and writing an archive.
  * A file is hostile: every size is checked against the file before it is used, the table is all
- * that an archive allocates, and a file that is written appears entirely or not at all. The rooms
- * above use the archive, lnp_slot_next / lnp_role_name / lnp_role_shape for the table of
- * parameters, lnp_checkpoint_* to read one in anybody's names, lnp_folder_save and lnp_labels_read.
+ * that an archive allocates, and a file that is written appears entirely or not at all.
  * ============================================================================================== */
 
 /* --- numbers of 16 bits ----------------------------------------------------------------------- */
@@ -9433,9 +9428,8 @@ static uint16_t lnp_float_to_half(float value)
     }
     if (exponent >= 143) return (uint16_t)(sign | 0x7c00u); /* 2^16 and more */
     if (exponent < 102) return (uint16_t)sign;              /* less than half the smallest */
-    if (exponent < 113) {                                   /* subnormal: no hidden bit */
+    if (exponent < 113)                                     /* subnormal: no hidden bit */
         return (uint16_t)(sign | lnp_shift_to_even(mantissa | 0x800000u, 126 - exponent));
-    }
     /* a carry out of the mantissa rightly runs into the exponent */
     return (uint16_t)(sign | lnp_shift_to_even((exponent - 112) << 23 | mantissa, 13));
 }
@@ -9657,6 +9651,127 @@ static char *lnp_utf8_put(char *out, uint32_t code)
     return out;
 }
 
+/* A text in the making, always ended by a zero; `failed` stays set once there was no room. */
+typedef struct lnp_text {
+    const lensnet_host *host; /* NULL: `text` is the caller's, of `capacity` bytes */
+    char *text;
+    size_t length, capacity;
+    int failed;
+} lnp_text;
+
+/* A text that grows; to be released. */
+static void lnp_text_begin(lnp_text *text, const lensnet_host *host)
+{
+    memset(text, 0, sizeof *text);
+    text->host = host;
+}
+
+/* A text in a buffer of fixed size. */
+static lnp_text lnp_text_in(char *buffer, size_t capacity)
+{
+    lnp_text text;
+    memset(&text, 0, sizeof text);
+    text.text = buffer;
+    text.capacity = capacity;
+    buffer[0] = 0;
+    return text;
+}
+
+static void lnp_text_release(lnp_text *text)
+{
+    if (text->host) lnp_release(text->host, text->text, text->capacity);
+}
+
+static void lnp_text_char(lnp_text *text, char c)
+{
+    size_t needed = text->length + 1; /* and the zero behind it */
+    if (text->failed) return;
+    text->failed = text->host ? !lnp_grow(text->host, (void **)&text->text,
+                                          text->capacity ? needed : 0, &text->capacity, sizeof c)
+                              : needed >= text->capacity;
+    if (text->failed) return;
+    text->text[text->length++] = c;
+    text->text[text->length] = 0;
+}
+
+static void lnp_text_put(lnp_text *text, const char *more)
+{
+    while (*more) lnp_text_char(text, *more++);
+}
+
+static void lnp_text_number(lnp_text *text, uint64_t number)
+{
+    char digits[24];
+    snprintf(digits, sizeof digits, "%llu", (unsigned long long)number);
+    lnp_text_put(text, digits);
+}
+
+/* A JSON string, quoted and escaped as the reference writer does: UTF-8 stays as it is. */
+static void lnp_text_quoted(lnp_text *text, const char *string)
+{
+    static const char plain[] = "\"\\\b\f\n\r\t";
+    static const char escaped[] = "\"\\bfnrt";
+    lnp_text_char(text, '"');
+    for (; *string; string++) {
+        const char *special = strchr(plain, *string);
+        if (special) {
+            lnp_text_char(text, '\\');
+            lnp_text_char(text, escaped[special - plain]);
+        } else if ((unsigned char)*string < 32) {
+            char code[8];
+            snprintf(code, sizeof code, "\\u%04x", (unsigned)(unsigned char)*string);
+            lnp_text_put(text, code);
+        } else {
+            lnp_text_char(text, *string);
+        }
+    }
+    lnp_text_char(text, '"');
+}
+
+static int lnp_is_digit(char c) { return c >= '0' && c <= '9'; }
+
+/* A number's decimal digits with a point, whatever the host's locale (whose point may have several
+ * bytes) and rounding mode are: "%.*g". */
+static void lnp_number_text(char *text, size_t capacity, int precision, double number)
+{
+    const uint64_t mode = lnp_mode_enter(1);
+    char local[400]; /* more than "%g" writes at any precision used */
+    const char *from;
+    char *to = text;
+    snprintf(local, sizeof local, "%.*g", precision, number);
+    lnp_mode_leave(mode, 1);
+    for (from = local; *from && to + 1 < text + capacity; from++)
+        if (lnp_is_digit(*from) || *from == '-' || *from == '+' || *from == 'e')
+            *to++ = *from;
+        else if (to == text || to[-1] != '.')
+            *to++ = '.';
+    *to = 0;
+}
+
+/* The number that all of `text` is, in the digits that lnp_number_text writes; 0 if it is none. */
+static int lnp_number_parse(const char *text, double *number)
+{
+    char local[80], point[16], *end;
+    size_t length = 0, points;
+    uint64_t mode;
+    snprintf(point, sizeof point, "%.1f", 0.5); /* "0.5": what stands between the digits */
+    points = strlen(point) - 2;
+    for (; *text && length + points + 1 < sizeof local; text++) {
+        if (!lnp_is_digit(*text) && !strchr("+-.eE", *text)) return 0;
+        if (*text == '.') {
+            memcpy(local + length, point + 1, points);
+            length += points;
+        } else {
+            local[length++] = *text;
+        }
+    }
+    local[length] = 0;
+    mode = lnp_mode_enter(1);
+    *number = strtod(local, &end);
+    lnp_mode_leave(mode, 1);
+    return !*text && length && !*end;
+}
+
 static void lnp_swap(unsigned char *a, unsigned char *b, size_t size)
 {
     size_t i;
@@ -9673,9 +9788,8 @@ static void lnp_sift(unsigned char *items, size_t root, size_t count, size_t siz
     for (;;) {
         size_t child = 2 * root + 1;
         if (child >= count) return;
-        if (child + 1 < count && compare(items + child * size, items + (child + 1) * size) < 0) {
+        if (child + 1 < count && compare(items + child * size, items + (child + 1) * size) < 0)
             child++;
-        }
         if (compare(items + root * size, items + child * size) >= 0) return;
         lnp_swap(items + root * size, items + child * size, size);
         root = child;
@@ -9717,9 +9831,8 @@ static void lnp_json_fail(lnp_json *json, const char *problem)
 static char lnp_json_peek(lnp_json *json)
 {
     while (json->at < json->length && strchr(" \t\r\n", json->text[json->at]) &&
-           json->text[json->at]) {
+           json->text[json->at])
         json->at++;
-    }
     return json->at < json->length && !json->problem ? json->text[json->at] : '\0';
 }
 
@@ -9732,9 +9845,8 @@ static int lnp_json_take(lnp_json *json, char wanted)
 
 static void lnp_json_begin(lnp_json *json, char bracket)
 {
-    if (!lnp_json_take(json, bracket)) {
+    if (!lnp_json_take(json, bracket))
         lnp_json_fail(json, bracket == '{' ? "expected an object" : "expected an array");
-    }
     if (++json->depth > LNP_JSON_DEPTH) lnp_json_fail(json, "nested too deeply");
 }
 
@@ -9845,8 +9957,6 @@ static char *lnp_json_key(lnp_json *json)
     return json->problem ? NULL : key;
 }
 
-static int lnp_is_digit(char c) { return c >= '0' && c <= '9'; }
-
 /* A non-negative integer: no sign, fraction, exponent or leading zero. */
 static uint64_t lnp_json_integer(lnp_json *json)
 {
@@ -9864,9 +9974,8 @@ static uint64_t lnp_json_integer(lnp_json *json)
         digits++;
         json->at++;
     }
-    if (!digits || (json->at < json->length && strchr(".eE", json->text[json->at]))) {
+    if (!digits || (json->at < json->length && strchr(".eE", json->text[json->at])))
         lnp_json_fail(json, "expected a non-negative integer");
-    }
     return value;
 }
 
@@ -9971,39 +10080,19 @@ static lensnet_result lnp_archive_read(void *bytes, const lensnet_archive *archi
         memcpy(bytes, archive->memory + (size_t)offset, count);
         return LENSNET_OK;
     }
-    if (archive->host.file_read(archive->file, offset, bytes, count, archive->host.user) != 0) {
+    if (archive->host.file_read(archive->file, offset, bytes, count, archive->host.user) != 0)
         return lnp_fail(
             error, LENSNET_ERROR_FILE,
-            "Cannot read %llu bytes at byte %llu of '%s': the device failed, or the file "
-            "was changed while it was open.",
+            "cannot read %llu bytes at byte %llu of '%s': the device failed, or the file "
+            "was changed while it was open",
             (unsigned long long)count, (unsigned long long)offset, archive->path);
-    }
     return LENSNET_OK;
-}
-
-/* Room for one more item in a growing array: the array, perhaps moved, or NULL when memory is out
- * (and then the old one stands). */
-static void *lnp_grown(const lensnet_host *host, void *items, size_t *capacity, size_t count,
-                       size_t size)
-{
-    size_t larger = *capacity ? *capacity : 16;
-    size_t bytes;
-    void *block;
-    if (count < *capacity) return items;
-    if (*capacity && !lnp_multiply(*capacity, 2, &larger)) return NULL;
-    if (!lnp_multiply(larger, size, &bytes)) return NULL;
-    block = lnp_allocate(host, bytes);
-    if (!block) return NULL;
-    if (count) memcpy(block, items, count * size);
-    lnp_release(host, items, *capacity * size);
-    *capacity = larger;
-    return block;
 }
 
 static lensnet_result lnp_no_memory(lensnet_error *error, const char *what, const char *path)
 {
     lnp_quoted quoted;
-    return lnp_fail(error, LENSNET_ERROR_MEMORY, "Out of memory for %s of '%s'.", what,
+    return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for %s of '%s'", what,
                     lnp_quote(&quoted, path));
 }
 
@@ -10011,7 +10100,7 @@ static lensnet_result lnp_archive_json_error(const lensnet_archive *archive, con
                                              lensnet_error *error)
 {
     return lnp_fail(error, LENSNET_ERROR_FORMAT,
-                    "'%s' is not a valid safetensors file: %s at byte %llu of its header. Was the "
+                    "'%s' is not a valid safetensors file: %s at byte %llu of its header; was the "
                     "file copied completely?",
                     archive->path, json->problem, (unsigned long long)json->at);
 }
@@ -10021,17 +10110,16 @@ static lensnet_result lnp_archive_entry_error(const lensnet_archive *archive, co
 {
     lnp_quoted quoted;
     return lnp_fail(error, LENSNET_ERROR_FORMAT,
-                    "'%s' is not a valid safetensors file: tensor '%s' %s.", archive->path,
+                    "'%s' is not a valid safetensors file: tensor '%s' %s", archive->path,
                     lnp_quote(&quoted, name), problem);
 }
 
 static lensnet_result lnp_archive_add_pair(lensnet_archive *archive, const char *key,
                                            const char *value, lensnet_error *error)
 {
-    void *pairs = lnp_grown(&archive->host, archive->pairs, &archive->pair_capacity,
-                            archive->pair_count, sizeof *archive->pairs);
-    if (!pairs) return lnp_no_memory(error, "the metadata", archive->path);
-    archive->pairs = (lensnet_archive_pair *)pairs;
+    if (!lnp_grow(&archive->host, (void **)&archive->pairs, archive->pair_count,
+                  &archive->pair_capacity, sizeof *archive->pairs))
+        return lnp_no_memory(error, "the metadata", archive->path);
     archive->pairs[archive->pair_count].key = key;
     archive->pairs[archive->pair_count].value = value;
     archive->pair_count++;
@@ -10072,7 +10160,7 @@ static lensnet_result lnp_archive_parse_type(lensnet_archive_entry *entry,
     if (!name || lnp_type_find(&entry->dtype, name)) return LENSNET_OK;
     return lnp_fail(error, LENSNET_ERROR_FORMAT,
                     "'%s' is not a valid safetensors file: tensor '%s' has the type '%s'; expected "
-                    "one like F32, F16, BF16 or I64.",
+                    "one like F32, F16, BF16 or I64",
                     archive->path, lnp_quote(&tensor, entry->name), lnp_quote(&type, name));
 }
 
@@ -10085,11 +10173,10 @@ static lensnet_result lnp_archive_parse_shape(lensnet_archive_entry *entry,
     lnp_json_begin(json, '[');
     while (lnp_json_more(json, ']', &count)) {
         uint64_t size = lnp_json_integer(json);
-        if (count > LENSNET_ARCHIVE_RANK) {
+        if (count > LENSNET_ARCHIVE_RANK)
             return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
-                            "Tensor '%s' of '%s' has more than %d dimensions.",
+                            "tensor '%s' of '%s' has more than %d dimensions",
                             lnp_quote(&quoted, entry->name), archive->path, LENSNET_ARCHIVE_RANK);
-        }
         entry->shape[count - 1] = size;
     }
     entry->rank = (int)count;
@@ -10123,20 +10210,18 @@ static lensnet_result lnp_archive_parse_entry(lensnet_archive_entry *entry,
         int field = key ? lnp_archive_field(key) : 0;
         if (field & seen) lnp_json_fail(json, "a field of a tensor stands twice");
         seen |= field;
-        if (field == LNP_FIELD_TYPE) {
+        if (field == LNP_FIELD_TYPE)
             result = lnp_archive_parse_type(entry, archive, json, error);
-        } else if (field == LNP_FIELD_SHAPE) {
+        else if (field == LNP_FIELD_SHAPE)
             result = lnp_archive_parse_shape(entry, archive, json, error);
-        } else if (field == LNP_FIELD_OFFSETS) {
+        else if (field == LNP_FIELD_OFFSETS)
             lnp_archive_parse_offsets(entry, json);
-        } else {
+        else
             lnp_json_skip(json);
-        }
     }
-    if (!result && !json->problem && seen != LNP_FIELD_ALL) {
+    if (!result && !json->problem && seen != LNP_FIELD_ALL)
         return lnp_archive_entry_error(archive, entry->name, "lacks a dtype, shape or data_offsets",
                                        error);
-    }
     return result;
 }
 
@@ -10144,10 +10229,9 @@ static lensnet_result lnp_archive_add_entry(lensnet_archive *archive, const char
                                             lnp_json *json, lensnet_error *error)
 {
     lensnet_archive_entry *entry;
-    void *entries = lnp_grown(&archive->host, archive->entries, &archive->capacity, archive->count,
-                              sizeof *archive->entries);
-    if (!entries) return lnp_no_memory(error, "the table", archive->path);
-    archive->entries = (lensnet_archive_entry *)entries;
+    if (!lnp_grow(&archive->host, (void **)&archive->entries, archive->count, &archive->capacity,
+                  sizeof *archive->entries))
+        return lnp_no_memory(error, "the table", archive->path);
     entry = archive->entries + archive->count;
     memset(entry, 0, sizeof *entry);
     entry->name = name;
@@ -10189,31 +10273,27 @@ static lensnet_result lnp_archive_check_entry(lensnet_archive_entry *entry, uint
     uint64_t bits = lnp_types[entry->dtype].bits;
     uint64_t last = entry->bytes;
     int i;
-    if (entry->offset != *end || last < entry->offset) {
+    if (entry->offset != *end || last < entry->offset)
         return lnp_archive_entry_error(archive, entry->name,
                                        "does not begin where the tensor before it ends, or ends "
                                        "before it begins",
                                        error);
-    }
     entry->count = 1;
     for (i = 0; i < entry->rank; i++) {
-        if (entry->shape[i] && entry->count > UINT64_MAX / entry->shape[i]) {
+        if (entry->shape[i] && entry->count > UINT64_MAX / entry->shape[i])
             return lnp_archive_entry_error(archive, entry->name, "has an impossible shape", error);
-        }
         entry->count *= entry->shape[i];
     }
     if (entry->count > UINT64_MAX / bits || entry->count * bits % 8 != 0 ||
-        entry->count * bits / 8 != last - entry->offset) {
+        entry->count * bits / 8 != last - entry->offset)
         return lnp_archive_entry_error(archive, entry->name,
                                        "has a size in bytes other than its type and shape ask for",
                                        error);
-    }
     *end = last;
     entry->bytes = last - entry->offset;
-    if (last > archive->size - base) {
+    if (last > archive->size - base)
         return lnp_archive_entry_error(archive, entry->name, "ends behind the end of the file",
                                        error);
-    }
     entry->offset += base;
     return LENSNET_OK;
 }
@@ -10249,13 +10329,12 @@ static lensnet_result lnp_archive_check_places(lensnet_archive *archive, lensnet
             lnp_archive_check_entry(archive->entries + i, base, &end, archive, error);
         if (result) return result;
     }
-    if (base + end != archive->size) {
+    if (base + end != archive->size)
         return lnp_fail(error, LENSNET_ERROR_FORMAT,
                         "'%s' is not a valid safetensors file: its table describes %llu bytes, but "
-                        "it has %llu.",
+                        "it has %llu",
                         archive->path, (unsigned long long)(base + end),
                         (unsigned long long)archive->size);
-    }
     return LENSNET_OK;
 }
 
@@ -10270,19 +10349,17 @@ static lensnet_result lnp_archive_index(lensnet_archive *archive, lensnet_error 
     for (i = 0; i < archive->count; i++) archive->by_name[i] = archive->entries + i;
     lnp_sort(archive->by_name, archive->count, sizeof *archive->by_name, lnp_entry_by_name);
     for (i = 1; i < archive->count; i++) {
-        if (strcmp(archive->by_name[i - 1]->name, archive->by_name[i]->name) == 0) {
+        if (strcmp(archive->by_name[i - 1]->name, archive->by_name[i]->name) == 0)
             return lnp_archive_entry_error(archive, archive->by_name[i]->name, "stands twice",
                                            error);
-        }
     }
-    if (archive->pair_count) {
+    if (archive->pair_count)
         lnp_sort(archive->pairs, archive->pair_count, sizeof *archive->pairs, lnp_pair_by_key);
-    }
     for (i = 1; i < archive->pair_count; i++) {
         if (strcmp(archive->pairs[i - 1].key, archive->pairs[i].key) == 0) {
             lnp_quoted quoted;
             return lnp_fail(error, LENSNET_ERROR_FORMAT,
-                            "'%s' is not a valid safetensors file: its metadata have '%s' twice.",
+                            "'%s' is not a valid safetensors file: its metadata have '%s' twice",
                             archive->path, lnp_quote(&quoted, archive->pairs[i].key));
         }
     }
@@ -10297,21 +10374,19 @@ static lensnet_result lnp_archive_header_length(lensnet_archive *archive, const 
     uint64_t length;
     lensnet_result result;
     archive->path = path;
-    if (archive->size < 8) {
+    if (archive->size < 8)
         return lnp_fail(error, LENSNET_ERROR_FORMAT,
-                        "'%s' is not a safetensors file: it has %llu bytes, expected at least 8.",
+                        "'%s' is not a safetensors file: it has %llu bytes, expected at least 8",
                         path, (unsigned long long)archive->size);
-    }
     result = lnp_archive_read(bytes, archive, 0, sizeof bytes, error);
     if (result) return result;
     length = lnp_load64(bytes);
-    if (length > LNP_HEADER_MAX || length > archive->size - 8) {
+    if (length > LNP_HEADER_MAX || length > archive->size - 8)
         return lnp_fail(
             error, LENSNET_ERROR_FORMAT,
             "'%s' is not a safetensors file, or is cut off: its first 8 bytes ask for a "
-            "header of %llu bytes, but %llu follow (and at most 100000000 are allowed).",
+            "header of %llu bytes, but %llu follow (and at most 100000000 are allowed)",
             path, (unsigned long long)length, (unsigned long long)(archive->size - 8));
-    }
     archive->header_length = (size_t)length;
     return LENSNET_OK;
 }
@@ -10330,16 +10405,14 @@ static lensnet_result lnp_archive_load_header(lensnet_archive *archive, const ch
     archive->path = archive->text + archive->header_length + 1;
     result = lnp_archive_read(archive->text, archive, 8, archive->header_length, error);
     if (result) return result;
-    if (archive->text[0] != '{') {
+    if (archive->text[0] != '{')
         return lnp_fail(error, LENSNET_ERROR_FORMAT,
-                        "'%s' is not a safetensors file: its header does not begin with '{'. A "
-                        ".pth file of PyTorch has to be converted first.",
+                        "'%s' is not a safetensors file: its header does not begin with '{'; a "
+                        ".pth file of PyTorch has to be converted first",
                         path);
-    }
-    if (!lnp_utf8_valid(archive->text, archive->header_length)) {
+    if (!lnp_utf8_valid(archive->text, archive->header_length))
         return lnp_fail(error, LENSNET_ERROR_FORMAT,
-                        "'%s' is not a valid safetensors file: its header is not UTF-8.", path);
-    }
+                        "'%s' is not a valid safetensors file: its header is not UTF-8", path);
     return LENSNET_OK;
 }
 
@@ -10376,15 +10449,14 @@ static lensnet_result lnp_archive_open_file(lensnet_archive *archive, const char
     archive->file = archive->host.file_open(path, 0, archive->host.user);
     if (!archive->file) {
         const char *problem = lnp_file_problem(&archive->host, path);
-        return lnp_fail(error, LENSNET_ERROR_FILE, "Cannot read '%.380s': %s.", path,
+        return lnp_fail(error, LENSNET_ERROR_FILE, "cannot read '%.380s': %s", path,
                         problem ? problem : "the host's hook failed");
     }
     archive->size = archive->host.file_size(archive->file, archive->host.user);
-    if (archive->size == LNP_SIZE_UNKNOWN) {
+    if (archive->size == LNP_SIZE_UNKNOWN)
         return lnp_fail(error, LENSNET_ERROR_FILE,
-                        "Cannot tell the size of '%s'. Expected a file on a disk, not a pipe.",
+                        "cannot tell the size of '%s'; expected a file on a disk, not a pipe",
                         path);
-    }
     return LENSNET_OK;
 }
 
@@ -10392,10 +10464,9 @@ lensnet_result lensnet_archive_open(lensnet_archive **archive, const char *path,
                                     const lensnet_host *host, lensnet_error *error)
 {
     lensnet_result result;
-    if (!archive || !path) {
+    if (!archive || !path)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "lensnet_archive_open needs an archive and a path, found NULL.");
-    }
+                        "lensnet_archive_open needs an archive and a path, found NULL");
     result = lnp_archive_begin(archive, host, path, error);
     if (result) return result;
     result = lnp_archive_open_file(*archive, path, error);
@@ -10412,10 +10483,9 @@ lensnet_result lensnet_archive_open_memory(lensnet_archive **archive, const void
                                            lensnet_error *error)
 {
     lensnet_result result;
-    if (!archive || (!bytes && size)) {
+    if (!archive || (!bytes && size))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "lensnet_archive_open_memory needs an archive and bytes, found NULL.");
-    }
+                        "lensnet_archive_open_memory needs an archive and bytes, found NULL");
     result = lnp_archive_begin(archive, host, "(memory)", error);
     if (result) return result;
     (*archive)->memory = (const unsigned char *)bytes;
@@ -10450,11 +10520,10 @@ const lensnet_archive_entry *lensnet_archive_find(const lensnet_archive *archive
         size_t middle = low + (high - low) / 2;
         int order = strcmp(archive->by_name[middle]->name, name);
         if (order == 0) return archive->by_name[middle];
-        if (order < 0) {
+        if (order < 0)
             low = middle + 1;
-        } else {
+        else
             high = middle;
-        }
     }
     return NULL;
 }
@@ -10466,11 +10535,10 @@ const char *lensnet_archive_metadata(const lensnet_archive *archive, const char 
         size_t middle = low + (high - low) / 2;
         int order = strcmp(archive->pairs[middle].key, key);
         if (order == 0) return archive->pairs[middle].value;
-        if (order < 0) {
+        if (order < 0)
             low = middle + 1;
-        } else {
+        else
             high = middle;
-        }
     }
     return NULL;
 }
@@ -10505,14 +10573,13 @@ lensnet_result lensnet_archive_read_float(float *values, const lensnet_archive *
     if (!lnp_types[entry->dtype].readable) {
         lnp_quoted quoted;
         return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
-                        "Tensor '%s' of '%s' has the type %s, which cannot be read as float32; "
-                        "expected F32, F64, F16, BF16, BOOL or integers.",
+                        "tensor '%s' of '%s' has the type %s, which cannot be read as float32; "
+                        "expected F32, F64, F16, BF16, BOOL or integers",
                         lnp_quote(&quoted, entry->name), archive->path,
                         lensnet_dtype_text(entry->dtype));
     }
-    if (entry->count > SIZE_MAX || !lnp_multiply((size_t)entry->count, sizeof(float), &bytes)) {
+    if (entry->count > SIZE_MAX || !lnp_multiply((size_t)entry->count, sizeof(float), &bytes))
         return lnp_no_memory(error, "a tensor", archive->path);
-    }
     mode = lnp_mode_enter(1);
     if (lnp_types[entry->dtype].bits != 32) {
         result = lnp_archive_read_chunks(values, archive, entry, error);
@@ -10532,66 +10599,6 @@ lensnet_result lensnet_archive_read_bytes(void *bytes, const lensnet_archive *ar
 }
 
 /* --- archive: writing ------------------------------------------------------------------------- */
-
-/* A text that grows; `failed` stays set once memory was out. */
-typedef struct lnp_text {
-    const lensnet_host *host;
-    char *text;
-    size_t length, capacity;
-    int failed;
-} lnp_text;
-
-static void lnp_text_release(lnp_text *text)
-{
-    lnp_release(text->host, text->text, text->capacity);
-}
-
-static void lnp_text_char(lnp_text *text, char c)
-{
-    void *grown = text->failed
-                      ? NULL
-                      : lnp_grown(text->host, text->text, &text->capacity, text->length, sizeof c);
-    if (!grown) {
-        text->failed = 1;
-        return;
-    }
-    text->text = (char *)grown;
-    text->text[text->length++] = c;
-}
-
-static void lnp_text_put(lnp_text *text, const char *more)
-{
-    while (*more) lnp_text_char(text, *more++);
-}
-
-static void lnp_text_number(lnp_text *text, uint64_t number)
-{
-    char digits[24];
-    snprintf(digits, sizeof digits, "%llu", (unsigned long long)number);
-    lnp_text_put(text, digits);
-}
-
-/* A JSON string, quoted and escaped as the reference writer does: UTF-8 stays as it is. */
-static void lnp_text_quoted(lnp_text *text, const char *string)
-{
-    static const char plain[] = "\"\\\b\f\n\r\t";
-    static const char escaped[] = "\"\\bfnrt";
-    lnp_text_char(text, '"');
-    for (; *string; string++) {
-        const char *special = strchr(plain, *string);
-        if (special) {
-            lnp_text_char(text, '\\');
-            lnp_text_char(text, escaped[special - plain]);
-        } else if ((unsigned char)*string < 32) {
-            char code[8];
-            snprintf(code, sizeof code, "\\u%04x", (unsigned)(unsigned char)*string);
-            lnp_text_put(text, code);
-        } else {
-            lnp_text_char(text, *string);
-        }
-    }
-    lnp_text_char(text, '"');
-}
 
 /* Bytes and elements of a tensor to be written; 0 when they overflow. */
 static int lnp_tensor_size(size_t *count, size_t *bytes, const lensnet_archive_tensor *tensor)
@@ -10620,9 +10627,8 @@ static const char *lnp_tensor_problem(const lensnet_archive_tensor *tensor)
     if (tensor->values && tensor->bytes) return "has both values and bytes";
     if (!tensor->values && !tensor->bytes && bytes) return "has neither values nor bytes";
     if (tensor->values && tensor->dtype != LENSNET_DTYPE_F32 &&
-        tensor->dtype != LENSNET_DTYPE_F16 && tensor->dtype != LENSNET_DTYPE_BF16) {
+        tensor->dtype != LENSNET_DTYPE_F16 && tensor->dtype != LENSNET_DTYPE_BF16)
         return "has values to be stored as something else than F32, F16 or BF16";
-    }
     return NULL;
 }
 
@@ -10630,7 +10636,7 @@ static lensnet_result lnp_tensor_error(const lensnet_archive_tensor *tensor, con
                                        lensnet_error *error)
 {
     lnp_quoted quoted;
-    return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "Cannot save tensor '%s': it %s.",
+    return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "cannot save tensor '%s': it %s",
                     lnp_quote(&quoted, tensor->name), problem);
 }
 
@@ -10660,11 +10666,9 @@ static lensnet_result lnp_archive_order(const lensnet_archive_tensor **order, si
         if (problem) return lnp_tensor_error(order[i], problem, error);
     }
     lnp_sort(order, count, sizeof *order, lnp_tensor_by_name);
-    for (i = 1; i < count; i++) {
-        if (strcmp(order[i - 1]->name, order[i]->name) == 0) {
+    for (i = 1; i < count; i++)
+        if (strcmp(order[i - 1]->name, order[i]->name) == 0)
             return lnp_tensor_error(order[i], "shares its name with another one", error);
-        }
-    }
     lnp_sort(order, count, sizeof *order, lnp_tensor_by_type);
     return LENSNET_OK;
 }
@@ -10678,13 +10682,12 @@ static lensnet_result lnp_archive_check_pairs(const lensnet_archive_pair *pairs,
         int good = lnp_utf8_valid(pairs[i].key, strlen(pairs[i].key)) &&
                    lnp_utf8_valid(pairs[i].value, strlen(pairs[i].value));
         for (j = 0; j < i; j++) good = good && strcmp(pairs[i].key, pairs[j].key) != 0;
-        if (!good) {
+        if (!good)
             return lnp_fail(
                 error, LENSNET_ERROR_ARGUMENT,
-                "Cannot save the metadata line '%s': it is not UTF-8, or its key stands "
-                "twice.",
+                "cannot save the metadata line '%s': it is not UTF-8, or its key stands "
+                "twice",
                 lnp_quote(&quoted, pairs[i].key));
-        }
     }
     return LENSNET_OK;
 }
@@ -10749,7 +10752,7 @@ typedef struct lnp_writer {
 static lensnet_result lnp_write_error(const lnp_writer *writer, lensnet_error *error)
 {
     const char *problem = lnp_file_problem(writer->host, writer->path);
-    return lnp_fail(error, LENSNET_ERROR_FILE, "Cannot write '%.380s': %s.", writer->path,
+    return lnp_fail(error, LENSNET_ERROR_FILE, "cannot write '%.380s': %s", writer->path,
                     problem ? problem : "the host's hook failed");
 }
 
@@ -10767,9 +10770,8 @@ static lensnet_result lnp_writer_put(lnp_writer *writer, const void *bytes, size
                                      lensnet_error *error)
 {
     errno = 0;
-    if (!count || writer->host->file_write(writer->file, bytes, count, writer->host->user) == 0) {
+    if (!count || writer->host->file_write(writer->file, bytes, count, writer->host->user) == 0)
         return LENSNET_OK;
-    }
     return lnp_write_error(writer, error);
 }
 
@@ -10796,8 +10798,8 @@ static lensnet_result lnp_write_values(lnp_writer *writer, const lensnet_archive
         if (done < count) {
             lnp_quoted quoted;
             return lnp_fail(error, LENSNET_ERROR_NUMBER,
-                            "Cannot save '%s': the value %g of tensor '%s' is beyond the range of "
-                            "%s. Save as F32.",
+                            "cannot save '%s': the value %g of tensor '%s' is beyond the range of "
+                            "%s; save as F32",
                             writer->path, (double)values[done], lnp_quote(&quoted, tensor->name),
                             lensnet_dtype_text(tensor->dtype));
         }
@@ -10848,15 +10850,13 @@ static lensnet_result lnp_archive_save_ordered(const char *path,
     lensnet_result result = lnp_archive_order(order, count, error);
     if (!result) result = lnp_archive_check_pairs(pairs, pair_count, error);
     if (result) return result;
-    memset(&header, 0, sizeof header);
-    header.host = host;
+    lnp_text_begin(&header, host);
     lnp_header_write(&header, order, count, pairs, pair_count);
     if (header.failed) {
         result = lnp_no_memory(error, "the header", path);
     } else if (header.length > LNP_HEADER_MAX) {
-        result =
-            lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
-                     "Cannot save '%s': its table would be longer than 100000000 bytes.", path);
+        result = lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
+                          "cannot save '%s': its table would be longer than 100000000 bytes", path);
     } else {
         result = lnp_archive_write(path, &header, order, count, error);
     }
@@ -10873,10 +10873,9 @@ lensnet_result lensnet_archive_save(const char *path, const lensnet_archive_tens
     const lensnet_archive_tensor **order;
     lensnet_result result;
     size_t bytes, i;
-    if (!path || (!tensors && count) || (!pairs && pair_count)) {
+    if (!path || (!tensors && count) || (!pairs && pair_count))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "lensnet_archive_save needs a path, tensors and pairs, found NULL.");
-    }
+                        "lensnet_archive_save needs a path, tensors and pairs, found NULL");
     if (!lnp_multiply(count, sizeof *order, &bytes)) return lnp_no_memory(error, "the table", path);
     order = (const lensnet_archive_tensor **)lnp_allocate(&copy, bytes);
     if (!order) return lnp_no_memory(error, "the table", path);
@@ -10885,6 +10884,12 @@ lensnet_result lensnet_archive_save(const char *path, const lensnet_archive_tens
     lnp_release(&copy, order, bytes);
     return result;
 }
+
+/* =================================================================================================
+ * >>checkpoints  An archive as a ConvNeXt V2: the names of three libraries, whatever stands before
+ * them, the sizes of the network. The rooms above use lnp_slot_next, lnp_role_name and
+ * lnp_role_shape for the table of parameters, lnp_checkpoint_* to read one in anybody's names.
+ * ============================================================================================== */
 
 /* --- names of ConvNeXt V2 --------------------------------------------------------------------- */
 
@@ -11018,37 +11023,17 @@ static int lnp_slot_next(lnp_slot *slot, const lnp_net *net)
     return 1;
 }
 
-typedef struct lnp_name {
-    char text[LNP_NAME_CAPACITY];
-    size_t length;
-} lnp_name;
-
-static void lnp_name_put(lnp_name *name, const char *more)
-{
-    while (*more && name->length + 1 < sizeof name->text) name->text[name->length++] = *more++;
-    name->text[name->length] = 0;
-}
-
-static void lnp_name_number(lnp_name *name, size_t number)
-{
-    char digits[24];
-    snprintf(digits, sizeof digits, "%llu", (unsigned long long)number);
-    lnp_name_put(name, digits);
-}
-
 /* `gamma`: which of its two names the GRN gets. */
-static void lnp_name_expand(lnp_name *name, const char *pattern, size_t stage, size_t block,
+static void lnp_name_expand(lnp_text *name, const char *pattern, size_t stage, size_t block,
                             int gamma)
 {
-    char letter[2] = {0, 0};
     for (; *pattern; pattern++) {
-        letter[0] = *pattern;
         switch (*pattern) {
-        case '#': lnp_name_number(name, stage); break;
-        case '$': lnp_name_number(name, block); break;
-        case '+': lnp_name_put(name, gamma ? "gamma" : "weight"); break;
-        case '-': lnp_name_put(name, gamma ? "beta" : "bias"); break;
-        default: lnp_name_put(name, letter); break;
+        case '#': lnp_text_number(name, stage); break;
+        case '$': lnp_text_number(name, block); break;
+        case '+': lnp_text_put(name, gamma ? "gamma" : "weight"); break;
+        case '-': lnp_text_put(name, gamma ? "beta" : "bias"); break;
+        default: lnp_text_char(name, *pattern); break;
         }
     }
 }
@@ -11062,11 +11047,9 @@ static int lnp_role_is_head(lnp_role role)
  * ignored where the role has none. LNP_NAME_CAPACITY is always enough. */
 static void lnp_role_name(char *text, size_t capacity, lnp_role role, size_t stage, size_t block)
 {
-    lnp_name name;
-    name.length = 0;
-    if (!lnp_role_is_head(role)) lnp_name_put(&name, LNP_HF_BASE);
+    lnp_text name = lnp_text_in(text, capacity);
+    if (!lnp_role_is_head(role)) lnp_text_put(&name, LNP_HF_BASE);
     lnp_name_expand(&name, lnp_roles[role].names[LNP_DIALECT_HF], stage, block, 0);
-    snprintf(text, capacity, "%s", name.text);
 }
 
 /* The canonical shape (PyTorch's: O I kh kw, O I); returns the rank: 1, 2 or 4. */
@@ -11104,10 +11087,10 @@ static const lensnet_archive_entry *lnp_checkpoint_find(const lnp_checkpoint *ch
     const lensnet_archive_entry *entry = NULL;
     int gamma;
     for (gamma = 0; gamma < 2 && !entry; gamma++) {
-        lnp_name name;
-        name.length = 0;
-        lnp_name_put(&name, checkpoint->prefix);
-        if (!lnp_role_is_head(role)) lnp_name_put(&name, checkpoint->base);
+        char buffer[LNP_NAME_CAPACITY];
+        lnp_text name = lnp_text_in(buffer, sizeof buffer);
+        lnp_text_put(&name, checkpoint->prefix);
+        if (!lnp_role_is_head(role)) lnp_text_put(&name, checkpoint->base);
         lnp_name_expand(&name, lnp_roles[role].names[checkpoint->dialect], stage, block, gamma);
         entry = lensnet_archive_find(checkpoint->archive, name.text);
     }
@@ -11142,7 +11125,7 @@ static lensnet_result lnp_checkpoint_detect(lnp_checkpoint *checkpoint, lensnet_
         "'%s' holds no ConvNeXt V2: expected a tensor named "
         "convnextv2.embeddings.patch_embeddings.weight (transformers), "
         "downsample_layers.0.0.weight (the authors) or stem.0.weight (timm); none of its "
-        "%llu tensors is.",
+        "%llu tensors is",
         checkpoint->archive->path, (unsigned long long)checkpoint->archive->count);
 }
 
@@ -11164,28 +11147,25 @@ static lensnet_result lnp_checkpoint_infer(lnp_checkpoint *checkpoint, lensnet_e
     for (s = 0; s < LNP_STAGES; s++) {
         const lensnet_archive_entry *norm =
             lnp_checkpoint_find(checkpoint, LNP_BLOCK_NORM_WEIGHT, s, 0);
-        if (!norm || norm->count < 1 || norm->count > LNP_WIDTH_MAX) {
+        if (!norm || norm->count < 1 || norm->count > LNP_WIDTH_MAX)
             return lnp_fail(error, LENSNET_ERROR_FORMAT,
                             "'%s' begins like a ConvNeXt V2 but has no block 0 in stage %d, or one "
-                            "of impossible width; expected four stages.",
+                            "of impossible width; expected four stages",
                             path, (int)s);
-        }
         checkpoint->net.widths[s] = (size_t)norm->count;
         checkpoint->net.depths[s] = lnp_checkpoint_depth(checkpoint, s);
     }
-    if (stem->rank != 4 || stem->shape[1] < 1 || stem->shape[1] > LNP_WIDTH_MAX) {
+    if (stem->rank != 4 || stem->shape[1] < 1 || stem->shape[1] > LNP_WIDTH_MAX)
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "'%s': the stem's weight has rank %d; expected (%llu, channels, 4, 4).",
+                        "'%s': the stem's weight has rank %d; expected (%llu, channels, 4, 4)",
                         path, stem->rank, (unsigned long long)checkpoint->net.widths[0]);
-    }
     checkpoint->net.channels = (size_t)stem->shape[1];
     checkpoint->has_head = head || lnp_checkpoint_find(checkpoint, LNP_HEAD_BIAS, 0, 0);
     checkpoint->has_norm = lnp_checkpoint_find(checkpoint, LNP_NORM_WEIGHT, 0, 0) ||
                            lnp_checkpoint_find(checkpoint, LNP_NORM_BIAS, 0, 0);
-    if (head && (head->shape[0] < 1 || head->shape[0] > LNP_WIDTH_MAX)) {
+    if (head && (head->shape[0] < 1 || head->shape[0] > LNP_WIDTH_MAX))
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "'%s': its last layer has an impossible number of classes.", path);
-    }
+                        "'%s': its last layer has an impossible number of classes", path);
     checkpoint->net.classes = head ? (size_t)head->shape[0] : 0;
     return LENSNET_OK;
 }
@@ -11203,10 +11183,10 @@ static int lnp_shape_fits(const lensnet_archive_entry *entry, const size_t *shap
     }
 }
 
-static void lnp_name_dimension(lnp_name *name, int first, size_t size)
+static void lnp_name_dimension(lnp_text *name, int first, size_t size)
 {
-    if (!first) lnp_name_put(name, ", ");
-    lnp_name_number(name, size);
+    if (!first) lnp_text_put(name, ", ");
+    lnp_text_number(name, size);
 }
 
 static lensnet_result lnp_checkpoint_shape_error(const lnp_checkpoint *checkpoint,
@@ -11214,16 +11194,15 @@ static lensnet_result lnp_checkpoint_shape_error(const lnp_checkpoint *checkpoin
                                                  const size_t *shape, int rank,
                                                  lensnet_error *error)
 {
-    lnp_name expected, found;
+    char sizes[2][LNP_NAME_CAPACITY];
+    lnp_text expected = lnp_text_in(sizes[0], sizeof sizes[0]);
+    lnp_text found = lnp_text_in(sizes[1], sizeof sizes[1]);
     lnp_quoted quoted;
     int i;
-    expected.length = found.length = 0;
-    lnp_name_put(&expected, "");
-    lnp_name_put(&found, "");
     for (i = 0; i < rank; i++) lnp_name_dimension(&expected, i == 0, shape[i]);
     for (i = 0; i < entry->rank; i++) lnp_name_dimension(&found, i == 0, (size_t)entry->shape[i]);
     return lnp_fail(
-        error, LENSNET_ERROR_SHAPE, "'%s': tensor '%s' has the shape (%s); expected (%s).",
+        error, LENSNET_ERROR_SHAPE, "'%s': tensor '%s' has the shape (%s); expected (%s)",
         checkpoint->archive->path, lnp_quote(&quoted, entry->name), found.text, expected.text);
 }
 
@@ -11248,21 +11227,19 @@ static lensnet_result lnp_checkpoint_check_slot(const lnp_checkpoint *checkpoint
         return lnp_fail(
             error, LENSNET_ERROR_FORMAT,
             "'%s' lacks a tensor that ConvNeXt V2 needs: the one that transformers calls "
-            "'%s'.",
+            "'%s'",
             checkpoint->archive->path, name);
     }
-    if (!lnp_shape_fits(entry, shape, rank)) {
+    if (!lnp_shape_fits(entry, shape, rank))
         return lnp_checkpoint_shape_error(checkpoint, entry, shape, rank, error);
-    }
     return LENSNET_OK;
 }
 
 static const char *lnp_digits(const char *text, size_t *number)
 {
     *number = 0;
-    while (lnp_is_digit(*text) && *number < SIZE_MAX / 16) {
+    while (lnp_is_digit(*text) && *number < SIZE_MAX / 16)
         *number = *number * 10 + (size_t)(*text++ - '0');
-    }
     return text;
 }
 
@@ -11272,13 +11249,12 @@ static int lnp_pattern_match(const char *pattern, const char *name, lnp_slot *sl
     slot->stage = slot->block = 0;
     for (; *pattern; pattern++) {
         if (*pattern == '+' || *pattern == '-') return 1;
-        if (*pattern == '#') {
+        if (*pattern == '#')
             name = lnp_digits(name, &slot->stage);
-        } else if (*pattern == '$') {
+        else if (*pattern == '$')
             name = lnp_digits(name, &slot->block);
-        } else if (*pattern != *name++) {
+        else if (*pattern != *name++)
             return 0;
-        }
     }
     return *name == 0;
 }
@@ -11308,9 +11284,8 @@ static int lnp_checkpoint_expects(const lnp_checkpoint *checkpoint,
         }
         if (lnp_pattern_match(lnp_roles[i].names[checkpoint->dialect], name, &slot) &&
             lnp_slot_in_net(&slot, &checkpoint->net) &&
-            lnp_checkpoint_find(checkpoint, slot.role, slot.stage, slot.block) == entry) {
+            lnp_checkpoint_find(checkpoint, slot.role, slot.stage, slot.block) == entry)
             return 1;
-        }
     }
     return 0;
 }
@@ -11328,7 +11303,7 @@ static lensnet_result lnp_checkpoint_check_unexpected(const lnp_checkpoint *chec
         return lnp_fail(
             error, LENSNET_ERROR_FORMAT,
             "'%s' has a tensor '%s' that a ConvNeXt V2 with %llu, %llu, %llu, %llu blocks "
-            "does not have. Is it another network, or is a block missing?",
+            "does not have; is it another network, or is a block missing?",
             checkpoint->archive->path, lnp_quote(&quoted, entry->name),
             (unsigned long long)net->depths[0], (unsigned long long)net->depths[1],
             (unsigned long long)net->depths[2], (unsigned long long)net->depths[3]);
@@ -11355,290 +11330,7 @@ static lensnet_result lnp_checkpoint_open(lnp_checkpoint *checkpoint,
     return result ? result : lnp_checkpoint_check_unexpected(checkpoint, error);
 }
 
-/* May the weights go into `net`? Another number of classes, or no head, clears *head_fits only; any
- * other difference is an error. */
-static lensnet_result lnp_checkpoint_fit(const lnp_checkpoint *checkpoint, const lnp_net *net,
-                                         int *head_fits, lensnet_error *error)
-{
-    const lnp_net *found = &checkpoint->net;
-    size_t s;
-    *head_fits = checkpoint->has_head && found->classes == net->classes;
-    for (s = 0; s < LNP_STAGES; s++) {
-        if (found->depths[s] != net->depths[s] || found->widths[s] != net->widths[s]) {
-            return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                            "'%s': stage %d has %llu blocks of width %llu; expected %llu of width "
-                            "%llu. Describe the model as the file has it.",
-                            checkpoint->archive->path, (int)s, (unsigned long long)found->depths[s],
-                            (unsigned long long)found->widths[s],
-                            (unsigned long long)net->depths[s], (unsigned long long)net->widths[s]);
-        }
-    }
-    if (found->channels != net->channels) {
-        return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "'%s' was trained on images of %llu channels; expected %llu.",
-                        checkpoint->archive->path, (unsigned long long)found->channels,
-                        (unsigned long long)net->channels);
-    }
-    return LENSNET_OK;
-}
-
-/* --- Hugging Face folders --------------------------------------------------------------------- */
-
-/* What config.json and preprocessor_config.json say beside what every ConvNeXt V2 has in common. */
-typedef struct lnp_folder {
-    lnp_net net;
-    const char *const *labels; /* net.classes of them */
-    size_t image_size;         /* pixels along a side */
-    float drop_path_rate;
-    float norm_epsilon; /* of the last norm */
-    int rescale;        /* multiply by 1/255 first */
-    int normalize;      /* subtract `mean`, divide by `deviation`: net.channels numbers each */
-    const float *mean, *deviation;
-    lensnet_dtype dtype; /* of the weights beside it: F32, F16 or BF16 */
-} lnp_folder;
-
-/* A number's decimal digits with a point, whatever the host's locale (whose point may have several
- * bytes) and rounding mode are: "%.*g". */
-static void lnp_number_text(char *text, size_t capacity, int precision, double number)
-{
-    const uint64_t mode = lnp_mode_enter(1);
-    char local[400]; /* more than "%g" writes at any precision used */
-    const char *from;
-    char *to = text;
-    snprintf(local, sizeof local, "%.*g", precision, number);
-    lnp_mode_leave(mode, 1);
-    for (from = local; *from && to + 1 < text + capacity; from++)
-        if (lnp_is_digit(*from) || *from == '-' || *from == '+' || *from == 'e')
-            *to++ = *from;
-        else if (to == text || to[-1] != '.')
-            *to++ = '.';
-    *to = 0;
-}
-
-/* The number that all of `text` is, in the digits that lnp_number_text writes; 0 if it is none. */
-static int lnp_number_parse(const char *text, double *number)
-{
-    char local[80], point[16], *end;
-    size_t length = 0, points;
-    uint64_t mode;
-    snprintf(point, sizeof point, "%.1f", 0.5); /* "0.5": what stands between the digits */
-    points = strlen(point) - 2;
-    for (; *text && length + points + 1 < sizeof local; text++) {
-        if (!lnp_is_digit(*text) && !strchr("+-.eE", *text)) return 0;
-        if (*text == '.') {
-            memcpy(local + length, point + 1, points);
-            length += points;
-        } else {
-            local[length++] = *text;
-        }
-    }
-    local[length] = 0;
-    mode = lnp_mode_enter(1);
-    *number = strtod(local, &end);
-    lnp_mode_leave(mode, 1);
-    return !*text && length && !*end;
-}
-
-/* The shortest decimal that reads back as the same float32; with a point or an exponent, and with a
- * point whatever the program's locale. */
-static void lnp_text_float(lnp_text *text, double number)
-{
-    char digits[48];
-    double read;
-    int precision = 1;
-    do {
-        lnp_number_text(digits, sizeof digits, precision++, number);
-    } while (precision <= 9 && !(lnp_number_parse(digits, &read) && (float)read == (float)number));
-    lnp_text_put(text, digits);
-    if (!strpbrk(digits, ".e")) lnp_text_put(text, ".0");
-}
-
-static void lnp_text_field(lnp_text *text, const char *key)
-{
-    if (text->length && text->text[text->length - 1] != '{') lnp_text_char(text, ',');
-    lnp_text_put(text, "\n  ");
-    lnp_text_quoted(text, key);
-    lnp_text_put(text, ": ");
-}
-
-static void lnp_text_sizes(lnp_text *text, const char *key, const size_t *sizes, size_t count)
-{
-    size_t i;
-    lnp_text_field(text, key);
-    lnp_text_char(text, '[');
-    for (i = 0; i < count; i++) {
-        if (i) lnp_text_put(text, ", ");
-        lnp_text_number(text, sizes[i]);
-    }
-    lnp_text_char(text, ']');
-}
-
-static void lnp_text_floats(lnp_text *text, const char *key, const float *numbers, size_t count)
-{
-    size_t i;
-    lnp_text_field(text, key);
-    lnp_text_char(text, '[');
-    for (i = 0; i < count; i++) {
-        if (i) lnp_text_put(text, ", ");
-        lnp_text_float(text, (double)numbers[i]);
-    }
-    lnp_text_char(text, ']');
-}
-
-static void lnp_text_field_size(lnp_text *text, const char *key, size_t number)
-{
-    lnp_text_field(text, key);
-    lnp_text_number(text, number);
-}
-
-static void lnp_text_field_float(lnp_text *text, const char *key, double number)
-{
-    lnp_text_field(text, key);
-    lnp_text_float(text, number);
-}
-
-static void lnp_text_field_string(lnp_text *text, const char *key, const char *string)
-{
-    lnp_text_field(text, key);
-    lnp_text_quoted(text, string);
-}
-
-static void lnp_text_field_flag(lnp_text *text, const char *key, int flag)
-{
-    lnp_text_field(text, key);
-    lnp_text_put(text, flag ? "true" : "false");
-}
-
-/* {"0": "no", ...} or, `inverse`, {"no": 0, ...} */
-static void lnp_text_labels(lnp_text *text, const char *key, const lnp_folder *desc, int inverse)
-{
-    size_t i;
-    lnp_text_field(text, key);
-    lnp_text_char(text, '{');
-    for (i = 0; i < desc->net.classes; i++) {
-        lnp_text_put(text, i ? ",\n    " : "\n    ");
-        if (inverse) {
-            lnp_text_quoted(text, desc->labels[i]);
-            lnp_text_put(text, ": ");
-            lnp_text_number(text, i);
-        } else {
-            lnp_text_char(text, '"');
-            lnp_text_number(text, i);
-            lnp_text_put(text, "\": ");
-            lnp_text_quoted(text, desc->labels[i]);
-        }
-    }
-    lnp_text_put(text, "\n  }");
-}
-
-/* The fields of transformers' ConvNextV2Config. */
-static void lnp_text_config(lnp_text *text, const lnp_folder *desc)
-{
-    lnp_text_char(text, '{');
-    lnp_text_field(text, "architectures");
-    lnp_text_put(text, "[\"ConvNextV2ForImageClassification\"]");
-    lnp_text_sizes(text, "depths", desc->net.depths, LNP_STAGES);
-    lnp_text_field_float(text, "drop_path_rate", (double)desc->drop_path_rate);
-    lnp_text_field_string(text, "hidden_act", "gelu");
-    lnp_text_sizes(text, "hidden_sizes", desc->net.widths, LNP_STAGES);
-    lnp_text_labels(text, "id2label", desc, 0);
-    lnp_text_field_size(text, "image_size", desc->image_size);
-    lnp_text_field_float(text, "initializer_range", 0.02);
-    lnp_text_labels(text, "label2id", desc, 1);
-    lnp_text_field_float(text, "layer_norm_eps", (double)desc->norm_epsilon);
-    lnp_text_field_string(text, "model_type", "convnextv2");
-    lnp_text_field_size(text, "num_channels", desc->net.channels);
-    lnp_text_field_size(text, "num_stages", LNP_STAGES);
-    lnp_text_field_size(text, "patch_size", 4);
-    lnp_text_field_string(text, "torch_dtype",
-                          desc->dtype == LENSNET_DTYPE_F16    ? "float16"
-                          : desc->dtype == LENSNET_DTYPE_BF16 ? "bfloat16"
-                                                              : "float32");
-    lnp_text_put(text, "\n}\n");
-}
-
-/* The fields of transformers' ConvNextImageProcessor. crop_pct 1: the shorter edge becomes
- * image_size by bilinear resizing (2 in Pillow's count) and the middle is kept. */
-static void lnp_text_preprocessor(lnp_text *text, const lnp_folder *desc)
-{
-    lnp_text_char(text, '{');
-    lnp_text_field_float(text, "crop_pct", 1.0);
-    lnp_text_field_flag(text, "do_normalize", desc->normalize);
-    lnp_text_field_flag(text, "do_rescale", desc->rescale);
-    lnp_text_field_flag(text, "do_resize", 1);
-    if (desc->normalize) lnp_text_floats(text, "image_mean", desc->mean, desc->net.channels);
-    lnp_text_field_string(text, "image_processor_type", "ConvNextImageProcessor");
-    if (desc->normalize) lnp_text_floats(text, "image_std", desc->deviation, desc->net.channels);
-    lnp_text_field_size(text, "resample", 2);
-    lnp_text_field(text, "rescale_factor");
-    lnp_text_put(text, "0.00392156862745098");
-    lnp_text_field(text, "size");
-    lnp_text_put(text, "{\"shortest_edge\": ");
-    lnp_text_number(text, desc->image_size);
-    lnp_text_put(text, "}\n}\n");
-}
-
-/* "folder/name", ending in a zero. */
-static void lnp_text_path(lnp_text *text, const char *folder, const char *name)
-{
-    size_t length = strlen(folder);
-    lnp_text_put(text, folder);
-    if (length && folder[length - 1] != '/') lnp_text_char(text, '/');
-    lnp_text_put(text, name);
-    lnp_text_char(text, '\0');
-}
-
-static lensnet_result lnp_text_save(const char *path, const lnp_text *text, lensnet_error *error)
-{
-    lnp_writer writer;
-    lensnet_result result = lnp_writer_open(&writer, path, text->host, error);
-    if (result) return result;
-    result = lnp_writer_put(&writer, text->text, text->length, error);
-    return lnp_writer_close(&writer, result, error);
-}
-
-static lensnet_result lnp_folder_put(const char *folder, const char *name,
-                                     void (*write)(lnp_text *text, const lnp_folder *desc),
-                                     const lnp_folder *desc, const lensnet_host *host,
-                                     lensnet_error *error)
-{
-    lnp_text path, text;
-    lensnet_result result;
-    memset(&path, 0, sizeof path);
-    memset(&text, 0, sizeof text);
-    path.host = text.host = host;
-    lnp_text_path(&path, folder, name);
-    write(&text, desc);
-    if (path.failed || text.failed) {
-        result = lnp_no_memory(error, name, folder);
-    } else {
-        result = lnp_text_save(path.text, &text, error);
-    }
-    lnp_text_release(&path);
-    lnp_text_release(&text);
-    return result;
-}
-
-/* Writes config.json and preprocessor_config.json into an existing folder, so that with the weights
- * beside them (model.safetensors) transformers' ConvNextV2ForImageClassification.from_pretrained
- * loads it. */
-static lensnet_result lnp_folder_save(const char *folder, const lnp_folder *desc,
-                                      const lensnet_host *host, lensnet_error *error)
-{
-    lensnet_host copy = lnp_host_copy(host);
-    lensnet_result result;
-    size_t i;
-    for (i = 0; i < desc->net.classes; i++) {
-        if (!lnp_utf8_valid(desc->labels[i], strlen(desc->labels[i]))) {
-            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "Label %llu is not UTF-8.",
-                            (unsigned long long)i);
-        }
-    }
-    result = lnp_folder_put(folder, "config.json", lnp_text_config, desc, &copy, error);
-    if (result) return result;
-    return lnp_folder_put(folder, "preprocessor_config.json", lnp_text_preprocessor, desc, &copy,
-                          error);
-}
+/* --- the labels of a config.json ------------------------------------------------------------- */
 
 /* The class names of a config.json. */
 typedef struct lnp_labels {
@@ -11677,7 +11369,7 @@ static lensnet_result lnp_labels_load(lnp_labels *labels, const char *path, lens
     if (labels->file_bytes && !labels->file) return lnp_no_memory(error, "the text", path);
     if (!failed) return LENSNET_OK;
     return lnp_fail(error, LENSNET_ERROR_FILE,
-                    "Cannot read '%s'. Is it there, a file of at most 16 MiB, and readable?", path);
+                    "cannot read '%s'; is it there, a file of at most 16 MiB, and readable?", path);
 }
 
 static lensnet_result lnp_labels_parse_map(lnp_labels *labels, lnp_json *json, const char *path,
@@ -11688,12 +11380,10 @@ static lensnet_result lnp_labels_parse_map(lnp_labels *labels, lnp_json *json, c
     while (lnp_json_more(json, '}', &count)) {
         const char *key = lnp_json_key(json);
         const char *value = lnp_json_string(json);
-        void *pairs;
         if (json->problem) break;
-        pairs = lnp_grown(&labels->host, labels->pairs, &labels->pair_capacity, labels->count,
-                          sizeof *labels->pairs);
-        if (!pairs) return lnp_no_memory(error, "the labels", path);
-        labels->pairs = (lensnet_archive_pair *)pairs;
+        if (!lnp_grow(&labels->host, (void **)&labels->pairs, labels->count, &labels->pair_capacity,
+                      sizeof *labels->pairs))
+            return lnp_no_memory(error, "the labels", path);
         labels->pairs[labels->count].key = key;
         labels->pairs[labels->count++].value = value;
     }
@@ -11712,15 +11402,14 @@ static lensnet_result lnp_labels_parse(lnp_labels *labels, const char *path, len
     lnp_json_begin(&json, '{');
     while (!result && lnp_json_more(&json, '}', &count)) {
         const char *key = lnp_json_key(&json);
-        if (key && strcmp(key, "id2label") == 0 && labels->count == 0) {
+        if (key && strcmp(key, "id2label") == 0 && labels->count == 0)
             result = lnp_labels_parse_map(labels, &json, path, error);
-        } else {
+        else
             lnp_json_skip(&json);
-        }
     }
     lnp_json_end(&json);
     if (result || !json.problem) return result;
-    return lnp_fail(error, LENSNET_ERROR_FORMAT, "'%s' is not valid JSON: %s at byte %llu.", path,
+    return lnp_fail(error, LENSNET_ERROR_FORMAT, "'%s' is not valid JSON: %s at byte %llu", path,
                     json.problem, (unsigned long long)json.at);
 }
 
@@ -11738,7 +11427,7 @@ static lensnet_result lnp_labels_order(lnp_labels *labels, const char *path, len
             labels->text[number]) {
             lnp_quoted quoted;
             return lnp_fail(error, LENSNET_ERROR_FORMAT,
-                            "'%s': the keys of id2label are not the numbers 0 to %llu; found '%s'.",
+                            "'%s': the keys of id2label are not the numbers 0 to %llu; found '%s'",
                             path, (unsigned long long)(labels->count - 1),
                             lnp_quote(&quoted, labels->pairs[i].key));
         }
@@ -13999,7 +13688,7 @@ lensnet_result lensnet_metrics_compute(lensnet_metrics *metrics, const double *s
 }
 /* =================================================================================================
  * >>convnext-v2  The network, as in the paper, and its way to and from files.
- * Parameters stand in the order of transformers' files (>>archives): stem, then stage by stage the
+ * Parameters stand in the order of transformers' files (>>checkpoints): stem, then stage by stage the
  * downsampling and the blocks, then norm and head. Recording walks the same order.
  * ============================================================================================== */
 
@@ -14801,41 +14490,6 @@ lensnet_result lensnet_model_save(const lensnet_model *model, const char *path, 
                                       &model->host, error);
     lnp_metadata_end(&metadata);
     lnp_release(&model->host, tensors, count * sizeof *tensors);
-    return result;
-}
-
-static const float lnp_imagenet_mean_rgb[3] = {0.485f, 0.456f, 0.406f};
-static const float lnp_imagenet_deviation_rgb[3] = {0.229f, 0.224f, 0.225f};
-
-lensnet_result lensnet_model_save_folder(const lensnet_model *model, const char *folder,
-                                         lensnet_error *error)
-{
-    const char *name = "/model.safetensors";
-    lnp_folder desc;
-    char *path;
-    size_t bytes;
-    lensnet_result result;
-    if (!model || !folder) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model save: NULL");
-    memset(&desc, 0, sizeof desc);
-    desc.net = lnp_net_of(&model->desc);
-    desc.labels = model->desc.labels;
-    desc.image_size = (size_t)model->desc.preprocess.image_size;
-    desc.drop_path_rate = model->desc.drop_path_rate;
-    desc.norm_epsilon = model->desc.final_norm_epsilon;
-    desc.normalize =
-        desc.net.channels == 3 &&
-        (model->desc.preprocess.normalisation == LENSNET_NORMALISATION_IMAGENET ||
-         model->desc.preprocess.normalisation == LENSNET_NORMALISATION_MINMAX_IMAGENET);
-    desc.mean = lnp_imagenet_mean_rgb;
-    desc.deviation = lnp_imagenet_deviation_rgb;
-    desc.dtype = LENSNET_DTYPE_F32;
-    bytes = strlen(folder) + strlen(name) + 1;
-    path = (char *)lnp_allocate(&model->host, bytes);
-    if (!path) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory while saving");
-    snprintf(path, bytes, "%s%s", folder, name);
-    result = lensnet_model_save(model, path, LENSNET_DTYPE_F32, error);
-    if (!result) result = lnp_folder_save(folder, &desc, &model->host, error);
-    lnp_release(&model->host, path, bytes);
     return result;
 }
 

@@ -26,6 +26,7 @@
 #include "../tools/simulate.h"
 
 #include "evaluation.h"
+#include "huggingface.h"
 #include "progress.h"
 #include "simulated.h"
 #include "train_settings.h"
@@ -852,7 +853,7 @@ static int save_folder(const run *r, lensnet_error *error)
     if (!system_make_folder(r->folder))
         return dataset_fail(error, "%s: the folder cannot be made: %s", r->folder, strerror(errno));
     if (lensnet_model_load(&model, r->best, &load, NULL, error)) return 0;
-    good = !lensnet_model_save_folder(model, r->folder, error);
+    good = !huggingface_save(model, r->folder, error);
     lensnet_model_destroy(model);
     return good;
 }

@@ -2,6 +2,7 @@
  * lie. cc -O2 -fopenmp -I. tests/test_files.c -o build/test_files -lm */
 #define LENSNET_IMPLEMENTATION
 #include "lensnet.h"
+#include "examples/huggingface.h"
 #include "tests/lngen.h"
 #include "tests/test.h"
 
@@ -859,10 +860,6 @@ static lensnet_result open_scratch(lensnet_error *error)
 static void test_wrong_networks(small_net *net)
 {
     lensnet_error error;
-    lensnet_archive *archive;
-    lnp_checkpoint checkpoint;
-    lnp_net other;
-    int head_fits = 1;
     small_save(net, TRANSFORMERS, "", "", 0, "stages.2.layers.0.pwconv1.bias");
     CHECK(open_scratch(&error) == LENSNET_ERROR_FORMAT);
     CHECK(contains(error.text, "lacks") &&
@@ -886,20 +883,6 @@ static void test_wrong_networks(small_net *net)
     CHECK(contains(error.text, "(8, 3, 2, 8); expected (8, 3, 4, 4)"));
     net->shape[0][2] = net->shape[0][3] = 4;
 
-    small_save(net, TRANSFORMERS, "", "", 0, NULL);
-    archive = open_good(SCRATCH);
-    CHECK(lnp_checkpoint_open(&checkpoint, archive, &error) == LENSNET_OK);
-    other = checkpoint.net;
-    CHECK(lnp_checkpoint_fit(&checkpoint, &other, &head_fits, &error) == LENSNET_OK && head_fits);
-    other.classes = 10;
-    CHECK(lnp_checkpoint_fit(&checkpoint, &other, &head_fits, &error) == LENSNET_OK && !head_fits);
-    other.depths[2] = 3;
-    CHECK(lnp_checkpoint_fit(&checkpoint, &other, &head_fits, &error) == LENSNET_ERROR_SHAPE);
-    CHECK(contains(error.text, "stage 2 has 1 blocks of width 32; expected 3 of width 32"));
-    other = checkpoint.net;
-    other.channels = 1;
-    CHECK(lnp_checkpoint_fit(&checkpoint, &other, &head_fits, &error) == LENSNET_ERROR_SHAPE);
-    lensnet_archive_close(archive);
 }
 
 /* A tensor too many: refused under any name but those of the training state. */
@@ -958,30 +941,23 @@ static void test_slots(void)
 
 /* --- folders ---------------------------------------------------------------------------------- */
 
+static const char *const folder_files[] = {"build/config.json", "build/preprocessor_config.json",
+                                           "build/image_processing_lensnet.py", "build/README.md"};
+
 static void test_folder(void)
 {
     static const char *const labels[3] = {"no", "sph\"ere\\\n", "v\xc3\xb6rt"};
-    static const float mean[3] = {0.485f, 0.456f, 0.406f}, deviation[3] = {0.229f, 0.224f, 1};
-    static const lnp_net net = {{3, 3, 9, 3}, {96, 192, 384, 768}, 3, 3};
-    lnp_folder desc;
+    lensnet_model_desc desc = lensnet_model_defaults();
     lnp_labels read;
     lensnet_error error;
     unsigned char *text;
-    size_t size;
+    size_t size, i;
     long n;
     faulty f;
     lensnet_host host;
-    memset(&desc, 0, sizeof desc);
-    desc.net = net;
     desc.labels = labels;
-    desc.image_size = 224;
     desc.drop_path_rate = 0.1f;
-    desc.norm_epsilon = 1e-6f;
-    desc.normalize = 1;
-    desc.mean = mean;
-    desc.deviation = deviation;
-    desc.dtype = LENSNET_DTYPE_F32;
-    CHECK(lnp_folder_save("build", &desc, NULL, &error) == LENSNET_OK);
+    CHECK(huggingface_describe(&desc, LENSNET_DTYPE_F32, "build", &error) == LENSNET_OK);
     CHECK(lnp_labels_read(&read, "build/config.json", NULL, &error) == LENSNET_OK);
     CHECK(read.count == 3 && strcmp(read.text[0], "no") == 0);
     CHECK(read.count == 3 && strcmp(read.text[1], labels[1]) == 0 &&
@@ -996,23 +972,27 @@ static void test_folder(void)
     CHECK(contains((char *)text, "\"torch_dtype\": \"float32\""));
     free(text);
     text = load("build/preprocessor_config.json", &size);
-    CHECK(contains((char *)text, "\"image_mean\": [0.485, 0.456, 0.406]"));
-    CHECK(contains((char *)text, "\"image_std\": [0.229, 0.224, 1.0]"));
-    CHECK(contains((char *)text, "\"size\": {\"shortest_edge\": 224}"));
+    CHECK(contains((char *)text, "\"image_processing_lensnet.LensnetImageProcessor\""));
+    CHECK(contains((char *)text, "\"normalisation\": \"znorm\""));
+    CHECK(contains((char *)text, "\"size\": {\"height\": 224, \"width\": 224}"));
+    free(text);
+    text = load("build/README.md", &size);
+    CHECK(contains((char *)text, "trust_remote_code=True") &&
+          contains((char *)text, "0. \"no\"\n1. "));
     free(text);
     for (n = 1; n < 1000; n++) {
         lensnet_result result;
         host = faulty_host(&f);
         f.fail_allocation = n;
-        result = lnp_folder_save("build", &desc, &host, &error);
+        desc.host = &host;
+        result = huggingface_describe(&desc, LENSNET_DTYPE_F32, "build", &error);
         if (!result) result = lnp_labels_read(&read, "build/config.json", &host, &error);
         if (!result) lnp_labels_release(&read);
         CHECK(f.live == 0 && (!result || result == LENSNET_ERROR_MEMORY));
         if (!result) break;
     }
     CHECK(n > 10 && n < 1000);
-    remove("build/config.json");
-    remove("build/preprocessor_config.json");
+    for (i = 0; i < sizeof folder_files / sizeof *folder_files; i++) remove(folder_files[i]);
 }
 
 static void test_labels(void)

@@ -9,6 +9,7 @@
  *                                                  saves the weights as OUT */
 #define LENSNET_IMPLEMENTATION
 #include "lensnet.h"
+#include "examples/huggingface.h"
 #include "tests/lngen.h"
 
 static lensnet_error error;
@@ -41,7 +42,7 @@ static int save(char **arguments)
     desc.classes = (size_t)atol(arguments[2]);
     must(lensnet_model_create(&model, &desc, &error));
     lngen_parameters(lensnet_model_parameters(model));
-    must(lensnet_model_save_folder(model, arguments[0], &error));
+    must(huggingface_save(model, arguments[0], &error));
     lensnet_model_destroy(model);
     return 0;
 }

@@ -6,6 +6,7 @@
  * stay what they are to the bit, half precision is widened, or all is rounded to it if asked. */
 #define LENSNET_IMPLEMENTATION
 #include "lensnet.h"
+#include "examples/huggingface.h"
 #include "tools/torch_file.h"
 
 #define SUMMARY 400
@@ -193,32 +194,27 @@ static lensnet_result find_labels(const char **labels, size_t count, char *text,
 
 static lensnet_result save_config(const source *in, const settings *s, lensnet_error *error)
 {
-    static const float mean[3] = {0.485f, 0.456f,
-                                  0.406f}; /* ImageNet's, as in the released models */
-    static const float deviation[3] = {0.229f, 0.224f, 0.225f};
     size_t count = in->checkpoint.net.classes;
     size_t text_bytes = 32 * count + (s->labels ? strlen(s->labels) : 0) + 1;
     const char **labels = (const char **)malloc((count + 1) * sizeof *labels);
     char *text = (char *)malloc(text_bytes);
     lensnet_result result;
     lnp_labels read;
-    lnp_folder desc;
+    lensnet_model_desc desc = lensnet_model_defaults();
     memset(&read, 0, sizeof read);
-    memset(&desc, 0, sizeof desc);
-    desc.net = in->checkpoint.net;
+    memcpy(desc.depths, in->checkpoint.net.depths, sizeof desc.depths);
+    memcpy(desc.widths, in->checkpoint.net.widths, sizeof desc.widths);
+    desc.classes = count;
     desc.labels = labels;
-    desc.image_size = s->image_size;
-    desc.norm_epsilon = 1e-6f;
-    desc.rescale = 1;
-    desc.normalize = desc.net.channels == 3;
-    desc.mean = mean;
-    desc.deviation = deviation;
-    desc.dtype = s->half ? LENSNET_DTYPE_F16 : LENSNET_DTYPE_F32;
+    desc.preprocess.image_size = (int)s->image_size;
+    desc.preprocess.channels = (int)in->checkpoint.net.channels;
     if (!labels || !text) {
         result = lnp_fail(error, LENSNET_ERROR_MEMORY, "Out of memory for the labels.");
     } else {
         result = find_labels(labels, count, text, &read, s, error);
-        if (!result) result = lnp_folder_save(s->out, &desc, NULL, error);
+        if (!result)
+            result = huggingface_describe(&desc, s->half ? LENSNET_DTYPE_F16 : LENSNET_DTYPE_F32,
+                                          s->out, error);
     }
     if (read.count) lnp_labels_release(&read);
     free(labels);

@@ -849,8 +849,7 @@ static lensnet_result torch_file_host(torch_file *file, lensnet_host *host, lens
     lnp_text text;
     size_t i;
     int good;
-    memset(&text, 0, sizeof text);
-    text.host = &defaults;
+    lnp_text_begin(&text, &defaults);
     file->error = error ? error : &own;
     file->offsets = (uint64_t *)torch_allocate(file, (file->count + 1) * sizeof *file->offsets);
     good = file->offsets && torch_header_write(file, &text);

@@ -1,0 +1,300 @@
+/* huggingface.h - writes a model as a folder that transformers' from_pretrained(folder) loads.
+ *
+ *   huggingface_save(model, "folder", &error);    the folder exists
+ *
+ * leaves in it
+ *   model.safetensors            the weights, complete with lensnet's metadata
+ *   config.json                  ConvNextV2Config: sizes, labels
+ *   preprocessor_config.json     how an image becomes the network's input, and
+ *   image_processing_lensnet.py  the image processor that does so. Normalising each image by itself
+ *                                cannot be said to transformers' own processors, so the folder brings
+ *                                its own: AutoImageProcessor.from_pretrained(folder,
+ *                                trust_remote_code=True), and transformers refuses without the word
+ *   README.md                    the model card, with the lines of Python that use it
+ *
+ * Include lensnet.h with its implementation first. */
+#ifndef HUGGINGFACE_H
+#define HUGGINGFACE_H
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#if defined(__GNUC__)
+#define HUGGINGFACE_API __attribute__((unused)) static
+#else
+#define HUGGINGFACE_API static
+#endif
+
+/* --- JSON ------------------------------------------------------------------------------------- */
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+/* No floating-point numbers: the program's locale would write its own point. */
+static void
+huggingface_print(lnp_text *text, const char *format, ...)
+{
+    char line[400];
+    va_list values;
+    va_start(values, format);
+    vsnprintf(line, sizeof line, format, values);
+    va_end(values);
+    lnp_text_put(text, line);
+}
+
+/* The shortest decimal that reads back as the same float32; with a point or an exponent. */
+static void huggingface_number(lnp_text *text, float number)
+{
+    char digits[48];
+    double read;
+    int precision = 1;
+    do {
+        lnp_number_text(digits, sizeof digits, precision++, (double)number);
+    } while (precision <= 9 && !(lnp_number_parse(digits, &read) && (float)read == number));
+    lnp_text_put(text, digits);
+    if (!strpbrk(digits, ".e")) lnp_text_put(text, ".0");
+}
+
+/* {"0": "no", ...} or, `inverse`, {"no": 0, ...} */
+static void huggingface_labels(lnp_text *text, const lensnet_model_desc *desc, int inverse)
+{
+    size_t i;
+    lnp_text_char(text, '{');
+    for (i = 0; i < desc->classes; i++) {
+        lnp_text_put(text, i ? ",\n    " : "\n    ");
+        if (inverse) {
+            lnp_text_quoted(text, desc->labels[i]);
+            huggingface_print(text, ": %d", (int)i);
+        } else {
+            huggingface_print(text, "\"%d\": ", (int)i);
+            lnp_text_quoted(text, desc->labels[i]);
+        }
+    }
+    lnp_text_put(text, "\n  }");
+}
+
+static void huggingface_four(lnp_text *text, const char *key, const size_t *four)
+{
+    huggingface_print(text, "  \"%s\": [%d, %d, %d, %d],\n", key, (int)four[0], (int)four[1],
+                      (int)four[2], (int)four[3]);
+}
+
+/* The fields of transformers' ConvNextV2Config. */
+static void huggingface_config(lnp_text *text, const lensnet_model_desc *desc, lensnet_dtype dtype)
+{
+    lnp_text_put(text, "{\n  \"architectures\": [\"ConvNextV2ForImageClassification\"],\n");
+    huggingface_four(text, "depths", desc->depths);
+    lnp_text_put(text, "  \"drop_path_rate\": ");
+    huggingface_number(text, desc->drop_path_rate);
+    lnp_text_put(text, ",\n  \"hidden_act\": \"gelu\",\n");
+    huggingface_four(text, "hidden_sizes", desc->widths);
+    lnp_text_put(text, "  \"id2label\": ");
+    huggingface_labels(text, desc, 0);
+    huggingface_print(text, ",\n  \"image_size\": %d,\n  \"initializer_range\": 0.02,\n",
+                      desc->preprocess.image_size);
+    lnp_text_put(text, "  \"label2id\": ");
+    huggingface_labels(text, desc, 1);
+    lnp_text_put(text, ",\n  \"layer_norm_eps\": ");
+    huggingface_number(text, desc->final_norm_epsilon);
+    huggingface_print(text,
+                      ",\n  \"model_type\": \"convnextv2\",\n  \"num_channels\": %d,\n"
+                      "  \"num_stages\": 4,\n  \"patch_size\": 4,\n  \"torch_dtype\": \"%s\"\n}\n",
+                      desc->preprocess.channels,
+                      dtype == LENSNET_DTYPE_F16    ? "float16"
+                      : dtype == LENSNET_DTYPE_BF16 ? "bfloat16"
+                                                    : "float32");
+}
+
+/* What image_processing_lensnet.py reads, and lensnet.h. */
+static void huggingface_preprocessor(lnp_text *text, const lensnet_preprocess *p)
+{
+    huggingface_print(
+        text,
+        "{\n  \"auto_map\": {\n    \"AutoImageProcessor\": "
+        "\"image_processing_lensnet.LensnetImageProcessor\"\n  },\n"
+        "  \"channels\": %d,\n  \"image_processor_type\": \"LensnetImageProcessor\",\n"
+        "  \"normalisation\": \"%s\",\n  \"resize\": \"%s\",\n"
+        "  \"size\": {\"height\": %d, \"width\": %d}\n}\n",
+        p->channels, lensnet_normalisation_text(p->normalisation), lensnet_resize_text(p->resize),
+        p->image_size, p->image_size);
+}
+
+/* --- the texts -------------------------------------------------------------------------------- */
+
+/* clang-format off */
+static const char *const huggingface_processor[] = {
+    "\"\"\"From an image of a lens to the input of the network, as lensnet.h does it.\"\"\"\n",
+    "import numpy\n",
+    "import torch\n",
+    "from torch.nn import functional\n",
+    "from transformers.image_processing_utils import BaseImageProcessor, BatchFeature\n",
+    "\n",
+    "MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)\n",
+    "\n",
+    "\n",
+    "class LensnetImageProcessor(BaseImageProcessor):\n",
+    "    \"\"\"Images are arrays (H, W) of any finite numbers, or a list of such; nothing is rescaled.\"\"\"\n",
+    "    model_input_names = ['pixel_values']\n",
+    "\n",
+    "    def __init__(self, size=None, channels=3, normalisation='znorm', resize='bilinear', **kwargs):\n",
+    "        super().__init__(**kwargs)\n",
+    "        self.size = dict(size or {'height': 224, 'width': 224})\n",
+    "        self.channels, self.normalisation, self.resize = channels, normalisation, resize\n",
+    "\n",
+    "    def normalise(self, x):\n",
+    "        low, high = x.min(), x.max()\n",
+    "        if self.normalisation in ('none', 'imagenet'):\n",
+    "            return x\n",
+    "        if low == high:\n",
+    "            return torch.zeros_like(x)\n",
+    "        if self.normalisation == 'znorm':\n",
+    "            return (x - x.mean()) / x.std(unbiased=False)\n",
+    "        return (x - low) / (high - low)\n",
+    "\n",
+    "    def one(self, image):\n",
+    "        x = torch.as_tensor(numpy.asarray(image, dtype='float64')).squeeze()\n",
+    "        if x.ndim != 2:\n",
+    "            raise ValueError('expected an image (H, W), found the shape %s' % (tuple(x.shape),))\n",
+    "        mode = self.resize.replace('-plain', '')\n",
+    "        wanted = (self.size['height'], self.size['width'])\n",
+    "        x = self.normalise(x).float()[None, None]\n",
+    "        if mode == 'nearest':\n",
+    "            x = functional.interpolate(x, wanted, mode=mode)\n",
+    "        else:\n",
+    "            x = functional.interpolate(x, wanted, mode=mode, align_corners=False,\n",
+    "                                       antialias=not self.resize.endswith('-plain'))\n",
+    "        x = x[0].repeat(self.channels, 1, 1)\n",
+    "        if self.normalisation.endswith('imagenet'):\n",
+    "            mean, deviation = (MEAN, DEVIATION) if self.channels == 3 else ((0.449,), (0.226,))\n",
+    "            x = (x - torch.tensor(mean)[:, None, None]) / torch.tensor(deviation)[:, None, None]\n",
+    "        return x\n",
+    "\n",
+    "    def preprocess(self, images, return_tensors='pt', **kwargs):\n",
+    "        if not isinstance(images, (list, tuple)) and numpy.asarray(images).ndim == 2:\n",
+    "            images = [images]\n",
+    "        values = torch.stack([self.one(image) for image in images])\n",
+    "        return BatchFeature({'pixel_values': values}, tensor_type=return_tensors)\n",
+    NULL};
+
+static const char *const huggingface_card[] = {
+    "It answers for images of strong gravitational lenses, taken as arrays of any finite numbers. Each is\n",
+    "prepared as `preprocessor_config.json` says, by the `image_processing_lensnet.py` beside it:\n",
+    "transformers' own processors cannot normalise an image by itself, and with them the answers are wrong.\n",
+    "\n",
+    "```python\n",
+    "import numpy, torch\n",
+    "from transformers import AutoImageProcessor, AutoModelForImageClassification\n",
+    "\n",
+    "folder = '.'\n",
+    "model = AutoModelForImageClassification.from_pretrained(folder).eval()\n",
+    "processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)\n",
+    "with torch.no_grad():\n",
+    "    inputs = processor(numpy.load('image.npy'), return_tensors='pt')\n",
+    "    probabilities = model(**inputs).logits.softmax(-1)[0]\n",
+    "print(model.config.id2label[int(probabilities.argmax())], float(probabilities.max()))\n",
+    "```\n",
+    "\n",
+    "`model.safetensors` alone is enough for lensnet.h: `./classify model.safetensors image.npy`.\n",
+    NULL};
+/* clang-format on */
+
+static void huggingface_lines(lnp_text *text, const char *const *lines)
+{
+    for (; *lines; lines++) lnp_text_put(text, *lines);
+}
+
+static void huggingface_readme(lnp_text *text, const lensnet_model_desc *desc)
+{
+    size_t i;
+    lnp_text_put(text, "---\nlibrary_name: transformers\npipeline_tag: image-classification\n"
+                       "tags:\n- convnextv2\n- gravitational-lensing\n---\n\n");
+    huggingface_print(text, "# ConvNeXt V2 (%s) for gravitational lenses\n\n",
+                      lensnet_model_variant_name(desc));
+    huggingface_print(text, "Written by lensnet.h %d.%d.%d. Input %d x %d pixels, %d channel%s, ",
+                      LENSNET_VERSION_MAJOR, LENSNET_VERSION_MINOR, LENSNET_VERSION_PATCH,
+                      desc->preprocess.image_size, desc->preprocess.image_size,
+                      desc->preprocess.channels, desc->preprocess.channels == 1 ? "" : "s");
+    huggingface_print(text, "normalisation %s. Classes, in the order of the outputs:\n\n",
+                      lensnet_normalisation_text(desc->preprocess.normalisation));
+    for (i = 0; i < desc->classes; i++) {
+        huggingface_print(text, "%d. ", (int)i);
+        lnp_text_quoted(text, desc->labels[i]);
+        lnp_text_char(text, '\n');
+    }
+    lnp_text_char(text, '\n');
+    huggingface_lines(text, huggingface_card);
+}
+
+/* --- files ------------------------------------------------------------------------------------ */
+
+/* "folder/name" in `path`. */
+static int huggingface_path(lnp_text *path, const char *folder, const char *name)
+{
+    size_t length = strlen(folder);
+    path->length = 0;
+    lnp_text_put(path, folder);
+    if (length && folder[length - 1] != '/') lnp_text_char(path, '/');
+    lnp_text_put(path, name);
+    return !path->failed;
+}
+
+/* Writes `text`, and empties it. */
+static lensnet_result huggingface_put(lnp_text *path, const char *folder, const char *name,
+                                      lnp_text *text, lensnet_error *error)
+{
+    lnp_writer writer;
+    lensnet_result result;
+    if (text->failed || !huggingface_path(path, folder, name))
+        return lnp_no_memory(error, name, folder);
+    result = lnp_writer_open(&writer, path->text, text->host, error);
+    if (result) return result;
+    result = lnp_writer_put(&writer, text->text, text->length, error);
+    text->length = 0;
+    return lnp_writer_close(&writer, result, error);
+}
+
+/* All but the weights. `dtype`: what the weights are stored as. */
+HUGGINGFACE_API lensnet_result huggingface_describe(const lensnet_model_desc *desc,
+                                                    lensnet_dtype dtype, const char *folder,
+                                                    lensnet_error *error)
+{
+    lensnet_host host = lnp_host_copy(desc->host);
+    lnp_text path, text;
+    lensnet_result result;
+    size_t i;
+    for (i = 0; i < desc->classes; i++)
+        if (!lnp_utf8_valid(desc->labels[i], strlen(desc->labels[i])))
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "label %d is not UTF-8", (int)i);
+    lnp_text_begin(&path, &host);
+    lnp_text_begin(&text, &host);
+    huggingface_config(&text, desc, dtype);
+    result = huggingface_put(&path, folder, "config.json", &text, error);
+    huggingface_preprocessor(&text, &desc->preprocess);
+    if (!result) result = huggingface_put(&path, folder, "preprocessor_config.json", &text, error);
+    huggingface_lines(&text, huggingface_processor);
+    if (!result)
+        result = huggingface_put(&path, folder, "image_processing_lensnet.py", &text, error);
+    huggingface_readme(&text, desc);
+    if (!result) result = huggingface_put(&path, folder, "README.md", &text, error);
+    lnp_text_release(&path);
+    lnp_text_release(&text);
+    return result;
+}
+
+/* The whole folder, which exists. */
+HUGGINGFACE_API lensnet_result huggingface_save(const lensnet_model *model, const char *folder,
+                                                lensnet_error *error)
+{
+    const lensnet_model_desc *desc = lensnet_model_description(model);
+    lnp_text path;
+    lensnet_result result;
+    lnp_text_begin(&path, desc->host);
+    result = huggingface_path(&path, folder, "model.safetensors")
+                 ? lensnet_model_save(model, path.text, LENSNET_DTYPE_F32, error)
+                 : lnp_no_memory(error, "a path in", folder);
+    lnp_text_release(&path);
+    return result ? result : huggingface_describe(desc, LENSNET_DTYPE_F32, folder, error);
+}
+
+#endif
