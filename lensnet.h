@@ -863,11 +863,12 @@ LENSNET_API lensnet_tensor lensnet_max_pool(lensnet_graph *graph, lensnet_tensor
 LENSNET_API void lensnet_cross_entropy(lensnet_graph *graph, lensnet_tensor logits,
                                        const lensnet_loss *loss);
 /* Mean of (x - t)^2 over all values of x (N, H, W, C), torch.nn.functional.mse_loss; t is the batch's
- * lensnet_target of that name (copied, 1 ... 23 bytes). weight: finite, >= 0. */
+ * lensnet_target of that name (copied, 1 ... 23 bytes). Where t is NaN, x is taken to be right: for what
+ * is known of some images only. weight: finite, >= 0. */
 LENSNET_API void lensnet_squared_error(lensnet_graph *graph, lensnet_tensor x, const char *target,
                                        float weight);
 /* Mean of -t log sigmoid(x) - (1 - t) log(1 - sigmoid(x)) over all values of x, for targets t of 0 ... 1:
- * torch.nn.functional.binary_cross_entropy_with_logits. Several labels may be true at once. */
+ * torch.nn.functional.binary_cross_entropy_with_logits. Several labels may be true at once; NaN as above. */
 LENSNET_API void lensnet_binary_cross_entropy(lensnet_graph *graph, lensnet_tensor x,
                                               const char *target, float weight);
 /* Without a loss: marks what lensnet_outputs.logits receives. */
@@ -8818,8 +8819,9 @@ static void lnp_value_loss_forward(lnp_run *run, const lnp_op *op, lnp_value_los
     for (i = 0; i < run->n; i++) {
         double sum = 0.0, slope;
         for (k = i * floats; k < (i + 1) * floats; k++) {
-            sum += loss(&slope, (double)x[k], (double)t[k]);
-            gradient[k] = (float)(scale * slope);
+            const int known = t[k] == t[k];
+            if (known) sum += loss(&slope, (double)x[k], (double)t[k]);
+            gradient[k] = known ? (float)(scale * slope) : 0.0f;
         }
         run->losses[op->loss] += sum;
     }

@@ -16,6 +16,7 @@
 #ifndef DATASET_H
 #define DATASET_H
 
+#include "dense.h"
 #include "npy.h"
 #include "system.h"
 
@@ -36,9 +37,11 @@ typedef struct dataset_file {
 } dataset_file;
 
 /* Another source of images than files, e.g. a simulator: image `index` of epoch `epoch` into memory
- * from malloc. Called by several threads at once, `thread` from 0. */
-typedef int (*dataset_source)(float **pixels, size_t *height, size_t *width, void *user,
-                              size_t index, uint64_t epoch, int thread, lensnet_error *error);
+ * from malloc, and where `map` is not NULL, in the same piece of memory, a map of its size: what a
+ * network is to find in it, pixel for pixel. Called by several threads at once, `thread` from 0. */
+typedef int (*dataset_source)(float **pixels, float **map, size_t *height, size_t *width,
+                              void *user, size_t index, uint64_t epoch, int thread,
+                              lensnet_error *error);
 
 /* One of train, val and test. */
 typedef struct dataset_split {
@@ -395,12 +398,13 @@ static int dataset_check_finite(const float *pixels, size_t height, size_t width
     return 1;
 }
 
-static int dataset_read(float **pixels, size_t *height, size_t *width, const dataset_split *split,
-                        size_t index, uint64_t epoch, int thread, lensnet_error *error)
+static int dataset_read(float **pixels, float **map, size_t *height, size_t *width,
+                        const dataset_split *split, size_t index, uint64_t epoch, int thread,
+                        lensnet_error *error)
 {
     const char *path = split->files[index].path;
     if (split->source)
-        return split->source(pixels, height, width, split->user, index, epoch, thread, error);
+        return split->source(pixels, map, height, width, split->user, index, epoch, thread, error);
     if (!npy_read_image(pixels, height, width, path, error->text)) {
         error->code = LENSNET_ERROR_FORMAT;
         return 0;
@@ -411,7 +415,7 @@ static int dataset_read(float **pixels, size_t *height, size_t *width, const dat
 }
 
 /* Pixels of an image: borrowed from the cache (*own = 0), or in memory that is the caller's (1). */
-static int dataset_pixels(float **pixels, int *own, size_t *height, size_t *width,
+static int dataset_pixels(float **pixels, float **map, int *own, size_t *height, size_t *width,
                           dataset_split *split, size_t index, uint64_t epoch, int thread,
                           lensnet_error *error)
 {
@@ -424,7 +428,7 @@ static int dataset_pixels(float **pixels, int *own, size_t *height, size_t *widt
         *width = file->width;
         return 1;
     }
-    if (!dataset_read(pixels, height, width, split, index, epoch, thread, error)) return 0;
+    if (!dataset_read(pixels, map, height, width, split, index, epoch, thread, error)) return 0;
     bytes = *height * *width * sizeof(float);
 #ifdef _OPENMP
 #pragma omp critical(dataset_cache)
@@ -457,14 +461,39 @@ NPY_API lensnet_preprocess dataset_grey(lensnet_preprocess preprocess)
     return preprocess;
 }
 
-static int dataset_prepare(float *output, dataset_split *split, size_t index, int thread,
-                           const dataset_recipe *recipe, lensnet_error *error)
+/* The dense target of an image: its map, changed as the image was. Without a map NaN, which the loss
+ * passes over. */
+static int dataset_prepare_map(float *target, const float *map, size_t height, size_t width,
+                               uint64_t name, const dataset_recipe *recipe, void *scratch,
+                               lensnet_error *error)
 {
-    float *pixels = NULL;
+    lensnet_preprocess plain = recipe->preprocess;
+    const size_t side = (size_t)plain.image_size, native = plain.crop ? (size_t)plain.crop : width;
+    float *moved;
+    size_t i;
+    int good;
+    for (i = 0; !map && i < dense_size(side); i++) target[i] = (float)NAN;
+    if (!map) return 1;
+    moved = (float *)malloc(side * side * sizeof *moved);
+    if (!moved) return dataset_no_memory(error);
+    plain.normalisation = LENSNET_NORMALISATION_NONE;
+    plain.channels = 1;
+    good = !lensnet_preprocess_augmented(moved, map, height, width, &plain, recipe->augmentation,
+                                         recipe->seed, recipe->epoch, name, scratch, error);
+    if (good) dense_target(target, moved, side, (double)native / (double)side);
+    free(moved);
+    return good;
+}
+
+static int dataset_prepare(float *output, float *target, dataset_split *split, size_t index,
+                           int thread, const dataset_recipe *recipe, lensnet_error *error)
+{
+    float *pixels = NULL, *map = NULL;
     size_t height, width;
     int own, good;
     void *scratch;
-    if (!dataset_pixels(&pixels, &own, &height, &width, split, index, recipe->epoch, thread, error))
+    if (!dataset_pixels(&pixels, target ? &map : NULL, &own, &height, &width, split, index,
+                        recipe->epoch, thread, error))
         return 0;
     scratch = malloc(lensnet_preprocess_scratch_bytes(&recipe->preprocess, height, width) + 1);
     good = scratch
@@ -472,6 +501,9 @@ static int dataset_prepare(float *output, dataset_split *split, size_t index, in
                                                recipe->augmentation, recipe->seed, recipe->epoch,
                                                split->files[index].name, scratch, error)
                : dataset_no_memory(error);
+    if (good && target)
+        good = dataset_prepare_map(target, map, height, width, split->files[index].name, recipe,
+                                   scratch, error);
     if (!good && split->files[index].path) {
         char sentence[sizeof error->text];
         memcpy(sentence, error->text, sizeof sentence);
@@ -501,15 +533,23 @@ static int dataset_thread(void)
 #endif
 }
 
-/* Images order[first] ... order[first + count - 1] (order NULL: first ...) as a batch (count, S, S,
- * channels) with their labels (may be NULL). All threads work, each on its own image; what comes out
- * does not depend on their number. Of several failures the first image's is reported. */
-NPY_API int dataset_fetch(float *images, int *labels, dataset_split *split, const size_t *order,
+/* Where a batch goes. */
+typedef struct dataset_batch {
+    float *images; /* (count, S, S, channels) */
+    int *labels;   /* (count); NULL: not wanted */
+    float *maps;   /* (count, dense_size(S)), the targets of dense.h; NULL: not wanted */
+} dataset_batch;
+
+/* Images order[first] ... order[first + count - 1] (order NULL: first ...) as a batch. All threads work,
+ * each on its own image; what comes out does not depend on their number. Of several failures the
+ * first image's is reported. */
+NPY_API int dataset_fetch(const dataset_batch *batch, dataset_split *split, const size_t *order,
                           size_t first, size_t count, const dataset_recipe *recipe,
                           lensnet_error *error)
 {
     const size_t side = (size_t)recipe->preprocess.image_size;
     const size_t size = side * side * (size_t)recipe->preprocess.channels;
+    const size_t map_size = dense_size(side);
     long i, failed = -1;
 #ifdef _OPENMP
 #pragma omp parallel for schedule(dynamic) num_threads(dataset_threads(recipe->threads))
@@ -517,9 +557,10 @@ NPY_API int dataset_fetch(float *images, int *labels, dataset_split *split, cons
     for (i = 0; i < (long)count; i++) {
         size_t index = order ? order[first + (size_t)i] : first + (size_t)i;
         lensnet_error mine;
-        if (labels) labels[i] = split->files[index].label;
-        if (dataset_prepare(images + (size_t)i * size, split, index, dataset_thread(), recipe,
-                            &mine))
+        if (batch->labels) batch->labels[i] = split->files[index].label;
+        if (dataset_prepare(batch->images + (size_t)i * size,
+                            batch->maps ? batch->maps + (size_t)i * map_size : NULL, split, index,
+                            dataset_thread(), recipe, &mine))
             continue;
 #ifdef _OPENMP
 #pragma omp critical(dataset_failure)
@@ -558,8 +599,8 @@ NPY_API int dataset_check(dataset_split *split, int threads, lensnet_error *erro
         size_t height, width;
         int own = 0;
         if (system_interrupted()) continue;
-        if (dataset_pixels(&pixels, &own, &height, &width, split, (size_t)i, 0, dataset_thread(),
-                           &mine)) {
+        if (dataset_pixels(&pixels, NULL, &own, &height, &width, split, (size_t)i, 0,
+                           dataset_thread(), &mine)) {
             if (own) free(pixels);
             continue;
         }

@@ -79,6 +79,7 @@ static int pass(double *loss, float *logits, lensnet_graph *graph, lensnet_adamw
 {
     static float images[BATCH * SIDE * SIDE];
     int labels[BATCH];
+    const dataset_batch fetched = {images, labels, NULL};
     lensnet_batch batch = lensnet_batch_defaults();
     lensnet_outputs outputs;
     size_t first;
@@ -88,8 +89,7 @@ static int pass(double *loss, float *logits, lensnet_graph *graph, lensnet_adamw
         batch.labels = labels;
         batch.count = split->count - first;
         if (batch.count > BATCH) batch.count = BATCH;
-        if (!dataset_fetch(images, labels, split, order, first, batch.count, recipe, error))
-            return 0;
+        if (!dataset_fetch(&fetched, split, order, first, batch.count, recipe, error)) return 0;
         memset(&outputs, 0, sizeof outputs);
         if (logits) outputs.logits = logits + first * classes;
         if (adamw) {

@@ -60,7 +60,7 @@ static void predict_read(predict_batch *b, dataset_split *split, size_t first, s
 #endif
     for (i = 0; i < (long)count; i++) {
         b->problem[i].code = LENSNET_OK;
-        if (dataset_pixels(&b->pixels[i], &b->own[i], &b->height[i], &b->width[i], split,
+        if (dataset_pixels(&b->pixels[i], NULL, &b->own[i], &b->height[i], &b->width[i], split,
                            first + (size_t)i, 0, dataset_thread(), &b->problem[i]))
             continue;
         b->pixels[i] = NULL;

@@ -16,32 +16,38 @@ typedef struct simulated {
     size_t height, width, images; /* images of an epoch */
     uint64_t seed;
     double ease; /* epochs in which substructure comes down to its mass; 0: it is never heavier */
+    double heaviest; /* what it is multiplied by at the beginning */
 } simulated;
 
-#define SIMULATED_HEAVIEST 6.0 /* what substructure is multiplied by at the beginning */
-
-/* From SIMULATED_HEAVIEST down to 1, by the same ratio in the same time: at its true mass a network from
+/* From `heaviest` down to 1, by the same ratio in the same time: at its true mass a network from
  * random weights does not find substructure in the noise for many epochs, exaggerated it does at once. */
 static double simulated_exaggeration(const simulated *s, size_t index, uint64_t epoch)
 {
     double done = (double)epoch + (double)index / (double)s->images;
     if (done >= s->ease) return 1.0;
-    return lensnet_pow(SIMULATED_HEAVIEST, 1.0 - done / s->ease);
+    return lensnet_pow(s->heaviest, 1.0 - done / s->ease);
 }
 
 /* Every image of every epoch has a number of its own. */
-static int simulated_source(float **pixels, size_t *height, size_t *width, void *user, size_t index,
-                            uint64_t epoch, int thread, lensnet_error *error)
+static int simulated_source(float **pixels, float **map, size_t *height, size_t *width, void *user,
+                            size_t index, uint64_t epoch, int thread, lensnet_error *error)
 {
     const simulated *s = (const simulated *)user;
-    float *image = (float *)malloc(s->height * s->width * sizeof *image);
+    const size_t count = s->height * s->width;
+    const int label = (int)(index % SIM_CLASSES);
+    const uint64_t number = epoch << 32 | index / SIM_CLASSES;
+    float *image = (float *)malloc((map ? 2 : 1) * count * sizeof *image);
     if (!image || thread >= s->count) {
         free(image);
         return dataset_no_memory(error);
     }
     sim_workspace_exaggerate(s->workspaces[thread], simulated_exaggeration(s, index, epoch));
-    sim_image_float(image, NULL, s->workspaces[thread], s->seed, (int)(index % SIM_CLASSES),
-                    epoch << 32 | index / SIM_CLASSES);
+    if (map) {
+        *map = image + count;
+        sim_image_mapped(image, *map, s->workspaces[thread], s->seed, label, number);
+    } else {
+        sim_image_float(image, NULL, s->workspaces[thread], s->seed, label, number);
+    }
     *pixels = image;
     *height = s->height;
     *width = s->width;
@@ -59,10 +65,11 @@ NPY_API int simulated_classes(system_names *classes, lensnet_error *error)
 }
 
 /* Makes a split of `count` images, classes in turn; `classes` gives the labels. With `fresh` every
- * epoch has other images, and easy ones come first if `ease` > 0. `s` must outlive the split. */
+ * epoch has other images, and easy ones come first if `ease` > 0: substructure `heaviest` times as
+ * heavy. `s` must outlive the split. */
 NPY_API int simulated_open(simulated *s, dataset_split *split, const system_names *classes,
-                           size_t count, uint64_t seed, int fresh, double ease, int threads,
-                           lensnet_error *error)
+                           size_t count, uint64_t seed, int fresh, double ease, double heaviest,
+                           int threads, lensnet_error *error)
 {
     const sim_params params = sim_defaults(SIM_TEST_I);
     size_t i;
@@ -73,6 +80,7 @@ NPY_API int simulated_open(simulated *s, dataset_split *split, const system_name
     s->seed = seed;
     s->images = count;
     s->ease = fresh ? ease : 0.0;
+    s->heaviest = heaviest;
     s->workspaces = (sim_workspace **)calloc((size_t)s->count, sizeof(sim_workspace *));
     if (!s->workspaces) return dataset_no_memory(error);
     for (t = 0; good && t < s->count; t++)

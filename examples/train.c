@@ -73,6 +73,7 @@ typedef struct run {
     lensnet_augmentation augmentation;
     dataset_recipe learn_images, check_images;
     float *images, *logits; /* of a batch */
+    float *maps;            /* of a batch, the dense targets; NULL without --dense */
     int *labels;            /* of a batch, or of all validation images */
     double *scores;         /* of all validation images */
     size_t *order;          /* of the training images in the epoch under way */
@@ -131,7 +132,8 @@ static int data_simulate(run *r, dataset_kind kind, size_t count, lensnet_error 
     uint64_t seed =
         lensnet_random_bits(r->settings.seed, lensnet_random_stream("simulate"), (uint64_t)kind);
     return simulated_open(&r->simulators[kind], &r->data.split[kind], &r->data.classes, count, seed,
-                          kind == DATASET_TRAIN, r->settings.ease, r->settings.threads, error);
+                          kind == DATASET_TRAIN, r->settings.ease, r->settings.heavy,
+                          r->settings.threads, error);
 }
 
 /* After the settings are known: simulators, limits, room in the cache. */
@@ -181,7 +183,7 @@ static int model_peek(run *r, const char *path, int *same_labels, lensnet_error 
 {
     lensnet_load_options load = lensnet_load_defaults();
     argument *variant = &train_options[OPTION_VARIANT], *size = &train_options[OPTION_SIZE];
-    argument *normalise = &train_options[OPTION_NORMALISE];
+    argument *normalise = &train_options[OPTION_NORMALISE], *crop = &train_options[OPTION_CROP];
     lensnet_model *model;
     const lensnet_model_desc *desc;
     const char *name;
@@ -200,12 +202,17 @@ static int model_peek(run *r, const char *path, int *same_labels, lensnet_error 
     variant->value = name; /* static storage */
     snprintf(number, sizeof number, "%d", desc->preprocess.image_size);
     if (good && !size->value) good = run_keep(r, &size->value, system_copy(number), error);
+    snprintf(number, sizeof number, "%d", desc->preprocess.crop);
+    if (good && !crop->value) good = run_keep(r, &crop->value, system_copy(number), error);
     if (!normalise->value)
         normalise->value = lensnet_normalisation_text(desc->preprocess.normalisation);
     *same_labels = dataset_relabel(&r->data, desc->labels, desc->classes);
     lensnet_model_destroy(model);
     return good;
 }
+
+/* What learns the map with --dense: a head on stage 3, the one whose pixels are 16 wide. */
+static const lensnet_head dense_heads[1] = {{"dense", 2, DENSE_PARTS *DENSE_PARTS}};
 
 static int model_create(run *r, lensnet_error *error)
 {
@@ -217,6 +224,9 @@ static int model_create(run *r, lensnet_error *error)
     desc.drop_path_rate = (float)s->drop_path;
     desc.seed = s->seed;
     desc.preprocess.image_size = s->image_size;
+    desc.preprocess.crop = s->crop;
+    desc.heads = dense_heads;
+    desc.head_count = s->dense > 0;
     desc.preprocess.normalisation = s->normalisation;
     desc.host = &r->host;
     return !lensnet_model_create(&r->model, &desc, error);
@@ -228,8 +238,11 @@ static int model_load(run *r, const char *path, int same_labels, lensnet_error *
     lensnet_load_options load = lensnet_load_defaults();
     lensnet_preprocess preprocess = lensnet_preprocess_defaults();
     preprocess.image_size = s->image_size;
+    preprocess.crop = s->crop;
     preprocess.normalisation = s->normalisation;
     load.preprocess = &preprocess;
+    load.heads = dense_heads;
+    load.head_count = s->dense > 0;
     load.drop_path_rate = (float)s->drop_path;
     load.seed = s->seed;
     load.host = &r->host;
@@ -240,27 +253,43 @@ static int model_load(run *r, const char *path, int same_labels, lensnet_error *
     return !lensnet_model_load(&r->model, path, &load, &r->fresh_head, error);
 }
 
+/* The network and its losses. */
+static lensnet_result graph_record(run *r, const lensnet_graph_options *options,
+                                   lensnet_error *error)
+{
+    lensnet_loss loss = lensnet_loss_defaults();
+    lensnet_network network;
+    lensnet_result result =
+        lensnet_graph_create(&r->learn, lensnet_model_parameters(r->model), options, error);
+    if (result) return result;
+    loss.label_smoothing = (float)r->settings.smoothing;
+    network = lensnet_model_record(r->learn, r->model);
+    lensnet_cross_entropy(r->learn, network.logits, &loss);
+    if (r->settings.dense > 0)
+        lensnet_squared_error(r->learn, network.heads[0], "dense", (float)r->settings.dense);
+    return LENSNET_OK;
+}
+
 /* Both graphs, planned but without memory yet. */
 static int graphs_plan(run *r, lensnet_error *error)
 {
     lensnet_graph_options options = lensnet_graph_defaults();
-    lensnet_loss loss = lensnet_loss_defaults(), plain = lensnet_loss_defaults();
+    lensnet_loss plain = lensnet_loss_defaults();
     options.height = options.width = (size_t)r->settings.image_size;
     options.batch = r->settings.batch;
     options.memory_limit = r->settings.memory;
-    loss.label_smoothing = (float)r->settings.smoothing;
     options.training = 1;
-    if (lensnet_model_graph(&r->learn, r->model, &options, &loss, error) ||
-        lensnet_graph_plan(r->learn, &r->learn_plan, error))
+    if (graph_record(r, &options, error) || lensnet_graph_plan(r->learn, &r->learn_plan, error))
         return 0;
     options.training = 0;
     return !lensnet_model_graph(&r->check, r->model, &options, &plain, error) &&
            !lensnet_graph_plan(r->check, &r->check_plan, error);
 }
 
-static lensnet_augmentation augmentation_of(train_augment kind)
+static lensnet_augmentation augmentation_of(train_augment kind, double share)
 {
     lensnet_augmentation a = lensnet_augmentation_defaults();
+    a.share = share;
     if (kind == AUGMENT_REFERENCE) return a;
     a.quarter_turns = 1;
     a.degrees = a.translate = 0;
@@ -278,16 +307,18 @@ static int run_allocate(run *r, lensnet_error *error)
     r->check_images.seed = s->seed;
     r->check_images.threads = s->threads;
     r->learn_images = r->check_images;
-    r->augmentation = augmentation_of(s->augment);
+    r->augmentation = augmentation_of(s->augment, s->turned);
     if (s->augment != AUGMENT_NONE) r->learn_images.augmentation = &r->augmentation;
     r->images = (float *)calloc(
         s->batch * side * side * (size_t)r->check_images.preprocess.channels, sizeof *r->images);
+    if (s->dense > 0) r->maps = (float *)calloc(s->batch * dense_size(side), sizeof *r->maps);
     r->logits = (float *)calloc(s->batch * classes, sizeof *r->logits);
     r->labels = (int *)calloc(s->batch + run_count(r, DATASET_VAL), sizeof *r->labels);
     r->scores = (double *)calloc(run_count(r, DATASET_VAL) * classes, sizeof *r->scores);
     r->order = (size_t *)calloc(run_count(r, DATASET_TRAIN), sizeof *r->order);
     r->at.rows = (report_epoch *)calloc((size_t)s->epochs, sizeof *r->at.rows);
-    if (!r->images || !r->logits || !r->labels || !r->scores || !r->order || !r->at.rows)
+    if (!r->images || (s->dense > 0 && !r->maps) || !r->logits || !r->labels || !r->scores ||
+        !r->order || !r->at.rows)
         return dataset_no_memory(error);
     desc.weight_decay = s->weight_decay;
     desc.decay_all = s->decay_all;
@@ -304,6 +335,7 @@ static void run_release_training(run *r)
     lensnet_adamw_destroy(r->adamw);
     lensnet_model_destroy(r->model);
     free(r->images);
+    free(r->maps);
     free(r->logits);
     free(r->labels);
     free(r->scores);
@@ -311,7 +343,7 @@ static void run_release_training(run *r)
     r->learn = r->check = NULL;
     r->adamw = NULL;
     r->model = NULL;
-    r->images = r->logits = NULL;
+    r->images = r->maps = r->logits = NULL;
     r->labels = NULL;
     r->scores = NULL;
     r->order = NULL;
@@ -465,17 +497,29 @@ static int state_restore_position(run *r, const lensnet_archive *state, const ch
 
 /* ---- forecast ---- */
 
-/* Seconds of a forward pass, with backward if `training`, over the first `count` images of the
- * batch; weights and optimiser stay as they are. */
-static int forecast_pass(run *r, int training, size_t count, double *seconds, lensnet_error *error)
+/* The first `count` images of the training batch, as they stand. */
+static lensnet_batch batch_of(const run *r, size_t count, lensnet_target *dense)
 {
     lensnet_batch batch = lensnet_batch_defaults();
-    double start = 0;
-    int round, rounds = 4;
     batch.images = r->images;
     batch.channels = (size_t)r->check_images.preprocess.channels;
     batch.count = count;
     batch.labels = r->labels;
+    dense->name = "dense";
+    dense->values = r->maps;
+    batch.named = dense;
+    batch.named_count = r->maps != NULL;
+    return batch;
+}
+
+/* Seconds of a forward pass, with backward if `training`, over the first `count` images of the
+ * batch; weights and optimiser stay as they are. */
+static int forecast_pass(run *r, int training, size_t count, double *seconds, lensnet_error *error)
+{
+    lensnet_target dense;
+    const lensnet_batch batch = batch_of(r, count, &dense);
+    double start = 0;
+    int round, rounds = 4;
     for (round = 0; round <= rounds && !system_interrupted(); round++) {
         if (round == 1) start = system_seconds(); /* the first round warms up */
         lensnet_parameters_changed(lensnet_model_parameters(r->model)); /* as after a step */
@@ -529,7 +573,8 @@ static int forecast_fetch(run *r, dataset_kind kind, size_t count, double *secon
                           lensnet_error *error)
 {
     double start = system_seconds();
-    int good = dataset_fetch(r->images, r->labels, &r->data.split[kind], NULL, 0, count,
+    const dataset_batch batch = {r->images, r->labels, kind == DATASET_TRAIN ? r->maps : NULL};
+    int good = dataset_fetch(&batch, &r->data.split[kind], NULL, 0, count,
                              kind == DATASET_TRAIN ? &r->learn_images : &r->check_images, error);
     *seconds = system_seconds() - start;
     return good;
@@ -607,8 +652,9 @@ static void describe(const run *r)
     int kind;
     printf("images       %s\n", r->data_path ? r->data_path : "simulated");
     for (kind = 0; kind < DATASET_SPLITS; kind++) describe_split(r, (dataset_kind)kind);
-    printf("network      ConvNeXt V2 %s, %zu weights, input %d x %d, %s\n", s->variant,
-           lensnet_model_weights(desc), s->image_size, s->image_size,
+    printf("network      ConvNeXt V2 %s, %zu weights, ", s->variant, lensnet_model_weights(desc));
+    if (s->crop) printf("crop %d, ", s->crop);
+    printf("input %d x %d, %s\n", s->image_size, s->image_size,
            train_value(OPTION_NORMALISE)->value);
     printf("start        %s%s\n",
            s->resume    ? "the state of the stopped run"
@@ -635,12 +681,23 @@ static void describe(const run *r)
 
 /* ---- the loop ---- */
 
+/* What schedule hold multiplies the rate by at the end: 1 - sqrt(done), which lets a network settle from a
+ * high rate better than a line (Haegele et al. 2024, arXiv 2405.18392). */
+static double cooldown_factor(const train_settings *s, double epoch)
+{
+    double left = (double)s->epochs - epoch;
+    if (s->schedule != SCHEDULE_HOLD || left >= s->cooldown) return 1;
+    return 1 - sqrt(1 - left / s->cooldown);
+}
+
 /* The rate of the next step. */
 static double learning_rate(const run *r)
 {
     const train_settings *s = &r->settings;
     double epoch = (double)r->at.epoch + (double)r->at.step / (double)run_steps(r, DATASET_TRAIN);
     lensnet_cosine cosine;
+    if (s->schedule == SCHEDULE_HOLD && epoch >= s->warmup)
+        return s->rate * cooldown_factor(s, epoch);
     if (s->schedule != SCHEDULE_COSINE)
         return epoch < s->warmup ? r->at.rate * epoch / s->warmup : r->at.rate;
     cosine.base_rate = s->rate;
@@ -656,19 +713,15 @@ static int train_step(run *r, lensnet_error *error)
     const size_t first = (size_t)r->at.step * r->settings.batch;
     const size_t count = run_least(r->settings.batch, split->count - first);
     double start = system_seconds(), ready, norm;
-    lensnet_batch batch = lensnet_batch_defaults();
+    const dataset_batch images = {r->images, r->labels, r->maps};
+    lensnet_target dense;
+    lensnet_batch batch = batch_of(r, count, &dense);
     lensnet_outputs outputs;
     lensnet_result result;
-    if (!dataset_fetch(r->images, r->labels, split, r->order, first, count, &r->learn_images,
-                       error))
-        return 0;
+    if (!dataset_fetch(&images, split, r->order, first, count, &r->learn_images, error)) return 0;
     dataset_read_ahead(split, r->order, first + count, r->settings.batch);
     ready = system_seconds();
     memset(&outputs, 0, sizeof outputs);
-    batch.images = r->images;
-    batch.channels = (size_t)r->learn_images.preprocess.channels;
-    batch.count = count;
-    batch.labels = r->labels;
     batch.seed = r->settings.seed;
     batch.step = r->at.epoch * run_steps(r, DATASET_TRAIN) + r->at.step;
     if (lensnet_forward_backward(r->learn, &batch, &outputs, error)) return 0;
@@ -680,7 +733,7 @@ static int train_step(run *r, lensnet_error *error)
                             (unsigned long long)r->at.epoch + 1, (unsigned long long)r->at.step + 1,
                             outputs.loss);
     if (result) return 0;
-    r->at.loss_sum += outputs.loss * (double)count;
+    r->at.loss_sum += outputs.losses[0] * (double)count;
     r->at.step++;
     r->steps_here++;
     r->clock.fetching += ready - start;
@@ -750,10 +803,9 @@ static int validate(run *r, double *loss, int *stopped, lensnet_error *error)
     *loss = 0;
     progress_start(&bar, 0);
     for (first = 0; first < split->count && !(*stopped = system_interrupted()); first += count) {
+        const dataset_batch images = {r->images, r->labels + first, NULL};
         count = run_least(r->settings.batch, split->count - first);
-        if (!dataset_fetch(r->images, r->labels + first, split, NULL, first, count,
-                           &r->check_images, error))
-            return 0;
+        if (!dataset_fetch(&images, split, NULL, first, count, &r->check_images, error)) return 0;
         dataset_read_ahead(split, NULL, first + count, r->settings.batch);
         memset(&outputs, 0, sizeof outputs);
         outputs.logits = r->logits;

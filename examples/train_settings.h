@@ -13,12 +13,14 @@ typedef enum {
     OPTION_WEIGHTS,
     OPTION_VARIANT,
     OPTION_SIZE,
+    OPTION_CROP,
     OPTION_NORMALISE,
     OPTION_EPOCHS,
     OPTION_BATCH,
     OPTION_RATE,
     OPTION_SCHEDULE,
     OPTION_WARMUP,
+    OPTION_COOLDOWN,
     OPTION_PATIENCE,
     OPTION_WEIGHT_DECAY,
     OPTION_DECAY,
@@ -27,9 +29,12 @@ typedef enum {
     OPTION_DROP_PATH,
     OPTION_SMOOTHING,
     OPTION_AUGMENT,
+    OPTION_TURNED,
+    OPTION_DENSE,
     OPTION_SEED,
     OPTION_SIMULATE,
     OPTION_EASE,
+    OPTION_HEAVY,
     OPTION_HELD_OUT,
     OPTION_LIMIT,
     OPTION_TYPE,
@@ -53,13 +58,17 @@ static argument train_options[OPTION_COUNT] = {
     {"--weights", "FILE", NULL, "weights to start from; none: random ones", 0},
     {"--variant", "NAME", NULL, "atto femto pico nano tiny base large huge", 0},
     {"--size", "N", NULL, "side of the network's input, pixels", 0},
+    {"--crop", "N", NULL, "side of what is cut from the middle of an image first; 0: all of it", 0},
     {"--normalise", "NAME", NULL, "none minmax znorm imagenet minmax+imagenet", 0},
     {"--epochs", "N", NULL, "passes over the training images", 0},
     {"--batch", "N", NULL, "images per step", 0},
     {"--rate", "X", NULL, "learning rate of AdamW", 0},
     {"--schedule", "NAME", NULL,
-     "constant, cosine, or plateau: a tenth when the validation loss rests", 0},
+     "constant, cosine, hold: constant and then --cooldown, or\n"
+     "plateau: a tenth when the validation loss rests",
+     0},
     {"--warmup", "EPOCHS", NULL, "epochs in which the rate grows from 0", 0},
+    {"--cooldown", "EPOCHS", NULL, "of schedule hold: last epochs, in which it falls to 0", 0},
     {"--patience", "EPOCHS", NULL, "of the plateau schedule", 0},
     {"--weight-decay", "X", NULL, "AdamW's", 0},
     {"--decay", "WHAT", NULL, "all, or matrices: not biases, norms and GRN", 0},
@@ -72,12 +81,18 @@ static argument train_options[OPTION_COUNT] = {
     {"--smoothing", "X", NULL, "label smoothing", 0},
     {"--augment", "NAME", NULL, "none, d4: flips and quarter turns, reference: flips and affine",
      0},
+    {"--turned", "X", NULL, "share of the images that --augment changes", 0},
+    {"--dense", "X", NULL,
+     "weight of a second loss on simulated images: where substructure changes\n"
+     "what is seen; its head is not saved; 0: off",
+     0},
     {"--seed", "N", "0", "of the weights, the order, the changes to images, the simulator", 0},
     {"--simulate", "N", "0", "train on N new simulated images in every epoch", 0},
     {"--ease", "EPOCHS", NULL,
-     "epochs in which simulated substructure, 6 times too heavy at first,\n"
-     "comes down to its mass; 0: it always has its mass",
+     "epochs in which simulated substructure, too heavy at first, comes down\n"
+     "to its mass; 0: it always has its mass",
      0},
+    {"--heavy", "X", NULL, "how many times too heavy it is at first", 0},
     {"--held-out", "N", "600", "simulated images to validate on, and as many to test on", 0},
     {"--limit", "N", "0", "use at most N images of each class of each split; 0: all", 0},
     {"--type", "NAME", "f32", "numbers in best.safetensors: f32, f16 or bf16", 0},
@@ -108,12 +123,14 @@ static const struct {
     const char *values[RECIPES];
 } train_recipes[] = {{OPTION_VARIANT, {"atto", NULL, "tiny"}},
                      {OPTION_SIZE, {"128", NULL, "224"}},
+                     {OPTION_CROP, {"0", NULL, "0"}},
                      {OPTION_NORMALISE, {"znorm", NULL, "znorm"}},
                      {OPTION_EPOCHS, {"30", "10", "15"}},
                      {OPTION_BATCH, {"32", "32", "100"}},
                      {OPTION_RATE, {"5e-4", "1e-4", "5e-5"}},
                      {OPTION_SCHEDULE, {"cosine", "cosine", "plateau"}},
                      {OPTION_WARMUP, {"1", "1", "0"}},
+                     {OPTION_COOLDOWN, {"0", "0", "0"}},
                      {OPTION_PATIENCE, {"3", "3", "3"}},
                      {OPTION_WEIGHT_DECAY, {"0.05", "0.05", "0.01"}},
                      {OPTION_DECAY, {"matrices", "matrices", "all"}},
@@ -122,7 +139,10 @@ static const struct {
                      {OPTION_DROP_PATH, {"0", "0", "0"}},
                      {OPTION_SMOOTHING, {"0", "0", "0"}},
                      {OPTION_AUGMENT, {"d4", "d4", "reference"}},
-                     {OPTION_EASE, {"12", "0", "0"}}};
+                     {OPTION_TURNED, {"1", "1", "1"}},
+                     {OPTION_DENSE, {"0", "0", "0"}},
+                     {OPTION_EASE, {"12", "0", "0"}},
+                     {OPTION_HEAVY, {"6", "6", "6"}}};
 
 /* The first of these that exists is what `auto` fine-tunes. */
 static const char *const train_shipped[] = {"weights/lensnet-tiny.safetensors",
@@ -130,7 +150,7 @@ static const char *const train_shipped[] = {"weights/lensnet-tiny.safetensors",
 
 /* ---- settings ---- */
 
-typedef enum { SCHEDULE_CONSTANT, SCHEDULE_COSINE, SCHEDULE_PLATEAU } train_schedule;
+typedef enum { SCHEDULE_CONSTANT, SCHEDULE_COSINE, SCHEDULE_HOLD, SCHEDULE_PLATEAU } train_schedule;
 typedef enum { AUGMENT_NONE, AUGMENT_D4, AUGMENT_REFERENCE } train_augment;
 
 /* The options as numbers. */
@@ -138,17 +158,18 @@ typedef struct train_settings {
     train_recipe recipe;
     const char *weights; /* NULL: random */
     const char *variant;
-    int image_size;
+    int image_size, crop;
     lensnet_normalisation normalisation;
     uint64_t epochs;
     size_t batch;
-    double rate, warmup, weight_decay, clip, average, drop_path, smoothing;
+    double rate, warmup, cooldown, weight_decay, clip, average, drop_path, smoothing;
     train_schedule schedule;
     int patience, decay_all;
     train_augment augment;
+    double turned, dense;
     uint64_t seed;
     size_t simulate, held_out, limit;
-    double ease; /* epochs */
+    double ease, heavy; /* epochs, times */
     lensnet_dtype type;
     const char *out;
     int resume, folder, threads;
@@ -195,7 +216,7 @@ static void train_apply_recipe(void)
 /* All options as numbers, checked; those that only the weights can fill must be filled by now. */
 static void train_read_settings(train_settings *s)
 {
-    static const char *const schedules[] = {"constant", "cosine", "plateau"};
+    static const char *const schedules[] = {"constant", "cosine", "hold", "plateau"};
     static const char *const augments[] = {"none", "d4", "reference"};
     static const char *const decays[] = {"matrices", "all"};
     static const char *const types[] = {"f32", "f16", "bf16"};
@@ -209,14 +230,16 @@ static void train_read_settings(train_settings *s)
     if (strcmp(s->weights, "none") == 0) s->weights = NULL;
     s->variant = train_value(OPTION_VARIANT)->value;
     s->image_size = (int)arguments_whole(train_value(OPTION_SIZE), 32, 4096);
+    s->crop = (int)arguments_whole(train_value(OPTION_CROP), 0, 65536);
     if (lensnet_normalisation_parse(&s->normalisation, train_value(OPTION_NORMALISE)->value,
                                     &error))
         arguments_fail("--normalise: %s", error.text);
     s->epochs = (uint64_t)arguments_whole(train_value(OPTION_EPOCHS), 1, 100000);
     s->batch = (size_t)arguments_whole(train_value(OPTION_BATCH), 1, 65536);
     s->rate = arguments_number(train_value(OPTION_RATE), 1e-12, 10);
-    s->schedule = (train_schedule)arguments_choice(train_value(OPTION_SCHEDULE), schedules, 3);
+    s->schedule = (train_schedule)arguments_choice(train_value(OPTION_SCHEDULE), schedules, 4);
     s->warmup = arguments_number(train_value(OPTION_WARMUP), 0, 1e5);
+    s->cooldown = arguments_number(train_value(OPTION_COOLDOWN), 0, 1e5);
     s->patience = (int)arguments_whole(train_value(OPTION_PATIENCE), 0, 100000);
     s->weight_decay = arguments_number(train_value(OPTION_WEIGHT_DECAY), 0, 10);
     s->decay_all = arguments_choice(train_value(OPTION_DECAY), decays, 2);
@@ -225,9 +248,12 @@ static void train_read_settings(train_settings *s)
     s->drop_path = arguments_number(train_value(OPTION_DROP_PATH), 0, 0.99);
     s->smoothing = arguments_number(train_value(OPTION_SMOOTHING), 0, 0.99);
     s->augment = (train_augment)arguments_choice(train_value(OPTION_AUGMENT), augments, 3);
+    s->turned = arguments_number(train_value(OPTION_TURNED), 0, 1);
+    s->dense = arguments_number(train_value(OPTION_DENSE), 0, 1e6);
     s->seed = (uint64_t)arguments_whole(train_value(OPTION_SEED), 0, LONG_MAX);
     s->simulate = (size_t)arguments_whole(train_value(OPTION_SIMULATE), 0, 100000000);
     s->ease = arguments_number(train_value(OPTION_EASE), 0, 1e5);
+    s->heavy = arguments_number(train_value(OPTION_HEAVY), 1, 1000);
     s->held_out = (size_t)arguments_whole(train_value(OPTION_HELD_OUT), 12, 1000000);
     s->limit = (size_t)arguments_whole(train_value(OPTION_LIMIT), 0, 100000000);
     s->type = dtypes[arguments_choice(train_value(OPTION_TYPE), types, 3)];

@@ -253,6 +253,7 @@ static void check_fetch(void)
     lensnet_augmentation augmentation = lensnet_augmentation_defaults();
     size_t order[12], cached = 0, i;
     int labels[COUNT], same;
+    const dataset_batch first = {a, labels, NULL}, second = {b, NULL, NULL};
     dataset_recipe recipe;
     dataset d;
     dataset_split *train = &d.split[DATASET_TRAIN];
@@ -266,26 +267,26 @@ static void check_fetch(void)
     recipe.threads = 1;
     dataset_shuffle(order, 12, 0, 0);
     CHECK(recipe.preprocess.channels == 1);
-    CHECK(dataset_fetch(a, labels, train, order, 2, COUNT, &recipe, &error));
+    CHECK(dataset_fetch(&first, train, order, 2, COUNT, &recipe, &error));
     for (i = 0; i < COUNT; i++) CHECK(labels[i] == (int)order[2 + i] / 4);
     recipe.threads = 3;
     train->cache_left = 1000; /* three images of 64 floats */
     for (same = 0; same < 3; same++) {
         memset(b, 0, sizeof b);
-        CHECK(dataset_fetch(b, NULL, train, order, 2, COUNT, &recipe, &error));
+        CHECK(dataset_fetch(&second, train, order, 2, COUNT, &recipe, &error));
         CHECK(memcmp(a, b, sizeof a) == 0);
     }
     for (i = 0; i < 12; i++) cached += train->files[i].pixels != NULL;
     CHECK_CLOSE((double)cached, 3, 0, "images in the cache");
     CHECK(train->cache_left < 256);
     recipe.epoch = 1;
-    CHECK(dataset_fetch(b, NULL, train, order, 2, COUNT, &recipe, &error));
+    CHECK(dataset_fetch(&second, train, order, 2, COUNT, &recipe, &error));
     CHECK(memcmp(a, b, sizeof a) != 0);
     dataset_read_ahead(train, order, 0, 100);
     dataset_close(&d);
     put("train/vort", "003.npy", 4, INFINITY);
     CHECK(dataset_open(&d, ROOT, &error));
-    CHECK(!dataset_fetch(b, NULL, train, NULL, 2, COUNT, &recipe, &error));
+    CHECK(!dataset_fetch(&second, train, NULL, 2, COUNT, &recipe, &error));
     CHECK(strstr(error.text, "train/vort/003.npy: the pixel") != NULL);
     dataset_close(&d);
 }

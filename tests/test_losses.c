@@ -136,6 +136,12 @@ static void test_values_and_slopes(void)
         if (fabs((double)dx[i] - wanted) > worst) worst = fabs((double)dx[i] - wanted);
     }
     CHECK(most > 0 && worst <= 1e-6 * most);
+    mass[9] = (float)NAN;
+    labels[9] = (float)NAN;
+    run(&other, parts, x, named, SAMPLES);
+    CHECK(parts[9] == 0 && parts[8] == dx[8] && other.loss < outputs.loss);
+    memcpy(dx, parts, sizeof dx);
+    outputs = other;
     run(&other, parts, x, named, 2);
     CHECK(!memcmp(dx, parts, sizeof dx) &&
           !memcmp(&outputs.losses, &other.losses, sizeof outputs.losses));

@@ -212,6 +212,11 @@ SIM_API void sim_image(double *pixels, sim_truth *truth, sim_workspace *workspac
 SIM_API void sim_image_float(float *pixels, sim_truth *truth, sim_workspace *workspace,
                              uint64_t seed, int label, uint64_t index);
 
+/* The same with a map (height * width) of what subhalos or the vortex change: the expected counts with
+ * them less those without, in standard deviations of a pixel's noise. It costs a second image. */
+SIM_API void sim_image_mapped(float *pixels, float *map, sim_workspace *workspace, uint64_t seed,
+                              int label, uint64_t index);
+
 /* From now on the images of sim_image have subhalos and vortices `factor` times as heavy as drawn; 1 as
  * created. Nothing else changes. Exaggerated images are what a network learns to look from first. */
 SIM_API void sim_workspace_exaggerate(sim_workspace *workspace, double factor);
@@ -1616,12 +1621,18 @@ SIM_API void sim_observe(double *pixels, sim_truth *truth, sim_workspace *w, con
 
 SIM_API void sim_workspace_exaggerate(sim_workspace *w, double factor) { w->exaggeration = factor; }
 
-static void sim_make(sim_workspace *w, sim_truth *truth, uint64_t seed, int label, uint64_t index)
+static void sim_draw_exaggerated(sim_workspace *w, sim_truth *truth, uint64_t seed, int label,
+                                 uint64_t index)
 {
     int i;
     sim_draw(truth, &w->params, seed, label, index);
     truth->vortex_mass *= w->exaggeration;
     for (i = 0; i < truth->subhalos; i++) truth->subhalo[i].mass *= w->exaggeration;
+}
+
+static void sim_make(sim_workspace *w, sim_truth *truth, uint64_t seed, int label, uint64_t index)
+{
+    sim_draw_exaggerated(w, truth, seed, label, index);
     sim_expected_here(w, truth);
     sim_observe_here(w, truth);
 }
@@ -1639,6 +1650,30 @@ SIM_API void sim_image_float(float *pixels, sim_truth *truth, sim_workspace *w, 
     const size_t count = (size_t)w->params.height * (size_t)w->params.width;
     size_t i;
     sim_make(w, truth ? truth : &w->truth, seed, label, index);
+    for (i = 0; i < count; i++) pixels[i] = (float)w->counts[i];
+}
+
+SIM_API void sim_image_mapped(float *pixels, float *map, sim_workspace *w, uint64_t seed, int label,
+                              uint64_t index)
+{
+    const size_t count = (size_t)w->params.height * (size_t)w->params.width;
+    sim_truth truth, smooth;
+    size_t i;
+    sim_draw_exaggerated(w, &truth, seed, label, index);
+    smooth = truth;
+    smooth.label = 0;
+    smooth.subhalos = 0;
+    smooth.vortex_mass = 0;
+    if (label) {
+        sim_expected_here(w, &smooth);
+        for (i = 0; i < count; i++) map[i] = (float)w->counts[i];
+    }
+    sim_expected_here(w, &truth);
+    for (i = 0; i < count; i++) {
+        const double expected = w->counts[i];
+        map[i] = label && expected > 0 ? (float)((expected - (double)map[i]) / sqrt(expected)) : 0;
+    }
+    sim_observe_here(w, &truth);
     for (i = 0; i < count; i++) pixels[i] = (float)w->counts[i];
 }
 
