@@ -48,6 +48,7 @@
  *     >>isa            instruction sets and the one fused multiply-add
  *     >>rows           elementwise and row kernels
  *     >>gemm-tiles     register tiles of the matrix products
+ *     >>bfloat         products in bfloat16: rounding, packing, tiles
  *     >>gemm           blocking, packing, threads
  *     >>depthwise      7 x 7 depthwise convolution
  *     >>parameters     weights and their packed copies
@@ -163,11 +164,12 @@ LENSNET_API const char *lensnet_result_text(lensnet_result result);
 
 /* Instruction sets, from portable to fastest. The same bits come out of each. */
 typedef enum lensnet_isa {
-    LENSNET_ISA_REFERENCE = 0, /* the plain `_ref` loops */
-    LENSNET_ISA_PORTABLE = 1,  /* vectors as the compiler's default target allows (SSE2, NEON) */
-    LENSNET_ISA_AVX2 = 2,      /* AVX2 + FMA */
-    LENSNET_ISA_AVX512 = 3,    /* AVX-512 F, DQ, BW, VL */
-    LENSNET_ISA_BEST = 99      /* as a cap: whatever the processor has */
+    LENSNET_ISA_REFERENCE = 0,   /* the plain `_ref` loops */
+    LENSNET_ISA_PORTABLE = 1,    /* vectors as the compiler's default target allows (SSE2, NEON) */
+    LENSNET_ISA_AVX2 = 2,        /* AVX2 + FMA */
+    LENSNET_ISA_AVX512 = 3,      /* AVX-512 F, DQ, BW, VL */
+    LENSNET_ISA_AVX512_BF16 = 4, /* the same, and its products in bfloat16 */
+    LENSNET_ISA_BEST = 99        /* as a cap: whatever the processor has */
 } lensnet_isa;
 
 /* All that the library takes from the program around it. Objects copy it when they are created, so
@@ -1389,12 +1391,29 @@ static int lnp_threads(const lensnet_host *host)
 #endif
 }
 
+/* --- the bits of a number ------------------------------------------------------------------------ */
+
+static uint32_t lnp_float_bits(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static float lnp_bits_float(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 /* --- floating-point mode ------------------------------------------------------------------------ */
 
 /* The bits that choose rounding and flush-to-zero. The host may have changed them; results must not
  * depend on that. */
 #if defined(__x86_64__) && defined(__GNUC__)
 #define LNP_DEFAULT_MODE 0x1F80u
+#define LNP_FLUSH_MODE   0x8040u /* of denormal results and operands, as VDPBF16PS does */
 LNP_INLINE uint64_t lnp_mode_get(void) { return __builtin_ia32_stmxcsr(); }
 LNP_INLINE void lnp_mode_set(uint64_t mode) { __builtin_ia32_ldmxcsr((unsigned)mode); }
 #elif defined(__aarch64__) && defined(__GNUC__)
@@ -2254,6 +2273,13 @@ uint64_t lensnet_random_stream(const char *text)
 #define LNP_AVX512 0
 #endif
 
+/* The compiler knows VDPBF16PS. */
+#if LNP_AVX512 && (defined(__clang__) || __GNUC__ >= 10)
+#define LNP_BFLOAT 1
+#else
+#define LNP_BFLOAT 0
+#endif
+
 #if defined(__GNUC__) && defined(__aarch64__) && !defined(LENSNET_NO_SIMD)
 #define LNP_NEON 1
 #else
@@ -2264,6 +2290,8 @@ uint64_t lensnet_random_stream(const char *text)
 #include <immintrin.h>
 #define LNP_TARGET_AVX2   __attribute__((target("avx2,fma")))
 #define LNP_TARGET_AVX512 __attribute__((target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl")))
+#define LNP_TARGET_BFLOAT                                                                          \
+    __attribute__((target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl,avx512bf16")))
 #endif
 #if LNP_NEON
 #include <arm_neon.h>
@@ -2279,8 +2307,13 @@ static lensnet_isa lnp_detect_isa(lensnet_isa cap)
 #if LNP_AVX512
     if (cap >= LENSNET_ISA_AVX512 && __builtin_cpu_supports("avx512f") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
+#if LNP_BFLOAT
+        if (cap >= LENSNET_ISA_AVX512_BF16 && __builtin_cpu_supports("avx512bf16"))
+            return LENSNET_ISA_AVX512_BF16;
+#endif
         return LENSNET_ISA_AVX512;
+    }
 #endif
 #if LNP_X86
     if (cap >= LENSNET_ISA_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
@@ -2301,6 +2334,7 @@ const char *lensnet_isa_text(lensnet_isa isa)
     case LENSNET_ISA_PORTABLE: return LNP_NEON ? "NEON" : "portable";
     case LENSNET_ISA_AVX2: return "AVX2+FMA";
     case LENSNET_ISA_AVX512: return "AVX-512";
+    case LENSNET_ISA_AVX512_BF16: return "AVX-512 BF16";
     case LENSNET_ISA_BEST: return "best";
     }
     return "unknown";
@@ -3887,7 +3921,7 @@ static lnp_row_kernels lnp_row_kernels_for(lensnet_isa isa)
     if (isa == LENSNET_ISA_AVX2) return avx2;
 #endif
 #if LNP_AVX512
-    if (isa == LENSNET_ISA_AVX512) {
+    if (isa >= LENSNET_ISA_AVX512) {
         lnp_row_kernels avx512 = {LNP_ROW_KERNELS(LNP_ROW_ENTRY_AVX512)};
         avx512.square_roots = lnp_roots_avx512;
         return avx512;
@@ -4230,6 +4264,7 @@ typedef struct lnp_gemm_kernels {
     lnp_copy_block pack_rows; /* the same, past the caches: weights outgrow them */
     lnp_deal deal;
     lnp_pack_panel pack_panel;
+    const struct lnp_bfloat_kernels *bfloat; /* NULL: float32 */
 } lnp_gemm_kernels;
 
 /* Text repeated for the rows of a tile: X(0) X(1) ... */
@@ -4339,7 +4374,8 @@ static const lnp_gemm_kernels lnp_gemm_reference = {LENSNET_ISA_REFERENCE,
                                                     lnp_copy_block_portable,
                                                     lnp_copy_block_portable,
                                                     lnp_deal_portable,
-                                                    lnp_pack_panel_portable};
+                                                    lnp_pack_panel_portable,
+                                                    NULL};
 
 #define LNP_ROW_OF_TILES_4(kind, vectors, isa)                                                     \
     {                                                                                              \
@@ -4417,7 +4453,8 @@ static const lnp_gemm_kernels lnp_gemm_portable = {
     lnp_copy_block_portable,
     lnp_copy_block_portable,
     lnp_deal_portable,
-    lnp_pack_panel_portable};
+    lnp_pack_panel_portable,
+    NULL};
 #endif
 
 #if LNP_X86
@@ -4563,7 +4600,8 @@ static const lnp_gemm_kernels lnp_gemm_avx2 = {
     lnp_copy_block_avx2,
     lnp_pack_rows_avx2,
     lnp_deal_avx2,
-    lnp_pack_panel_avx2};
+    lnp_pack_panel_avx2,
+    NULL};
 #endif
 
 #if LNP_AVX512
@@ -4757,7 +4795,8 @@ static const lnp_gemm_kernels lnp_gemm_avx512 = {
     lnp_copy_block_avx512,
     lnp_pack_rows_avx512,
     lnp_deal_avx512,
-    lnp_pack_panel_avx512};
+    lnp_pack_panel_avx512,
+    NULL};
 #endif
 
 #if LNP_NEON
@@ -4869,7 +4908,8 @@ static const lnp_gemm_kernels lnp_gemm_neon = {
     lnp_copy_block_portable,
     lnp_copy_block_portable,
     lnp_deal_portable,
-    lnp_pack_panel_neon};
+    lnp_pack_panel_neon,
+    NULL};
 #endif
 
 /* The table of an instruction set that lnp_detect_isa has returned. */
@@ -4877,7 +4917,7 @@ static const lnp_gemm_kernels *lnp_gemm_kernels_for(lensnet_isa isa)
 {
     if (isa == LENSNET_ISA_REFERENCE) return &lnp_gemm_reference;
 #if LNP_AVX512
-    if (isa == LENSNET_ISA_AVX512) return &lnp_gemm_avx512;
+    if (isa >= LENSNET_ISA_AVX512) return &lnp_gemm_avx512;
 #endif
 #if LNP_X86
     if (isa == LENSNET_ISA_AVX2) return &lnp_gemm_avx2;
@@ -4887,6 +4927,432 @@ static const lnp_gemm_kernels *lnp_gemm_kernels_for(lensnet_isa isa)
 #else
     return &lnp_gemm_portable;
 #endif
+}
+/* =================================================================================================
+ * >>bfloat  Products in bfloat16: the same drivers, with operands rounded to 16 bits while packing.
+ *
+ * The law: a and b are rounded to bfloat16 (to nearest, ties to even; denormal numbers become zero; a
+ * NaN stays one). The reduction goes in pairs (0, 1), (2, 3) ..., the last one filled up with zeros, and
+ * in every pair the odd element comes first: c = fma(a[1], b[1], c), then c = fma(a[0], b[0], c), both
+ * in float32 to nearest, with a denormal c taken for zero and a denormal result flushed to zero of its
+ * sign (after rounding). Pairs of the weights' gradient lie within a sample, so that no split of a
+ * batch can be seen. This is what VDPBF16PS computes (Intel's manual; checked against it here, NaN,
+ * infinity and denormals included, by lnp_bfloat_probe wherever it is used). Elsewhere the tiles of
+ * float32 do the same: their operands are packed rounded, the odd element before the even, and x86's
+ * flush-to-zero mode stands around them.
+ * ============================================================================================== */
+
+/* x rounded to bfloat16, as a float. */
+static float lnp_bfloat_round(float x)
+{
+    const uint32_t bits = lnp_float_bits(x), magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return lnp_bits_float((bits | 0x00400000u) & 0xffff0000u);
+    if (magnitude < 0x00800000u) return lnp_bits_float(bits & 0x80000000u);
+    return lnp_bits_float((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
+}
+
+static float lnp_flush_denormal(float x)
+{
+    const uint32_t bits = lnp_float_bits(x);
+    return bits & 0x7f800000u ? x : lnp_bits_float(bits & 0x80000000u);
+}
+
+/* One step of the law. Where the sum was rounded up to the smallest normal number, it depends on what
+ * it would have been with unbounded exponents: below 2^-126 - 2^-151 it is flushed. Everything there is
+ * exact in double: the product has 16 bits, the addend no more than 49 above 2^-151. */
+static float lnp_bfloat_fma(float a, float b, float c)
+{
+    const float smallest = 1.17549435e-38f, addend = lnp_flush_denormal(c);
+    const float sum = lnp_fma(a, b, addend);
+    const uint32_t magnitude = lnp_float_bits(sum) & 0x7fffffffu;
+    const double sign = sum < 0.0f ? -1.0 : 1.0;
+    const double limit = (double)smallest * (1.0 - 1.0 / 33554432.0); /* 1 - 2^-25 */
+    if (magnitude > 0x00800000u) return sum;
+    if (magnitude == 0x00800000u &&
+        sign * (double)a * (double)b + (sign * (double)addend - limit) >= 0.0)
+        return sum;
+    return lnp_bits_float(lnp_float_bits(sum) & 0x80000000u);
+}
+
+/* ---- the twin: operands in float32, the odd element of a pair first ---------------------------- */
+
+#if defined(__GNUC__)
+typedef uint64_t lnp_q8 __attribute__((vector_size(64), aligned(4), may_alias));
+
+/* lnp_bfloat_round of 16 lanes, by integers alone. */
+LNP_INLINE lnp_v16 lnp_v_bfloat_round(lnp_v16 v)
+{
+    const lnp_u16 bits = lnp_v_bits(v), magnitude = lnp_u_and(bits, lnp_u_set(0x7fffffffu));
+    const lnp_u16 odd = lnp_u_and(bits >> 16, lnp_u_set(1));
+    const lnp_u16 rounded = lnp_u_add(lnp_u_add(bits, lnp_u_set(0x7fffu)), odd);
+    const lnp_u16 nan = lnp_u_top(lnp_u_sub(lnp_u_set(0x7f800000u), magnitude));
+    const lnp_u16 zero = lnp_u_top(lnp_u_sub(magnitude, lnp_u_set(0x00800000u)));
+    const lnp_u16 number = lnp_u_or(lnp_u_and(rounded, lnp_u_not(nan)),
+                                    lnp_u_and(lnp_u_or(bits, lnp_u_set(0x00400000u)), nan));
+    const lnp_u16 kept = lnp_u_and(number, lnp_u_not(lnp_u_and(zero, lnp_u_set(0x7fffffffu))));
+    return lnp_v_from_bits(lnp_u_and(kept, lnp_u_set(0xffff0000u)));
+}
+
+LNP_INLINE lnp_v16 lnp_v_swap_pairs(lnp_v16 v)
+{
+    const lnp_q8 pairs = (lnp_q8)v;
+    return (lnp_v16)(pairs >> 32 | pairs << 32);
+}
+#else
+LNP_INLINE lnp_v16 lnp_v_bfloat_round(lnp_v16 v)
+{
+    int l;
+    for (l = 0; l < 16; l++) v.lane[l] = lnp_bfloat_round(v.lane[l]);
+    return v;
+}
+
+LNP_INLINE lnp_v16 lnp_v_swap_pairs(lnp_v16 v)
+{
+    lnp_v16 swapped;
+    int l;
+    for (l = 0; l < 16; l++) swapped.lane[l] = v.lane[l ^ 1];
+    return swapped;
+}
+#endif
+
+/* rows of both: packed[0] = second rounded, packed[width] = first rounded, zero beyond count. `second`
+ * NULL: zeros. packed may be where first and second lie. */
+LNP_INLINE void lnp_twin_pair(float *packed, size_t width, const float *first, const float *second,
+                              size_t count, int pieces)
+{
+    size_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        const lnp_v16 even = lnp_v_load(first + i), zero = lnp_v_set(0.0f);
+        const lnp_v16 odd = second ? lnp_v_load(second + i) : zero;
+        lnp_v_store(packed + i, lnp_v_bfloat_round(odd), pieces);
+        lnp_v_store(packed + width + i, lnp_v_bfloat_round(even), pieces);
+    }
+    if (i < width) {
+        float even[16] = {0.0f}, odd[16] = {0.0f};
+        size_t l;
+        for (l = 0; l < count - i; l++) even[l] = first[i + l];
+        for (l = 0; second && l < count - i; l++) odd[l] = second[i + l];
+        lnp_v_store(odd, lnp_v_bfloat_round(lnp_v_load(odd)), pieces);
+        lnp_v_store(even, lnp_v_bfloat_round(lnp_v_load(even)), pieces);
+        memcpy(packed + i, odd, (width - i) * sizeof(float));
+        memcpy(packed + width + i, even, (width - i) * sizeof(float));
+    }
+}
+
+LNP_INLINE void lnp_twin_narrow(float *packed, const float *row, size_t count, int pieces)
+{
+    size_t i = 0;
+    for (; i + 16 <= count; i += 16)
+        lnp_v_store(packed + i, lnp_v_swap_pairs(lnp_v_bfloat_round(lnp_v_load(row + i))), pieces);
+    for (; i < count; i += 2) {
+        packed[i] = i + 1 < count ? lnp_bfloat_round(row[i + 1]) : 0.0f;
+        packed[i + 1] = lnp_bfloat_round(row[i]);
+    }
+}
+
+/* How operands in bfloat16 are packed. A step of the tiles is one element of the reduction, or both of
+ * a pair where two bfloat16 stand in the 32 bits of a float. */
+typedef struct lnp_bfloat_kernels {
+    size_t elements; /* in a step: 1 or 2 */
+    int flush;       /* the tiles are float32's and want flush-to-zero around them */
+    /* A row of the left operand: lnp_round_up(count, 2) / elements steps. */
+    void (*narrow)(float *packed, const float *row, size_t count);
+    /* Two rows of the reduction (second may be NULL: zeros) cut into pieces as by lnp_deal. */
+    void (*deal_pair)(float *dealt, size_t pitch, size_t width, const float *first,
+                      const float *second, size_t pieces, size_t count, size_t longer);
+    /* Rounds `rows` packed rows of weights in place, and brings them into the order of pairs; an odd
+     * last row becomes two. NULL: packing has done it. */
+    void (*settle)(float *packed, size_t width, size_t rows);
+} lnp_bfloat_kernels;
+
+#define LNP_TWIN_NARROW(isa, TARGET, parts)                                                        \
+    TARGET static void lnp_narrow_##isa(float *packed, const float *row, size_t count)             \
+    {                                                                                              \
+        lnp_twin_narrow(packed, row, count, parts);                                                \
+    }
+#define LNP_TWIN_SETTLE(isa, TARGET, parts)                                                        \
+    TARGET static void lnp_settle_##isa(float *packed, size_t width, size_t rows)                  \
+    {                                                                                              \
+        size_t i;                                                                                  \
+        for (i = 0; i < rows; i += 2, packed += 2 * width)                                         \
+            lnp_twin_pair(packed, width, packed, i + 1 < rows ? packed + width : NULL, width,      \
+                          parts);                                                                  \
+    }
+#define LNP_TWIN_DEAL(isa, TARGET, parts)                                                          \
+    TARGET static void lnp_deal_pair_##isa(float *dealt, size_t pitch, size_t width,               \
+                                           const float *first, const float *second, size_t pieces, \
+                                           size_t count, size_t longer)                            \
+    {                                                                                              \
+        size_t p, at = 0, floats;                                                                  \
+        for (p = 0; p < pieces; p++, at += floats, dealt += pitch) {                               \
+            floats = count + (p < longer);                                                         \
+            lnp_twin_pair(dealt, width, first + at, second ? second + at : NULL, floats, parts);   \
+        }                                                                                          \
+    }
+#define LNP_TWIN_KERNELS(isa, TARGET, parts, flushes)                                              \
+    LNP_TWIN_NARROW(isa, TARGET, parts)                                                            \
+    LNP_TWIN_SETTLE(isa, TARGET, parts)                                                            \
+    LNP_TWIN_DEAL(isa, TARGET, parts)                                                              \
+    static const lnp_bfloat_kernels lnp_bfloat_##isa = {1, flushes, lnp_narrow_##isa,              \
+                                                        lnp_deal_pair_##isa, lnp_settle_##isa};
+
+LNP_TWIN_KERNELS(portable, , 4, LNP_X86)
+#if LNP_X86
+LNP_TWIN_KERNELS(avx2, LNP_TARGET_AVX2, 2, 1)
+#endif
+#if LNP_AVX512
+LNP_TWIN_KERNELS(avx512, LNP_TARGET_AVX512, 1, 1)
+#endif
+#undef LNP_TWIN_NARROW
+#undef LNP_TWIN_SETTLE
+#undef LNP_TWIN_DEAL
+#undef LNP_TWIN_KERNELS
+
+#if !LNP_X86
+/* A tile where there is no mode that flushes as x86 does. */
+LNP_INLINE void lnp_tile_twin(LNP_TILE_PARAMETERS, size_t rows, size_t width, size_t row_step,
+                              size_t k_step)
+{
+    size_t i, j, k;
+    (void)ahead;
+    for (i = 0; i < rows; i++)
+        for (j = 0; j < width; j++) {
+            float sum = start ? start[j] : c[i * c_stride + j];
+            for (k = 0; k < steps; k++)
+                sum = lnp_bfloat_fma(a[i * row_step + k * k_step], b[k * width + j], sum);
+            c[i * c_stride + j] = sum;
+        }
+}
+#endif
+
+#if LNP_BFLOAT
+/* ---- AVX-512 BF16: pairs in 32 bits, tiles as those of float32 ---------------------------------- */
+
+LNP_TARGET_BFLOAT LNP_INLINE __m512 lnp_pairs_fma(__m512 factor, __m512 column, __m512 sum)
+{
+    return _mm512_dpbf16_ps(sum, (__m512bh)factor, (__m512bh)column);
+}
+
+/* The text of one row of a tile; what is beyond `rows` and `vectors`, constants, vanishes. */
+#define LNP_PAIRS_FETCH(i)                                                                         \
+    if ((i) < rows) LNP_FETCH(next + (i)*c_stride);                                                \
+    if ((i) < rows && vectors > 1) LNP_FETCH(next + (i)*c_stride + 16);
+#define LNP_PAIRS_START(i)                                                                         \
+    if ((i) < rows) low[i] = _mm512_loadu_ps(start ? start : c + (i)*c_stride);                    \
+    if ((i) < rows && vectors > 1)                                                                 \
+        high[i] = _mm512_loadu_ps(start ? start + 16 : c + (i)*c_stride + 16);
+#define LNP_PAIRS_STEP(i)                                                                          \
+    if ((i) < rows) {                                                                              \
+        const __m512 factor = _mm512_set1_ps(a[(i)*row_step]);                                     \
+        low[i] = lnp_pairs_fma(factor, left, low[i]);                                              \
+        if (vectors > 1) high[i] = lnp_pairs_fma(factor, right, high[i]);                          \
+    }
+#define LNP_PAIRS_STORE(i)                                                                         \
+    if ((i) < rows) _mm512_storeu_ps(c + (i)*c_stride, low[i]);                                    \
+    if ((i) < rows && vectors > 1) _mm512_storeu_ps(c + (i)*c_stride + 16, high[i]);
+/* clang-format off */
+#define LNP_PAIRS_ROWS(X)                                                                          \
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13)
+/* clang-format on */
+
+LNP_TARGET_BFLOAT LNP_INLINE void lnp_tile_pairs(LNP_TILE_PARAMETERS, const float *next, int rows,
+                                                 int vectors, size_t row_step, size_t k_step)
+{
+    __m512 low[LNP_TILE_ROWS_MAX], high[LNP_TILE_ROWS_MAX];
+    LNP_PAIRS_ROWS(LNP_PAIRS_FETCH)
+    LNP_PAIRS_ROWS(LNP_PAIRS_START)
+    for (; steps; steps--) {
+        const __m512 left = _mm512_loadu_ps(b), right = _mm512_loadu_ps(vectors > 1 ? b + 16 : b);
+        LNP_PAIRS_ROWS(LNP_PAIRS_STEP)
+        LNP_FETCH(ahead);
+        ahead += 16;
+        a += k_step;
+        b += 16 * vectors;
+    }
+    LNP_FORGET(c);
+    LNP_PAIRS_ROWS(LNP_PAIRS_STORE)
+}
+
+#define LNP_PAIRS_PRODUCT(rows, vectors)                                                           \
+    LNP_TARGET_BFLOAT static void lnp_product_##rows##x##vectors##_pairs(LNP_TILE_PARAMETERS)      \
+    {                                                                                              \
+        lnp_tile_pairs(a, b, steps, start, c, c_stride, ahead, c + rows * c_stride, rows, vectors, \
+                       LNP_ROW_PITCH, 1);                                                          \
+    }
+#define LNP_PAIRS_GRADIENT(rows, vectors)                                                          \
+    LNP_TARGET_BFLOAT static void lnp_gradient_##rows##x##vectors##_pairs(LNP_TILE_PARAMETERS)     \
+    {                                                                                              \
+        lnp_tile_pairs(a, b, steps, start, c, c_stride, ahead, c + 16 * vectors, rows, vectors, 1, \
+                       16);                                                                        \
+    }
+#define LNP_PAIRS_TILES(rows)                                                                      \
+    LNP_PAIRS_PRODUCT(rows, 1)                                                                     \
+    LNP_PAIRS_PRODUCT(rows, 2)                                                                     \
+    LNP_PAIRS_GRADIENT(rows, 1)                                                                    \
+    LNP_PAIRS_GRADIENT(rows, 2)
+LNP_PAIRS_TILES(1)
+LNP_PAIRS_TILES(2)
+LNP_PAIRS_TILES(3)
+LNP_PAIRS_TILES(4)
+LNP_PAIRS_TILES(5)
+LNP_PAIRS_TILES(6)
+LNP_PAIRS_TILES(7)
+LNP_PAIRS_TILES(8)
+LNP_PAIRS_TILES(9)
+LNP_PAIRS_TILES(10)
+LNP_PAIRS_TILES(11)
+LNP_PAIRS_TILES(12)
+LNP_PAIRS_TILES(13)
+LNP_PAIRS_TILES(14)
+
+/* 16 bits each of two vectors, rounded: those of low in the lower half. */
+LNP_TARGET_BFLOAT LNP_INLINE __m512i lnp_round_two(__m512 high, __m512 low)
+{
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+/* Up to 32 elements of a row are up to 16 pairs as they lie; whole vectors are written. */
+LNP_TARGET_BFLOAT static void lnp_narrow_pairs(float *packed, const float *row, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i += 32) {
+        const __mmask16 low = lnp_first_lanes_avx512(count - i);
+        const __mmask16 high = lnp_first_lanes_avx512(count - i > 16 ? count - i - 16 : 0);
+        const __m512i pairs = lnp_round_two(_mm512_maskz_loadu_ps(high, row + i + 16),
+                                            _mm512_maskz_loadu_ps(low, row + i));
+        _mm512_storeu_si512(packed + i / 2, pairs);
+    }
+}
+
+/* Pairs of two rows, 16 columns: (first[j], second[j]) in 32 bits. */
+LNP_TARGET_BFLOAT LNP_INLINE __m512 lnp_join_rows(const float *first, const float *second,
+                                                  __mmask16 lanes)
+{
+    const __m512i order =
+        _mm512_set_epi32(0x001f000f, 0x001e000e, 0x001d000d, 0x001c000c, 0x001b000b, 0x001a000a,
+                         0x00190009, 0x00180008, 0x00170007, 0x00160006, 0x00150005, 0x00140004,
+                         0x00130003, 0x00120002, 0x00110001, 0x00100000);
+    const __m512 low = _mm512_maskz_loadu_ps(lanes, first);
+    const __m512 high = second ? _mm512_maskz_loadu_ps(lanes, second) : _mm512_setzero_ps();
+    return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, lnp_round_two(high, low)));
+}
+
+LNP_TARGET_BFLOAT static void lnp_deal_pair_pairs(float *dealt, size_t pitch, size_t width,
+                                                  const float *first, const float *second,
+                                                  size_t pieces, size_t count, size_t longer)
+{
+    size_t p, j, floats;
+    for (p = 0; p < pieces; p++, dealt += pitch, first += floats, second += second ? floats : 0) {
+        floats = count + (p < longer);
+        for (j = 0; j < width; j += 16)
+            _mm512_storeu_ps(dealt + j,
+                             lnp_join_rows(first + j, second ? second + j : NULL,
+                                           lnp_first_lanes_avx512(floats > j ? floats - j : 0)));
+    }
+}
+
+/* lnp_copy_block for B = w: `rows` of k become half as many. */
+LNP_TARGET_BFLOAT static void lnp_pack_rows_pairs(float *packed, size_t width, const float *source,
+                                                  size_t stride, size_t rows, size_t count)
+{
+    size_t i;
+    for (i = 0; i < rows; i += 2, packed += width, source += 2 * stride)
+        lnp_deal_pair_pairs(packed, 0, width, source, i + 1 < rows ? source + stride : NULL, 1,
+                            count, 0);
+}
+
+/* lnp_pack_panel: rows of w become rows of pairs, which are then turned as floats are. */
+LNP_TARGET_BFLOAT static void lnp_pack_panel_pairs(float *packed, size_t width, const float *w,
+                                                   size_t stride, size_t count, size_t k)
+{
+    enum { at_once = 128 };
+    float pairs[LNP_COLUMNS_MAX * at_once / 2];
+    size_t first, j;
+    for (first = 0; first < k; first += at_once) {
+        const size_t elements = lnp_min(at_once, k - first);
+        for (j = 0; j < count; j++)
+            lnp_narrow_pairs(pairs + j * (at_once / 2), w + j * stride + first, elements);
+        lnp_gemm_avx512.pack_panel(packed + first / 2 * width, width, pairs, at_once / 2, count,
+                                   lnp_ceil_div(elements, 2));
+    }
+}
+
+static const lnp_bfloat_kernels lnp_bfloat_pairs = {2, 0, lnp_narrow_pairs, lnp_deal_pair_pairs,
+                                                    NULL};
+
+static const lnp_gemm_kernels lnp_gemm_pairs = {
+    LENSNET_ISA_AVX512_BF16,
+    14,
+    16,
+    32,
+    16,
+    {LNP_ROW_OF_TILES_14(product, 1, pairs), LNP_ROW_OF_TILES_14(product, 2, pairs)},
+    {LNP_ROW_OF_TILES_14(gradient, 1, pairs), LNP_ROW_OF_TILES_14(gradient, 2, pairs)},
+    NULL,
+    lnp_pack_rows_pairs,
+    NULL,
+    lnp_pack_panel_pairs,
+    &lnp_bfloat_pairs};
+#endif
+#if LNP_BFLOAT
+/* Does the instruction what the twin does? (a, b) in pairs, 16 at a time. */
+LNP_TARGET_BFLOAT static int lnp_bfloat_probe_lanes(const float *a, const float *b, float *sums)
+{
+    float pairs[2][16], result[16];
+    int i, same = 1;
+    lnp_narrow_pairs(pairs[0], a, 32);
+    lnp_narrow_pairs(pairs[1], b, 32);
+    _mm512_storeu_ps(result, lnp_pairs_fma(_mm512_loadu_ps(pairs[0]), _mm512_loadu_ps(pairs[1]),
+                                           _mm512_loadu_ps(sums)));
+    for (i = 0; i < 16; i++) {
+        const float a0 = lnp_bfloat_round(a[2 * i]), a1 = lnp_bfloat_round(a[2 * i + 1]);
+        const float b0 = lnp_bfloat_round(b[2 * i]), b1 = lnp_bfloat_round(b[2 * i + 1]);
+        const float expected = lnp_bfloat_fma(a0, b0, lnp_bfloat_fma(a1, b1, sums[i]));
+        const int numbers = expected == expected || result[i] == result[i];
+        if (numbers && lnp_float_bits(expected) != lnp_float_bits(result[i])) same = 0;
+    }
+    return same;
+}
+
+/* Numbers at the edges of the law against each other, and sums that cancel. */
+static int lnp_bfloat_probe(void)
+{
+    static const uint32_t edges[16] = {0x00000000, 0x80000000, 0x00000001, 0x807fffff,
+                                       0x00800000, 0x80800001, 0x1f801000, 0x9f7f8000,
+                                       0x3f800000, 0xbf818000, 0x3f808000, 0x7f7fffff,
+                                       0x7f800000, 0xff800000, 0x7f800001, 0xffc00000};
+    float a[32], b[32], sums[16];
+    uint32_t i, l;
+    int same = 1;
+    for (i = 0; i < 16 * 16; i++) {
+        for (l = 0; l < 16; l++) {
+            a[2 * l] = lnp_bits_float(edges[l]);
+            a[2 * l + 1] = lnp_bits_float(edges[i % 16]);
+            b[2 * l] = lnp_bits_float(edges[i / 16]);
+            b[2 * l + 1] = lnp_bits_float(edges[(3 * i + 5 * l) % 16]);
+            sums[l] = lnp_bits_float(edges[(i + l) % 16] ^ (l * 0x80001u));
+        }
+        same &= lnp_bfloat_probe_lanes(a, b, sums);
+    }
+    return same;
+}
+#endif
+
+/* The kernels of products in bfloat16 for an instruction set that lnp_detect_isa has returned. */
+static lnp_gemm_kernels lnp_bfloat_kernels_for(lensnet_isa isa)
+{
+    lnp_gemm_kernels kernels = *lnp_gemm_kernels_for(isa);
+#if LNP_BFLOAT
+    if (isa == LENSNET_ISA_AVX512_BF16 && lnp_bfloat_probe()) return lnp_gemm_pairs;
+#endif
+    kernels.bfloat = &lnp_bfloat_portable;
+#if LNP_X86
+    if (isa >= LENSNET_ISA_AVX2) kernels.bfloat = &lnp_bfloat_avx2;
+#endif
+#if LNP_AVX512
+    if (isa >= LENSNET_ISA_AVX512) kernels.bfloat = &lnp_bfloat_avx512;
+#endif
+    return kernels;
 }
 /* =================================================================================================
  * >>gemm  Matrix products: where nine tenths of the time goes. Three drivers over the tiles above:
@@ -4955,7 +5421,8 @@ typedef struct lnp_gradient_product {
     size_t x_stride;
     lnp_fill x_fill; /* as in lnp_product */
     const void *x_fill_context;
-    float *dw; /* (n, k), contiguous */
+    float *dw;           /* (n, k), contiguous */
+    size_t segment_rows; /* of a sample: pairs of bfloat16 do not reach from one to the next */
 } lnp_gradient_product;
 
 /* ---- weights --------------------------------------------------------------------------------- */
@@ -4966,9 +5433,15 @@ static size_t lnp_panel_width(const lnp_gemm_kernels *kernels, size_t n, size_t 
     return lnp_min(kernels->columns, lnp_round_up(n - first_column, kernels->lanes));
 }
 
+/* Steps of the tiles over k elements of the reduction, each as long as a float. */
+static size_t lnp_steps(const lnp_gemm_kernels *kernels, size_t k)
+{
+    return kernels->bfloat ? lnp_round_up(k, 2) / kernels->bfloat->elements : k;
+}
+
 static size_t lnp_packed_floats(const lnp_gemm_kernels *kernels, size_t n, size_t k)
 {
-    return lnp_round_up(n, kernels->lanes) * k;
+    return lnp_round_up(n, kernels->lanes) * lnp_steps(kernels, k);
 }
 
 /* Panels first ... end - 1 of B = w^T. */
@@ -4978,20 +5451,25 @@ static void lnp_pack_transposed(const lnp_gemm_kernels *kernels, float *packed, 
     for (; first < end; first++) {
         const size_t column = first * kernels->columns;
         const size_t width = lnp_panel_width(kernels, n, column);
-        kernels->pack_panel(packed + column * k, width, w + column * k, k,
-                            lnp_min(width, n - column), k);
+        float *panel = packed + column * lnp_steps(kernels, k);
+        kernels->pack_panel(panel, width, w + column * k, k, lnp_min(width, n - column), k);
+        if (kernels->bfloat && kernels->bfloat->settle) kernels->bfloat->settle(panel, width, k);
     }
 }
 
-/* Rows first ... end - 1 of B = w, in all panels. */
+/* Rows first ... end - 1 of B = w, in all panels; in bfloat16 `first` is even. */
 static void lnp_pack_straight(const lnp_gemm_kernels *kernels, float *packed, const float *w,
                               size_t n, size_t k, size_t first, size_t end)
 {
+    const size_t steps = lnp_steps(kernels, k), step = lnp_steps(kernels, first);
     size_t column;
     for (column = 0; column < n; column += kernels->columns) {
         const size_t width = lnp_panel_width(kernels, n, column);
-        kernels->pack_rows(packed + column * k + first * width, width, w + first * n + column, n,
-                           end - first, lnp_min(width, n - column));
+        float *rows = packed + column * steps + step * width;
+        kernels->pack_rows(rows, width, w + first * n + column, n, end - first,
+                           lnp_min(width, n - column));
+        if (kernels->bfloat && kernels->bfloat->settle)
+            kernels->bfloat->settle(rows, width, end - first);
     }
 }
 
@@ -5001,12 +5479,14 @@ static void lnp_pack_straight(const lnp_gemm_kernels *kernels, float *packed, co
 static void lnp_pack_weights(const lnp_gemm_kernels *kernels, float *packed, const float *w,
                              size_t n, size_t k, int transposed, int threads)
 {
-    const size_t parts = transposed ? lnp_ceil_div(n, kernels->columns) : k;
+    const size_t unit = !transposed && kernels->bfloat ? 2 : 1;
+    const size_t whole = transposed ? lnp_ceil_div(n, kernels->columns) : k;
+    const size_t parts = lnp_ceil_div(whole, unit);
     ptrdiff_t worker;
     LNP_PARALLEL_FOR
     for (worker = 0; worker < threads; worker++) {
-        const size_t first = parts * (size_t)worker / (size_t)threads;
-        const size_t end = parts * ((size_t)worker + 1) / (size_t)threads;
+        const size_t first = parts * (size_t)worker / (size_t)threads * unit;
+        const size_t end = lnp_min(whole, parts * ((size_t)worker + 1) / (size_t)threads * unit);
         (transposed ? lnp_pack_transposed : lnp_pack_straight)(kernels, packed, w, n, k, first,
                                                                end);
     }
@@ -5056,18 +5536,21 @@ static size_t lnp_chunk_near(const lnp_chunks *chunks, size_t row)
     return row - below > lnp_chunk_start(chunks, chunk + 1) - row ? chunk + 1 : chunk;
 }
 
-/* Reduction: equal blocks of a multiple of 16. */
-static size_t lnp_k_blocks(size_t k) { return lnp_max(1, lnp_ceil_div(k, LNP_K_BLOCK)); }
-static size_t lnp_k_block(size_t k) { return lnp_round_up(lnp_ceil_div(k, lnp_k_blocks(k)), 16); }
+/* Reduction: equal blocks of a multiple of 16 steps. */
+static size_t lnp_k_blocks(size_t steps) { return lnp_max(1, lnp_ceil_div(steps, LNP_K_BLOCK)); }
+static size_t lnp_k_block(size_t steps)
+{
+    return lnp_round_up(lnp_ceil_div(steps, lnp_k_blocks(steps)), 16);
+}
 
 static size_t lnp_tile_floats(const lnp_gemm_kernels *kernels, size_t k)
 {
-    return kernels->rows * LNP_ROW_PITCH * lnp_k_blocks(k);
+    return kernels->rows * LNP_ROW_PITCH * lnp_k_blocks(lnp_steps(kernels, k));
 }
 
-static size_t lnp_block_rows(size_t k, size_t chunk_rows)
+static size_t lnp_block_rows(size_t steps, size_t chunk_rows)
 {
-    const size_t fitting = LNP_BLOCK_FLOATS / lnp_max(k, 1);
+    const size_t fitting = LNP_BLOCK_FLOATS / lnp_max(steps, 1);
     return lnp_max(chunk_rows, lnp_min(LNP_BLOCK_ROWS, fitting));
 }
 
@@ -5084,6 +5567,9 @@ static size_t lnp_shared_rows(size_t k, int threads)
     return threads > 1 ? lnp_min(rows, LNP_SHARED_BLOCKS * LNP_BLOCK_ROWS) : 0;
 }
 
+/* A pair of rows as they are and packed. */
+static size_t lnp_reference_floats(size_t k) { return 4 * lnp_round_up(k, 2); }
+
 /* For m rows or fewer: a last micro-batch may be shared where a whole one is not. */
 static size_t lnp_product_scratch_floats(const lnp_gemm_kernels *kernels, size_t m, size_t k,
                                          int threads)
@@ -5092,13 +5578,27 @@ static size_t lnp_product_scratch_floats(const lnp_gemm_kernels *kernels, size_t
     const size_t own = lnp_tiles_in(kernels, lnp_min(m, LNP_BLOCK_ROWS)) * (size_t)threads;
     const size_t shared =
         lnp_tiles_in(kernels, shared_rows) + lnp_min(shared_rows, LNP_SHARED_BLOCKS);
-    if (kernels->isa == LENSNET_ISA_REFERENCE) return k;
+    if (kernels->isa == LENSNET_ISA_REFERENCE) return lnp_reference_floats(k);
     return lnp_tile_floats(kernels, k) * lnp_max(own, shared);
 }
 
-/* The plain twin: no packing, no tiles, one thread. */
-static void lnp_multiply_rows_ref(const lnp_product *job, const lnp_chunks *chunks, float *row)
+/* sum + a . b, over the steps of packed operands. */
+static float lnp_chain_ref(const lnp_gemm_kernels *kernels, float sum, const float *a,
+                           const float *b, size_t k)
 {
+    const size_t steps = lnp_steps(kernels, k);
+    size_t i;
+    for (i = 0; i < steps; i++)
+        sum = kernels->bfloat ? lnp_bfloat_fma(a[i], b[i], sum) : lnp_fma(a[i], b[i], sum);
+    return sum;
+}
+
+/* The plain twin: no packing, no tiles, one thread. */
+static void lnp_multiply_rows_ref(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                                  const lnp_chunks *chunks, float *row)
+{
+    const size_t steps = lnp_steps(kernels, job->k);
+    float *left = kernels->bfloat ? row + steps : row;
     size_t m, n, k;
     lnp_visit_chunks(job, job->begin, chunks, 0, chunks->count);
     for (m = 0; m < job->m; m++) {
@@ -5111,10 +5611,10 @@ static void lnp_multiply_rows_ref(const lnp_product *job, const lnp_chunks *chun
             else
                 memcpy(row + k, job->a + m * job->a_stride + k, done * sizeof(float));
         }
+        if (kernels->bfloat) kernels->bfloat->narrow(left, row, job->k);
         for (n = 0; n < job->n; n++) {
-            float sum = job->accumulate ? out[n] : job->bias ? job->bias[n] : 0.0f;
-            for (k = 0; k < job->k; k++) sum = lnp_fma(row[k], job->packed[n * job->k + k], sum);
-            out[n] = sum;
+            const float begin = job->accumulate ? out[n] : job->bias ? job->bias[n] : 0.0f;
+            out[n] = lnp_chain_ref(kernels, begin, left, job->packed + n * steps, job->k);
         }
     }
     if (job->finish) job->finish(job->context, 0, job->m, 0, job->n);
@@ -5146,6 +5646,42 @@ static size_t lnp_tile_start(const lnp_row_block *block, size_t tile)
     return lnp_share_start(block->rows, block->tiles, tile);
 }
 
+/* Columns k ... k + count - 1 of the left operand's rows, rounded to bfloat16, as a tile has them. */
+static void lnp_fill_bfloat(const lnp_bfloat_kernels *bfloat, const lnp_product *job, float *packed,
+                            size_t row, size_t rows, size_t k, size_t count)
+{
+    enum { rows_at_once = 4 };
+    float filled[rows_at_once * LNP_K_BLOCK];
+    size_t i, j, first, part;
+    if (!job->fill) {
+        for (i = 0; i < rows; i++)
+            bfloat->narrow(packed + i * LNP_ROW_PITCH, job->a + (row + i) * job->a_stride + k,
+                           count);
+        return;
+    }
+    for (i = 0; i < rows; i += rows_at_once)
+        for (first = 0; first < count; first += part) {
+            const size_t some = lnp_min(rows_at_once, rows - i);
+            part = lnp_min(LNP_K_BLOCK, count - first);
+            job->fill(job->context, filled, LNP_K_BLOCK, row + i, some, k + first, part);
+            for (j = 0; j < some; j++)
+                bfloat->narrow(packed + (i + j) * LNP_ROW_PITCH + first / bfloat->elements,
+                               filled + j * LNP_K_BLOCK, part);
+        }
+}
+
+static void lnp_fill_bfloat_tile(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                                 const lnp_row_block *block, size_t tile)
+{
+    const size_t step = lnp_k_block(lnp_steps(kernels, job->k)) * kernels->bfloat->elements;
+    const size_t first = lnp_tile_start(block, tile);
+    size_t k;
+    for (k = 0; k < job->k; k += step)
+        lnp_fill_bfloat(kernels->bfloat, job, lnp_packed_tile(kernels, block, k / step, tile),
+                        block->first_row + first, lnp_tile_start(block, tile + 1) - first, k,
+                        lnp_min(step, job->k - k));
+}
+
 static void lnp_fill_tile(const lnp_gemm_kernels *kernels, const lnp_product *job,
                           const lnp_row_block *block, size_t tile)
 {
@@ -5153,6 +5689,10 @@ static void lnp_fill_tile(const lnp_gemm_kernels *kernels, const lnp_product *jo
     const size_t first = lnp_tile_start(block, tile);
     const size_t rows = lnp_tile_start(block, tile + 1) - first;
     size_t k, i;
+    if (kernels->bfloat) {
+        lnp_fill_bfloat_tile(kernels, job, block, tile);
+        return;
+    }
     for (k = 0; k < job->k; k += step) {
         const size_t count = lnp_min(step, job->k - k);
         const size_t row = block->first_row + first;
@@ -5167,22 +5707,56 @@ static void lnp_fill_tile(const lnp_gemm_kernels *kernels, const lnp_product *jo
     }
 }
 
-/* A tile whose columns are not whole vectors goes through a buffer, so that nothing is read or
- * written beyond them. */
-static void lnp_ragged_tile(lnp_tile tile, const float *a, const float *b, size_t steps,
-                            const float *start, float *c, size_t c_stride, const float *ahead,
-                            size_t rows, size_t columns)
+/* One call of a tile. */
+typedef struct lnp_tile_call {
+    lnp_tile tile;
+    const float *a, *b;
+    size_t steps;
+    const float *start; /* NULL: chains go on from c */
+    float *c;
+    size_t c_stride;
+    const float *ahead;
+    size_t rows, width;
+    size_t row_step, k_step; /* floats of a from row to row and from step to step */
+} lnp_tile_call;
+
+static void lnp_call_tile(const lnp_gemm_kernels *kernels, const lnp_tile_call *call, float *c,
+                          size_t c_stride)
+{
+#if LNP_X86
+    const int flush = kernels->bfloat && kernels->bfloat->flush;
+    const uint64_t mode = flush ? lnp_mode_get() : 0;
+    if (flush) lnp_mode_set(mode | LNP_FLUSH_MODE);
+    call->tile(call->a, call->b, call->steps, call->start, c, c_stride, call->ahead);
+    if (flush) lnp_mode_set(mode);
+#else
+    if (kernels->bfloat)
+        lnp_tile_twin(call->a, call->b, call->steps, call->start, c, c_stride, call->ahead,
+                      call->rows, call->width, call->row_step, call->k_step);
+    else
+        call->tile(call->a, call->b, call->steps, call->start, c, c_stride, call->ahead);
+#endif
+}
+
+/* A tile of which `columns` are wanted. Where these are not whole vectors it goes through a buffer, so
+ * that nothing is read or written beyond them. */
+static void lnp_run_tile(const lnp_gemm_kernels *kernels, const lnp_tile_call *call, size_t columns)
 {
     float buffer[LNP_TILE_ROWS_MAX * LNP_COLUMNS_MAX];
     size_t i;
-    if (!start) {
-        memset(buffer, 0, sizeof buffer);
-        for (i = 0; i < rows; i++)
-            memcpy(buffer + i * LNP_COLUMNS_MAX, c + i * c_stride, columns * sizeof(float));
+    if (columns == call->width) {
+        lnp_call_tile(kernels, call, call->c, call->c_stride);
+        return;
     }
-    tile(a, b, steps, start, buffer, LNP_COLUMNS_MAX, ahead);
-    for (i = 0; i < rows; i++)
-        memcpy(c + i * c_stride, buffer + i * LNP_COLUMNS_MAX, columns * sizeof(float));
+    if (!call->start) {
+        memset(buffer, 0, sizeof buffer);
+        for (i = 0; i < call->rows; i++)
+            memcpy(buffer + i * LNP_COLUMNS_MAX, call->c + i * call->c_stride,
+                   columns * sizeof(float));
+    }
+    lnp_call_tile(kernels, call, buffer, LNP_COLUMNS_MAX);
+    for (i = 0; i < call->rows; i++)
+        memcpy(call->c + i * call->c_stride, buffer + i * LNP_COLUMNS_MAX, columns * sizeof(float));
 }
 
 /* One panel of B and the columns of the output that it makes. */
@@ -5201,7 +5775,7 @@ static void lnp_panel_open(lnp_panel *panel, const lnp_gemm_kernels *kernels,
     panel->width = lnp_panel_width(kernels, job->n, panel->column);
     panel->columns = lnp_min(panel->width, job->n - panel->column);
     panel->tiles = kernels->product[panel->width / kernels->lanes - 1];
-    panel->b = job->packed + panel->column * job->k;
+    panel->b = job->packed + panel->column * lnp_steps(kernels, job->k);
     for (j = 0; j < panel->width; j++)
         panel->start[j] = job->bias && j < panel->columns ? job->bias[panel->column + j] : 0.0f;
 }
@@ -5211,19 +5785,22 @@ static void lnp_multiply_tile(const lnp_gemm_kernels *kernels, const lnp_product
                               const lnp_row_block *block, const lnp_panel *panel, size_t k_block,
                               size_t t, const float *ahead)
 {
-    const size_t k = k_block * lnp_k_block(job->k);
-    const size_t steps = lnp_min(lnp_k_block(job->k), job->k - k);
+    const size_t steps = lnp_steps(kernels, job->k), step = k_block * lnp_k_block(steps);
     const size_t first = lnp_tile_start(block, t);
-    const size_t rows = lnp_tile_start(block, t + 1) - first;
-    const lnp_tile tile = panel->tiles[rows - 1];
-    const float *a = lnp_packed_tile(kernels, block, k_block, t);
-    const float *b = panel->b + k * panel->width;
-    const float *start = k_block || job->accumulate ? NULL : panel->start;
-    float *c = job->out + (block->first_row + first) * job->out_stride + panel->column;
-    if (panel->columns == panel->width)
-        tile(a, b, steps, start, c, job->out_stride, ahead);
-    else
-        lnp_ragged_tile(tile, a, b, steps, start, c, job->out_stride, ahead, rows, panel->columns);
+    lnp_tile_call call;
+    call.rows = lnp_tile_start(block, t + 1) - first;
+    call.width = panel->width;
+    call.tile = panel->tiles[call.rows - 1];
+    call.a = lnp_packed_tile(kernels, block, k_block, t);
+    call.b = panel->b + step * panel->width;
+    call.steps = lnp_min(lnp_k_block(steps), steps - step);
+    call.start = k_block || job->accumulate ? NULL : panel->start;
+    call.c = job->out + (block->first_row + first) * job->out_stride + panel->column;
+    call.c_stride = job->out_stride;
+    call.ahead = ahead;
+    call.row_step = LNP_ROW_PITCH;
+    call.k_step = 1;
+    lnp_run_tile(kernels, &call, panel->columns);
 }
 
 static void lnp_panel_close(const lnp_product *job, const lnp_row_block *block,
@@ -5238,7 +5815,8 @@ static void lnp_panel_close(const lnp_product *job, const lnp_row_block *block,
 static void lnp_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_product *job,
                                const lnp_row_block *block, size_t index)
 {
-    const size_t step = lnp_k_block(job->k), k_blocks = lnp_k_blocks(job->k);
+    const size_t steps = lnp_steps(kernels, job->k);
+    const size_t step = lnp_k_block(steps), k_blocks = lnp_k_blocks(steps);
     lnp_panel panel;
     size_t k_block, t;
     lnp_panel_open(&panel, kernels, job, index);
@@ -5256,7 +5834,8 @@ static void lnp_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_produc
 static void lnp_fill_and_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_product *job,
                                         const lnp_row_block *block)
 {
-    const size_t step = lnp_k_block(job->k), k_blocks = lnp_k_blocks(job->k);
+    const size_t steps = lnp_steps(kernels, job->k);
+    const size_t step = lnp_k_block(steps), k_blocks = lnp_k_blocks(steps);
     lnp_panel panel;
     size_t k_block, t;
     lnp_panel_open(&panel, kernels, job, 0);
@@ -5291,7 +5870,7 @@ static void lnp_multiply_own_rows(const lnp_gemm_kernels *kernels, const lnp_pro
                                   const lnp_chunks *chunks, float *scratch, size_t worker,
                                   size_t workers)
 {
-    const size_t most_rows = lnp_block_rows(job->k, chunks->rows);
+    const size_t most_rows = lnp_block_rows(lnp_steps(kernels, job->k), chunks->rows);
     const size_t panels = lnp_ceil_div(job->n, kernels->columns);
     const size_t end = lnp_chunk_near(chunks, job->m * (worker + 1) / workers);
     size_t chunk = lnp_chunk_near(chunks, job->m * worker / workers);
@@ -5312,7 +5891,7 @@ static void lnp_multiply_own_rows(const lnp_gemm_kernels *kernels, const lnp_pro
 static size_t lnp_shared_blocks(const lnp_gemm_kernels *kernels, const lnp_product *job,
                                 const lnp_chunks *chunks, float *scratch, lnp_row_block *blocks)
 {
-    const size_t most_rows = lnp_block_rows(job->k, chunks->rows);
+    const size_t most_rows = lnp_block_rows(lnp_steps(kernels, job->k), chunks->rows);
     size_t chunk = 0, count = 0;
     while (chunk < chunks->count) {
         if (count == LNP_SHARED_BLOCKS) return 0;
@@ -5386,7 +5965,7 @@ static void lnp_multiply_rows(const lnp_gemm_kernels *kernels, const lnp_product
     if (!job->m || !job->n) return;
     chunks = lnp_chunks_of(kernels, job);
     if (kernels->isa == LENSNET_ISA_REFERENCE) {
-        lnp_multiply_rows_ref(job, &chunks, scratch);
+        lnp_multiply_rows_ref(kernels, job, &chunks, scratch);
         return;
     }
     if (job->m <= lnp_shared_rows(job->k, threads) &&
@@ -5462,42 +6041,57 @@ static lnp_gradient_grid lnp_gradient_grid_of(const lnp_gemm_kernels *kernels, s
     return best;
 }
 
-/* One worker's part of dW, for one block of m. dY is packed as [tile of n][m][gradient_step], X, as
- * many panels at a time as stay in the second-level cache, as [panel of k][m][width]; `pitch` rows
- * each, an odd number, so that tiles and panels do not fall into the same sets of the caches. */
+/* One worker's part of dW, for one block of steps, which are rows of m or, in bfloat16, as the pairs of
+ * rows are packed. dY is packed as [tile of n][step][gradient_step], X, as many panels at a time as stay
+ * in the second-level cache, as [panel of k][step][width]; `pitch` steps each, an odd number, so that
+ * tiles and panels do not fall into the same sets of the caches. */
 typedef struct lnp_gradient_block {
     size_t tiles, first_tile, last_tile; /* n is dealt to `tiles`; the worker's */
     size_t first_panel, last_panel;      /* of k, the worker's */
-    size_t first_row, rows, pitch;       /* of m */
+    size_t first_row, rows, pitch;       /* steps */
+    size_t all;                          /* steps of all blocks */
     size_t fetched;                      /* cache lines of the next block that were asked for */
     float *dy, *x;
 } lnp_gradient_block;
 
-/* Blocks of m are even, so that the last one is not a thin rest. */
-static size_t lnp_gradient_rows(size_t m)
+/* Pairs of rows in a sample, the last of which may lack its second. */
+static size_t lnp_segment_pairs(const lnp_gradient_product *job)
 {
-    return lnp_ceil_div(m, lnp_max(1, lnp_ceil_div(m, LNP_GRADIENT_ROWS)));
+    return lnp_ceil_div(job->segment_rows, 2);
 }
 
-static size_t lnp_gradient_pitch(size_t m) { return lnp_gradient_rows(m) | 1; }
-
-static size_t lnp_gradient_panels(const lnp_gemm_kernels *kernels, size_t m)
+static size_t lnp_gradient_steps(const lnp_gemm_kernels *kernels, const lnp_gradient_product *job)
 {
-    return lnp_max(1, LNP_GRADIENT_FLOATS / (lnp_gradient_pitch(m) * kernels->columns));
+    if (!kernels->bfloat) return job->m;
+    return job->m / job->segment_rows * lnp_segment_pairs(job) * 2 / kernels->bfloat->elements;
+}
+
+/* Blocks of `steps` are alike, so that the last one is not a thin rest; none cuts a pair. */
+static size_t lnp_gradient_rows(size_t steps)
+{
+    const size_t blocks = lnp_max(1, lnp_ceil_div(steps, LNP_GRADIENT_ROWS));
+    return lnp_round_up(lnp_ceil_div(steps, blocks), 2);
+}
+
+static size_t lnp_gradient_pitch(size_t steps) { return lnp_gradient_rows(steps) | 1; }
+
+static size_t lnp_gradient_panels(const lnp_gemm_kernels *kernels, size_t steps)
+{
+    return lnp_max(1, LNP_GRADIENT_FLOATS / (lnp_gradient_pitch(steps) * kernels->columns));
 }
 
 /* What a worker packs dY and X into. */
-static size_t lnp_gradient_dy_floats(const lnp_gemm_kernels *kernels, size_t m, size_t n,
+static size_t lnp_gradient_dy_floats(const lnp_gemm_kernels *kernels, size_t steps, size_t n,
                                      size_t across)
 {
     const size_t tiles = lnp_ceil_div(lnp_tiles_in(kernels, n), across);
-    return lnp_round_up(tiles * lnp_gradient_pitch(m) * kernels->gradient_step, 16);
+    return lnp_round_up(tiles * lnp_gradient_pitch(steps) * kernels->gradient_step, 16);
 }
 
-static size_t lnp_gradient_x_floats(const lnp_gemm_kernels *kernels, size_t m)
+static size_t lnp_gradient_x_floats(const lnp_gemm_kernels *kernels, size_t steps)
 {
-    return lnp_round_up(lnp_gradient_panels(kernels, m) * lnp_gradient_pitch(m) * kernels->columns,
-                        16);
+    return lnp_round_up(
+        lnp_gradient_panels(kernels, steps) * lnp_gradient_pitch(steps) * kernels->columns, 16);
 }
 
 /* For m rows or fewer: fewer may mean longer blocks, for blocks are even. */
@@ -5505,31 +6099,144 @@ static size_t lnp_gradient_scratch_floats(const lnp_gemm_kernels *kernels, size_
                                           size_t k, int threads)
 {
     const lnp_gradient_grid grid = lnp_gradient_grid_of(kernels, n, k, (size_t)threads);
-    const size_t longest = lnp_min(m, LNP_GRADIENT_ROWS);
+    const size_t longest = lnp_min(kernels->bfloat ? 2 * m : m, LNP_GRADIENT_ROWS);
     const size_t x_floats = lnp_gradient_pitch(longest) * kernels->columns;
-    if (kernels->isa == LENSNET_ISA_REFERENCE) return k;
+    if (kernels->isa == LENSNET_ISA_REFERENCE) return lnp_reference_floats(k);
     return (lnp_gradient_dy_floats(kernels, longest, n, grid.across) +
             lnp_round_up(lnp_max(LNP_GRADIENT_FLOATS, x_floats), 16)) *
            grid.across * grid.along;
+}
+
+/* One row of X. */
+static void lnp_gradient_row_ref(const lnp_gradient_product *job, float *row, size_t m)
+{
+    size_t k, done;
+    for (k = 0; k < job->k; k += done) {
+        done = lnp_min(LNP_COLUMNS_MAX, job->k - k);
+        if (job->x_fill)
+            job->x_fill(job->x_fill_context, row + k, job->k, m, 1, k, done);
+        else
+            memcpy(row + k, job->x + m * job->x_stride + k, done * sizeof(float));
+    }
 }
 
 static void lnp_multiply_gradient_ref(const lnp_gradient_product *job, float *row)
 {
     size_t m, n, k;
     for (m = 0; m < job->m; m++) {
-        size_t done;
-        for (k = 0; k < job->k; k += done) {
-            done = lnp_min(LNP_COLUMNS_MAX, job->k - k);
-            if (job->x_fill)
-                job->x_fill(job->x_fill_context, row + k, job->k, m, 1, k, done);
-            else
-                memcpy(row + k, job->x + m * job->x_stride + k, done * sizeof(float));
-        }
+        lnp_gradient_row_ref(job, row, m);
         for (n = 0; n < job->n; n++)
             for (k = 0; k < job->k; k++)
                 job->dw[n * job->k + k] =
                     lnp_fma(job->dy[m * job->dy_stride + n], row[k], job->dw[n * job->k + k]);
     }
+}
+
+/* dW goes on by one pair of rows; `second` is NULL where the sample has no more. */
+static void lnp_gradient_pair_ref(const lnp_gradient_product *job, const float *dy_first,
+                                  const float *dy_second, const float *first, const float *second)
+{
+    size_t n, k;
+    for (n = 0; n < job->n; n++)
+        for (k = 0; k < job->k; k++) {
+            const float odd = second ? lnp_bfloat_round(second[k]) : 0.0f;
+            const float dy_odd = second ? lnp_bfloat_round(dy_second[n]) : 0.0f;
+            float *sum = job->dw + n * job->k + k;
+            *sum = lnp_bfloat_fma(dy_odd, odd, *sum);
+            *sum = lnp_bfloat_fma(lnp_bfloat_round(dy_first[n]), lnp_bfloat_round(first[k]), *sum);
+        }
+}
+
+static void lnp_multiply_gradient_bfloat_ref(const lnp_gradient_product *job, float *rows)
+{
+    float *second = rows + job->k;
+    size_t m, length;
+    for (m = 0; m < job->m; m += length) {
+        const float *dy = job->dy + m * job->dy_stride;
+        length = lnp_min(2, job->segment_rows - m % job->segment_rows);
+        lnp_gradient_row_ref(job, rows, m);
+        if (length == 2) lnp_gradient_row_ref(job, second, m + 1);
+        lnp_gradient_pair_ref(job, dy, dy + job->dy_stride, rows, length == 2 ? second : NULL);
+    }
+}
+
+/* A pair of rows of m. */
+typedef struct lnp_row_pair {
+    size_t first;
+    int both;
+} lnp_row_pair;
+
+static lnp_row_pair lnp_row_pair_at(const lnp_gradient_product *job, size_t pair)
+{
+    const size_t in_segment = lnp_segment_pairs(job), position = pair % in_segment * 2;
+    lnp_row_pair rows;
+    rows.first = pair / in_segment * job->segment_rows + position;
+    rows.both = position + 1 < job->segment_rows;
+    return rows;
+}
+
+static void lnp_gradient_pack_dy_bfloat(const lnp_gemm_kernels *kernels,
+                                        const lnp_gradient_product *job,
+                                        const lnp_gradient_block *block)
+{
+    const size_t step = kernels->gradient_step, steps = 2 / kernels->bfloat->elements;
+    const size_t all_longer = job->n % block->tiles;
+    const size_t longer = lnp_max(all_longer, block->first_tile) - block->first_tile;
+    const size_t tiles = block->last_tile - block->first_tile;
+    const size_t column = lnp_share_start(job->n, block->tiles, block->first_tile);
+    size_t i;
+    for (i = 0; i < block->rows; i += steps) {
+        const lnp_row_pair pair = lnp_row_pair_at(job, (block->first_row + i) / steps);
+        const float *dy = job->dy + pair.first * job->dy_stride + column;
+        kernels->bfloat->deal_pair(block->dy + i * step, block->pitch * step, step, dy,
+                                   pair.both ? dy + job->dy_stride : NULL, tiles,
+                                   job->n / block->tiles, lnp_min(longer, tiles));
+    }
+}
+
+/* Rows of X for `count` pairs from `pair` on, one panel. */
+static void lnp_gradient_pack_pairs(const lnp_gemm_kernels *kernels,
+                                    const lnp_gradient_product *job, float *packed, size_t pair,
+                                    size_t count, size_t column)
+{
+    const size_t width = lnp_panel_width(kernels, job->k, column);
+    const size_t columns = lnp_min(width, job->k - column);
+    const lnp_row_pair last = lnp_row_pair_at(job, pair + count - 1);
+    const size_t first_row = lnp_row_pair_at(job, pair).first;
+    const size_t stride = job->x_fill ? LNP_COLUMNS_MAX : job->x_stride;
+    float filled[2 * LNP_GRADIENT_GROUP * LNP_COLUMNS_MAX];
+    const float *x = filled;
+    size_t i;
+    if (job->x_fill)
+        job->x_fill(job->x_fill_context, filled, stride, first_row,
+                    last.first + (last.both ? 2 : 1) - first_row, column, columns);
+    else
+        x = job->x + first_row * stride + column;
+    for (i = 0; i < count; i++, packed += 2 / kernels->bfloat->elements * width) {
+        const lnp_row_pair rows = lnp_row_pair_at(job, pair + i);
+        const float *row = x + (rows.first - first_row) * stride;
+        kernels->bfloat->deal_pair(packed, 0, width, row, rows.both ? row + stride : NULL, 1,
+                                   columns, 0);
+    }
+}
+
+static void lnp_gradient_pack_x_bfloat(const lnp_gemm_kernels *kernels,
+                                       const lnp_gradient_product *job,
+                                       const lnp_gradient_block *block, size_t first_panel,
+                                       size_t panels)
+{
+    const size_t steps = 2 / kernels->bfloat->elements, pairs = block->rows / steps;
+    size_t first, panel;
+    for (first = 0; first < pairs; first += LNP_GRADIENT_GROUP)
+        for (panel = 0; panel < panels; panel++) {
+            const size_t column = (first_panel + panel) * kernels->columns;
+            const size_t width = lnp_panel_width(kernels, job->k, column);
+            lnp_gradient_pack_pairs(kernels, job,
+                                    block->x + panel * block->pitch * kernels->columns +
+                                        first * steps * width,
+                                    block->first_row / steps + first,
+                                    lnp_min(LNP_GRADIENT_GROUP, pairs - first), column);
+        }
 }
 
 /* Packs the worker's tiles of dY for this block. */
@@ -5542,6 +6249,10 @@ static void lnp_gradient_pack_dy(const lnp_gemm_kernels *kernels, const lnp_grad
     const float *dy = job->dy + block->first_row * job->dy_stride +
                       lnp_share_start(job->n, block->tiles, block->first_tile);
     size_t row;
+    if (kernels->bfloat) {
+        lnp_gradient_pack_dy_bfloat(kernels, job, block);
+        return;
+    }
     for (row = 0; row < block->rows; row += LNP_GRADIENT_GROUP)
         kernels->deal(block->dy + row * step, block->pitch * step, step, dy + row * job->dy_stride,
                       job->dy_stride, lnp_min(LNP_GRADIENT_GROUP, block->rows - row), tiles,
@@ -5553,6 +6264,10 @@ static void lnp_gradient_pack_x(const lnp_gemm_kernels *kernels, const lnp_gradi
                                 const lnp_gradient_block *block, size_t first_panel, size_t panels)
 {
     size_t first, panel;
+    if (kernels->bfloat) {
+        lnp_gradient_pack_x_bfloat(kernels, job, block, first_panel, panels);
+        return;
+    }
     for (first = 0; first < block->rows; first += LNP_GRADIENT_GROUP) {
         const size_t rows = lnp_min(LNP_GRADIENT_GROUP, block->rows - first);
         const size_t row = block->first_row + first;
@@ -5575,17 +6290,18 @@ static void lnp_gradient_pack_x(const lnp_gemm_kernels *kernels, const lnp_gradi
 /* While the tiles of this block are computed, dY and X of the next one are fetched: each tile takes
  * so many cache lines as it has steps. From 71 to 78 % of the limit for the largest m, where dY and
  * X come from memory, at the price of up to 2 points for the smallest. */
-static const float *lnp_gradient_ahead(const lnp_gradient_product *job, lnp_gradient_block *block)
+static const float *lnp_gradient_ahead(const lnp_gemm_kernels *kernels,
+                                       const lnp_gradient_product *job, lnp_gradient_block *block)
 {
-    const size_t row = block->first_row + block->rows;
-    const size_t dy_floats = block->rows * job->dy_stride;
+    const size_t elements = kernels->bfloat ? kernels->bfloat->elements : 1;
+    const size_t row = (block->first_row + block->rows) * elements;
+    const size_t rows = block->rows * elements, dy_floats = rows * job->dy_stride;
     size_t offset = block->fetched * 16;
     block->fetched += block->rows;
     if (row >= job->m) return job->dy;
     if (offset < dy_floats) return job->dy + row * job->dy_stride + offset;
     offset -= dy_floats;
-    if (job->x && offset < block->rows * job->x_stride)
-        return job->x + row * job->x_stride + offset;
+    if (job->x && offset < rows * job->x_stride) return job->x + row * job->x_stride + offset;
     return job->dy;
 }
 
@@ -5595,28 +6311,31 @@ static void lnp_gradient_tiles(const lnp_gemm_kernels *kernels, const lnp_gradie
                                size_t panels)
 {
     const size_t n = lnp_share_start(job->n, block->tiles, t);
-    const size_t rows = lnp_share_start(job->n, block->tiles, t + 1) - n;
-    const float *a = block->dy + (t - block->first_tile) * block->pitch * kernels->gradient_step;
+    lnp_tile_call call;
     size_t panel;
+    call.rows = lnp_share_start(job->n, block->tiles, t + 1) - n;
+    call.a = block->dy + (t - block->first_tile) * block->pitch * kernels->gradient_step;
+    call.steps = block->rows;
+    call.start = NULL;
+    call.c_stride = job->k;
+    call.row_step = 1;
+    call.k_step = kernels->gradient_step;
     for (panel = 0; panel < panels; panel++) {
         const size_t column = (first_panel + panel) * kernels->columns;
         const size_t width = lnp_panel_width(kernels, job->k, column);
-        const size_t columns = lnp_min(width, job->k - column);
-        const lnp_tile tile = kernels->gradient[width / kernels->lanes - 1][rows - 1];
-        const float *ahead = lnp_gradient_ahead(job, block);
-        const float *b = block->x + panel * block->pitch * kernels->columns;
-        float *c = job->dw + n * job->k + column;
-        if (columns == width)
-            tile(a, b, block->rows, NULL, c, job->k, ahead);
-        else
-            lnp_ragged_tile(tile, a, b, block->rows, NULL, c, job->k, ahead, rows, columns);
+        call.width = width;
+        call.tile = kernels->gradient[width / kernels->lanes - 1][call.rows - 1];
+        call.ahead = lnp_gradient_ahead(kernels, job, block);
+        call.b = block->x + panel * block->pitch * kernels->columns;
+        call.c = job->dw + n * job->k + column;
+        lnp_run_tile(kernels, &call, lnp_min(width, job->k - column));
     }
 }
 
 static void lnp_gradient_multiply_block(const lnp_gemm_kernels *kernels,
                                         const lnp_gradient_product *job, lnp_gradient_block *block)
 {
-    const size_t at_once = lnp_gradient_panels(kernels, job->m);
+    const size_t at_once = lnp_gradient_panels(kernels, block->all);
     size_t panel, t;
     lnp_gradient_pack_dy(kernels, job, block);
     for (panel = block->first_panel; panel < block->last_panel; panel += at_once) {
@@ -5631,8 +6350,9 @@ static void lnp_gradient_multiply_block(const lnp_gemm_kernels *kernels,
 static void lnp_gradient_work(const lnp_gemm_kernels *kernels, const lnp_gradient_product *job,
                               float *scratch, const lnp_gradient_grid *grid, size_t worker)
 {
-    const size_t dy_floats = lnp_gradient_dy_floats(kernels, job->m, job->n, grid->across);
-    const size_t x_floats = lnp_gradient_x_floats(kernels, job->m);
+    const size_t steps = lnp_gradient_steps(kernels, job);
+    const size_t dy_floats = lnp_gradient_dy_floats(kernels, steps, job->n, grid->across);
+    const size_t x_floats = lnp_gradient_x_floats(kernels, steps);
     const size_t panels = lnp_ceil_div(job->k, kernels->columns);
     const size_t i = worker / grid->along, j = worker % grid->along;
     lnp_gradient_block block;
@@ -5641,11 +6361,12 @@ static void lnp_gradient_work(const lnp_gemm_kernels *kernels, const lnp_gradien
     block.last_tile = lnp_share_start(block.tiles, grid->across, i + 1);
     block.first_panel = lnp_share_start(panels, grid->along, j);
     block.last_panel = lnp_share_start(panels, grid->along, j + 1);
-    block.pitch = lnp_gradient_pitch(job->m);
+    block.all = steps;
+    block.pitch = lnp_gradient_pitch(steps);
     block.dy = scratch + worker * (dy_floats + x_floats);
     block.x = block.dy + dy_floats;
-    for (block.first_row = 0; block.first_row < job->m; block.first_row += block.rows) {
-        block.rows = lnp_min(lnp_gradient_rows(job->m), job->m - block.first_row);
+    for (block.first_row = 0; block.first_row < steps; block.first_row += block.rows) {
+        block.rows = lnp_min(lnp_gradient_rows(steps), steps - block.first_row);
         block.fetched = 0;
         lnp_gradient_multiply_block(kernels, job, &block);
     }
@@ -5660,7 +6381,8 @@ static void lnp_multiply_gradient(const lnp_gemm_kernels *kernels, const lnp_gra
     int worker, workers;
     if (!job->m || !job->n || !job->k) return;
     if (kernels->isa == LENSNET_ISA_REFERENCE) {
-        lnp_multiply_gradient_ref(job, scratch);
+        (kernels->bfloat ? lnp_multiply_gradient_bfloat_ref : lnp_multiply_gradient_ref)(job,
+                                                                                         scratch);
         return;
     }
     grid = lnp_gradient_grid_of(kernels, job->n, job->k, (size_t)threads);
@@ -6077,11 +6799,11 @@ static lnp_depthwise_kernels lnp_depthwise_kernels_for(lensnet_isa isa)
 #if LNP_AVX512
     const lnp_depthwise_level avx512 = {16, lnp_depthwise_forward_avx512,
                                         lnp_depthwise_gradient_avx512};
-    if (isa == LENSNET_ISA_AVX512) kernels.level[levels++] = avx512;
+    if (isa >= LENSNET_ISA_AVX512) kernels.level[levels++] = avx512;
 #endif
 #if LNP_X86
     const lnp_depthwise_level avx2 = {8, lnp_depthwise_forward_avx2, lnp_depthwise_gradient_avx2};
-    if (isa == LENSNET_ISA_AVX512 || isa == LENSNET_ISA_AVX2) kernels.level[levels++] = avx2;
+    if (isa >= LENSNET_ISA_AVX2) kernels.level[levels++] = avx2;
 #endif
 #if LNP_NEON
     const lnp_depthwise_level neon = {4, lnp_depthwise_forward_neon, lnp_depthwise_gradient_neon};
@@ -9368,20 +10090,6 @@ static const lnp_operator *lnp_operator_of(lnp_kind kind) { return &lnp_operator
  * ============================================================================================== */
 
 /* --- numbers of 16 bits ----------------------------------------------------------------------- */
-
-static uint32_t lnp_float_bits(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-static float lnp_bits_float(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
 
 static float lnp_bfloat_to_float(uint16_t bfloat) { return lnp_bits_float((uint32_t)bfloat << 16); }
 

@@ -205,14 +205,26 @@ typedef struct shape {
     size_t m, n, k;
 } shape;
 
-enum { WITH_FILL = 1, ACCUMULATE = 2, NO_BIAS = 4, TRANSPOSED = 8, WITH_VISITS = 16 };
+enum { WITH_FILL = 1, ACCUMULATE = 2, NO_BIAS = 4, TRANSPOSED = 8, WITH_VISITS = 16, BFLOAT = 32 };
+
+static lnp_gemm_kernels kernels_of(lensnet_isa isa, int bfloat)
+{
+    return bfloat ? lnp_bfloat_kernels_for(isa) : *lnp_gemm_kernels_for(isa);
+}
+
+/* The last instruction set with kernels of its own. */
+static int last_isa(int bfloat)
+{
+    const lensnet_isa best = lnp_detect_isa(LENSNET_ISA_BEST);
+    return !bfloat && best > LENSNET_ISA_AVX512 ? LENSNET_ISA_AVX512 : (int)best;
+}
 
 /* Runs the product on one instruction set; returns the guarded output. */
 static float *run_product(lensnet_isa isa, shape s, int flags, size_t segment_rows,
                           size_t chunk_rows, int threads, const float *a, const float *w,
                           const float *bias, const float *before)
 {
-    const lnp_gemm_kernels *kernels = lnp_gemm_kernels_for(isa);
+    const lnp_gemm_kernels chosen = kernels_of(isa, flags & BFLOAT), *kernels = &chosen;
     const size_t stride = s.n + 5, cells = s.m * s.n;
     float *packed = new_block(lnp_packed_floats(kernels, s.n, s.k));
     float *scratch = new_block(lnp_product_scratch_floats(kernels, s.m, s.k, threads));
@@ -275,9 +287,8 @@ static void check_product(shape s, int flags, size_t segment_rows, size_t chunk_
     float *before = new_values(s.m * s.n);
     float *expected = run_product(LENSNET_ISA_REFERENCE, s, flags, segment_rows, chunk_rows, 1, a,
                                   w, bias, before);
-    const lensnet_isa best = lnp_detect_isa(LENSNET_ISA_BEST);
     int isa, threads;
-    for (isa = LENSNET_ISA_PORTABLE; isa <= (int)best; isa++)
+    for (isa = LENSNET_ISA_PORTABLE; isa <= last_isa(flags & BFLOAT); isa++)
         for (threads = 1; threads <= 3; threads++) {
             float *out = run_product((lensnet_isa)isa, s, flags, segment_rows, chunk_rows, threads,
                                      a, w, bias, before);
@@ -295,22 +306,40 @@ static void check_product(shape s, int flags, size_t segment_rows, size_t chunk_
     free_block(expected);
 }
 
+/* As Python's ml_dtypes and PyTorch round numbers that are neither tiny nor huge. */
+static float rounded(float value, int bfloat)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bfloat ? float_of((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000) : value;
+}
+
+/* Element k of a chain comes as number `turn`: in bfloat16 the odd one of a pair is first. */
+static size_t in_turn(size_t turn, size_t count, int bfloat)
+{
+    return bfloat && (turn ^ 1) < count ? turn ^ 1 : turn;
+}
+
 /* The reference itself, against a product written without any of the library. */
-static void test_reference(void)
+static void test_reference(int bfloat)
 {
     const shape s = {5, 7, 11};
     float *a = new_values(s.m * s.k), *w = new_values(s.n * s.k), *bias = new_values(s.n);
     float *before = new_values(s.m * s.n);
     int transposed;
     for (transposed = 0; transposed < 2; transposed++) {
-        float *out = run_product(LENSNET_ISA_REFERENCE, s, transposed ? TRANSPOSED : 0, 0, 0, 1, a,
+        float *out = run_product(LENSNET_ISA_REFERENCE, s,
+                                 (transposed ? TRANSPOSED : 0) | (bfloat ? BFLOAT : 0), 0, 0, 1, a,
                                  w, bias, before);
-        size_t m, n, k;
+        size_t m, n, turn;
         for (m = 0; m < s.m; m++)
             for (n = 0; n < s.n; n++) {
                 float sum = bias[n];
-                for (k = 0; k < s.k; k++)
-                    sum = fmaf(a[m * s.k + k], w[transposed ? n * s.k + k : k * s.n + n], sum);
+                for (turn = 0; turn < s.k; turn++) {
+                    const size_t k = in_turn(turn, s.k, bfloat);
+                    sum = fmaf(rounded(a[m * s.k + k], bfloat),
+                               rounded(w[transposed ? n * s.k + k : k * s.n + n], bfloat), sum);
+                }
                 sum += 1.0f; /* what finish_count adds */
                 CHECK(memcmp(&sum, out + GUARD + m * (s.n + 5) + n, sizeof sum) == 0);
             }
@@ -336,10 +365,12 @@ static void test_products(void)
             s.n = ns[(m * 5 + i * 3) % (sizeof ns / sizeof *ns)];
             s.k = ks[(m + i * 3) % (sizeof ks / sizeof *ks)];
             check_product(s, (int)((m + i * 5) % 32), 0, 0);
+            if (i == 0) check_product(s, (int)((m * 3) % 32) | BFLOAT, 0, 0);
         }
     for (i = 0; i < sizeof big / sizeof *big; i++) {
         check_product(big[i], TRANSPOSED, 0, 0);
         check_product(big[i], WITH_FILL | ACCUMULATE | WITH_VISITS, 0, 0);
+        check_product(big[i], (i & 1 ? TRANSPOSED : WITH_FILL) | BFLOAT, 0, 0);
     }
 }
 
@@ -380,8 +411,9 @@ static size_t gradient_needs(const lnp_gemm_kernels *kernels, size_t m, size_t n
                              int threads)
 {
     const lnp_gradient_grid grid = lnp_gradient_grid_of(kernels, n, k, (size_t)threads);
-    return (lnp_gradient_dy_floats(kernels, m, n, grid.across) +
-            lnp_gradient_x_floats(kernels, m)) *
+    const size_t steps = kernels->bfloat ? 2 * m / kernels->bfloat->elements : m; /* samples of 1 */
+    return (lnp_gradient_dy_floats(kernels, steps, n, grid.across) +
+            lnp_gradient_x_floats(kernels, steps)) *
            grid.across * grid.along;
 }
 
@@ -414,23 +446,25 @@ static void test_scratch(void)
     static const size_t shapes[][2] = {
         {40, 160}, {384, 1536}, {1536, 384}, {3072, 768}, {768, 3072}};
     static const size_t segments[] = {0, 196, 49};
-    const lensnet_isa best = lnp_detect_isa(LENSNET_ISA_BEST);
     size_t s, i;
-    int isa, threads;
-    for (isa = LENSNET_ISA_PORTABLE; isa <= (int)best; isa++)
-        for (threads = 1; threads <= 8; threads++)
-            for (s = 0; s < sizeof shapes / sizeof *shapes; s++)
-                for (i = 0; i < sizeof segments / sizeof *segments; i++)
-                    check_scratch(lnp_gemm_kernels_for((lensnet_isa)isa), shapes[s][0],
-                                  shapes[s][1], segments[i], threads);
+    int isa, threads, bfloat;
+    for (bfloat = 0; bfloat < 2; bfloat++)
+        for (isa = LENSNET_ISA_PORTABLE; isa <= last_isa(bfloat); isa++)
+            for (threads = 1; threads <= 8; threads += 1 + 2 * bfloat)
+                for (s = 0; s < sizeof shapes / sizeof *shapes; s++)
+                    for (i = 0; i < sizeof segments / sizeof *segments; i++) {
+                        const lnp_gemm_kernels kernels = kernels_of((lensnet_isa)isa, bfloat);
+                        check_scratch(&kernels, shapes[s][0], shapes[s][1], segments[i], threads);
+                    }
 }
 
 /* ---- gradients of weights -------------------------------------------------------------------- */
 
-static float *run_gradient(lensnet_isa isa, shape s, int with_fill, int threads, const float *dy,
-                           const float *x, const float *before)
+/* segment_rows: of a sample, in bfloat16; 0: in float32 */
+static float *run_gradient(lensnet_isa isa, shape s, size_t segment_rows, int with_fill,
+                           int threads, const float *dy, const float *x, const float *before)
 {
-    const lnp_gemm_kernels *kernels = lnp_gemm_kernels_for(isa);
+    const lnp_gemm_kernels chosen = kernels_of(isa, segment_rows > 0), *kernels = &chosen;
     float *scratch = new_block(lnp_gradient_scratch_floats(kernels, s.m, s.n, s.k, threads));
     float *dw = new_guarded(before, s.n, s.k, s.k);
     matrix right;
@@ -450,26 +484,28 @@ static float *run_gradient(lensnet_isa isa, shape s, int with_fill, int threads,
     job.x_fill = with_fill ? fill_twice : NULL;
     job.x_fill_context = &right;
     job.dw = dw + GUARD;
+    job.segment_rows = segment_rows;
     lnp_multiply_gradient(kernels, &job, scratch, threads);
     CHECK(right.fits);
     free_block(scratch);
     return dw;
 }
 
-static void check_gradient(shape s, int with_fill)
+static void check_gradient(shape s, size_t segment_rows, int with_fill)
 {
     const size_t bytes = (s.n * s.k + 2 * GUARD) * sizeof(float);
     float *dy = new_values(s.m * s.n), *x = new_values(s.m * s.k), *before = new_values(s.n * s.k);
-    float *expected = run_gradient(LENSNET_ISA_REFERENCE, s, with_fill, 1, dy, x, before);
-    const lensnet_isa best = lnp_detect_isa(LENSNET_ISA_BEST);
+    float *expected =
+        run_gradient(LENSNET_ISA_REFERENCE, s, segment_rows, with_fill, 1, dy, x, before);
     int isa, threads;
-    for (isa = LENSNET_ISA_PORTABLE; isa <= (int)best; isa++)
+    for (isa = LENSNET_ISA_PORTABLE; isa <= last_isa(segment_rows > 0); isa++)
         for (threads = 1; threads <= 3; threads++) {
-            float *dw = run_gradient((lensnet_isa)isa, s, with_fill, threads, dy, x, before);
+            float *dw =
+                run_gradient((lensnet_isa)isa, s, segment_rows, with_fill, threads, dy, x, before);
             if (memcmp(dw, expected, bytes) != 0)
-                printf("gradient, %s, %d threads: m %u n %u k %u\n",
+                printf("gradient, %s, %d threads: m %u n %u k %u, segments of %u\n",
                        lensnet_isa_text((lensnet_isa)isa), threads, (unsigned)s.m, (unsigned)s.n,
-                       (unsigned)s.k);
+                       (unsigned)s.k, (unsigned)segment_rows);
             CHECK(memcmp(dw, expected, bytes) == 0);
             free_block(dw);
         }
@@ -484,6 +520,7 @@ static void test_gradients(void)
     static const size_t ms[] = {1, 2, 15, 31, 32, 33, 49, 257};
     static const size_t ks[] = {1, 3, 8, 16, 27, 32, 40, 96, 100};
     static const shape big[] = {{1200, 40, 33}, {600, 400, 96}, {49, 700, 65}, {513, 96, 384}};
+    static const size_t segments[] = {400, 25, 1, 27};
     size_t n, i;
     for (n = 1; n <= 45; n++)
         for (i = 0; i < 3; i++) {
@@ -491,16 +528,88 @@ static void test_gradients(void)
             s.n = n;
             s.m = ms[(n + i * 3) % (sizeof ms / sizeof *ms)];
             s.k = ks[(n * 5 + i * 2) % (sizeof ks / sizeof *ks)];
-            check_gradient(s, (int)(n + i) & 1);
+            check_gradient(s, 0, (int)(n + i) & 1);
+            if (i == 0) check_gradient(s, s.m, (int)n & 1);
         }
-    for (i = 0; i < sizeof big / sizeof *big; i++) check_gradient(big[i], (int)i & 1);
+    for (i = 0; i < sizeof big / sizeof *big; i++) {
+        check_gradient(big[i], 0, (int)i & 1);
+        check_gradient(big[i], segments[i], !((int)i & 1));
+    }
 }
+
+/* The gradient of the reference, where a sample's last pair lacks its second row. */
+static void test_gradient_reference(void)
+{
+    const shape s = {10, 3, 4}; /* samples of 5 rows */
+    float *dy = new_values(s.m * s.n), *x = new_values(s.m * s.k), *before = new_values(s.n * s.k);
+    float *dw = run_gradient(LENSNET_ISA_REFERENCE, s, 5, 0, 1, dy, x, before);
+    static const size_t order[] = {1, 0, 3, 2, 4, 6, 5, 8, 7, 9};
+    size_t n, k, i;
+    for (n = 0; n < s.n; n++)
+        for (k = 0; k < s.k; k++) {
+            float sum = before[n * s.k + k];
+            for (i = 0; i < s.m; i++)
+                sum = fmaf(rounded(dy[order[i] * s.n + n], 1), rounded(x[order[i] * s.k + k], 1),
+                           sum);
+            CHECK(memcmp(&sum, dw + GUARD + n * s.k + k, sizeof sum) == 0);
+        }
+    free_block(dy);
+    free_block(x);
+    free_block(before);
+    free_block(dw);
+}
+
+/* ---- the instruction and its twin ---------------------------------------------------------------- */
+
+#if LNP_BFLOAT
+/* A float whose first 16 bits are of `kind`: anything, small enough for products near 2^-126, of like
+ * size (sums cancel), or an addend at the smallest normal number with products just below its ulp. */
+static float operand(int kind)
+{
+    uint32_t bits;
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    bits = (uint32_t)(state >> 32);
+    if (kind == 1) bits = (bits & 0x807fffffu) | (32 + (uint32_t)(state >> 20) % 40) << 23;
+    if (kind == 2) bits = (bits & 0x807fffffu) | (120 + (uint32_t)(state >> 20) % 12) << 23;
+    if (kind == 3) bits = (bits & 0x807fffffu) | (50 + (uint32_t)(state >> 20) % 6) << 23;
+    return float_of(bits);
+}
+
+static void test_instruction(void)
+{
+    float a[32], b[32], sums[16];
+    int kind, i, same = 1;
+    long turn;
+    if (lnp_detect_isa(LENSNET_ISA_BEST) < LENSNET_ISA_AVX512_BF16) {
+        printf("note: AVX-512 BF16 is not there\n");
+        return;
+    }
+    CHECK(lnp_bfloat_probe());
+    for (kind = 0; kind < 4; kind++)
+        for (turn = 0; turn < 50000; turn++) {
+            for (i = 0; i < 32; i++) {
+                a[i] = operand(kind);
+                b[i] = operand(kind);
+                if (turn & 1 && i & 1) a[i] = 0.0f;
+            }
+            for (i = 0; i < 16; i++)
+                sums[i] = kind == 3 ? float_of(0x00800000u + (uint32_t)i % 4) : operand(kind);
+            same &= lnp_bfloat_probe_lanes(a, b, sums);
+        }
+    CHECK(same);
+}
+#endif
 
 int main(void)
 {
     printf("best instruction set here: %s\n", lensnet_isa_text(lnp_detect_isa(LENSNET_ISA_BEST)));
     test_fma();
-    test_reference();
+    test_reference(0);
+    test_reference(1);
+    test_gradient_reference();
+#if LNP_BFLOAT
+    test_instruction();
+#endif
     test_products();
     test_chunks();
     test_scratch();
