@@ -42,7 +42,8 @@
  *     >>schedules      learning rates over time
  *     >>mathematics    exp, log, ... and random numbers with the same bits everywhere
  *   how it works, from the bottom up
- *     >>platform       errors, memory, checked sizes, threads, floating-point mode
+ *     >>platform       errors, memory, checked sizes, floating-point mode
+ *     >>threads        a team of threads that works through phases
  *     >>host           the default hooks
  *     >>math           the code of >>mathematics
  *     >>isa            instruction sets and the one fused multiply-add
@@ -1204,6 +1205,9 @@ LENSNET_API uint64_t lensnet_random_stream(const char *text);
 #include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 #endif
 
 #if defined(__FAST_MATH__)
@@ -1257,10 +1261,19 @@ LENSNET_API uint64_t lensnet_random_stream(const char *text);
 extern "C" {
 #endif
 /* =================================================================================================
- * >>platform  Compiler, errors, memory, checked sizes, threads. Everything below may call it.
+ * >>platform  Compiler, errors, memory, checked sizes. Everything below may call it.
  * ============================================================================================== */
 
 #define LNP_ALIGNMENT ((size_t)64)
+
+/* Functions of POSIX are bound by symbol: under -std=c99 the system's headers hide them, in gnu modes and
+ * in C++ they declare them with attributes that a second declaration would have to repeat. */
+#if defined(__GNUC__) && (defined(__unix__) || defined(__APPLE__))
+#define LNP_POSIX                   1
+#define LNP_TEXT_OF(token)          #token
+#define LNP_SYMBOL_OF(prefix, name) LNP_TEXT_OF(prefix) name
+#define LNP_SYMBOL(name)            __asm__(LNP_SYMBOL_OF(__USER_LABEL_PREFIX__, name))
+#endif
 
 const char *lensnet_result_text(lensnet_result result)
 {
@@ -1381,16 +1394,6 @@ static int lnp_grow(const lensnet_host *host, void **table, size_t count, size_t
 #define LNP_PARALLEL_FOR
 #endif
 
-static int lnp_threads(const lensnet_host *host)
-{
-#ifdef _OPENMP
-    return host->threads > 0 ? host->threads : omp_get_max_threads();
-#else
-    (void)host;
-    return 1;
-#endif
-}
-
 /* --- the bits of a number ------------------------------------------------------------------------ */
 
 static uint32_t lnp_float_bits(float value)
@@ -1453,24 +1456,353 @@ static uint64_t lnp_mode_enter(int threads)
 
 static void lnp_mode_leave(uint64_t host, int threads) { lnp_mode_set_all(host, threads); }
 /* =================================================================================================
+ * >>threads  A team of threads that works through phases: a phase is a function and a number of tasks.
+ * This is the only place that knows OpenMP.
+ *
+ * One parallel region holds a whole pass (lnp_team_pass). Its first thread, the caller, runs the pass;
+ * the others wait for phases (lnp_team_run). A worker takes tasks from a range of its own, the same rows
+ * in every phase, which it then finds in its cache, and afterwards from the others' ranges. A phase ends
+ * when its tasks are done, not when every worker has come: one that the system does not let run, because
+ * the machine is busy, is not waited for unless it holds a task. Who does a task cannot be seen in its
+ * result: tasks write outputs of their own, in an order of operations that the law fixes.
+ *
+ * Whoever waits spins for LNP_SPIN_SECONDS, as long as sleeping and waking would cost, and then sleeps: a
+ * sleeper is let run at once when it is woken, one that has used up its share of a busy core is not.
+ * ============================================================================================== */
+
+/* Task `index` of a phase, done by worker 0 ... threads - 1, for scratch of its own. Called from several
+ * threads. */
+typedef void (*lnp_task)(const void *context, size_t index, size_t worker);
+
+/* A whole pass, on the calling thread. */
+typedef void (*lnp_pass)(void *context);
+
+#define LNP_TEAM_SHARES 32 /* workers beyond so many share a range */
+
+/* A range of tasks, on cache lines of its own wherever the team may lie. */
+typedef struct lnp_team_share {
+    char before[64];
+    size_t next, end;
+    char after[64 - 2 * sizeof(size_t)];
+} lnp_team_share;
+
+typedef struct lnp_team {
+    int threads;    /* at most; for so many, work is cut and scratch planned */
+    int process;    /* that began it */
+    size_t workers; /* of the open region; 0: none is open */
+    unsigned spins; /* whether there is a processor for every worker */
+    lnp_task task;  /* of the phase */
+    const void *context;
+    size_t shares;
+    char apart[64];
+    unsigned phase;    /* counts phases; what workers wait for */
+    unsigned sleepers; /* workers that must be woken */
+    char apart_too[64];
+    unsigned gate; /* workers inside the phase, and two flags */
+    lnp_team_share share[LNP_TEAM_SHARES];
+} lnp_team;
+
+/* --- what the system gives ------------------------------------------------------------------------ */
+
+#if defined(_OPENMP) && defined(__GNUC__)
+#define LNP_TEAMS 1 /* atomic operations; elsewhere a phase is a parallel loop */
+#endif
+
+static size_t lnp_worker(void)
+{
+#if defined(_OPENMP) && !defined(LNP_TEAMS)
+    return (size_t)omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+#ifdef LNP_POSIX
+extern int lnp_posix_getpid(void) LNP_SYMBOL("getpid");
+#endif
+
+/* libgomp's threads do not live on in a child made by fork; a team that was begun before must not ask
+ * for them. */
+static int lnp_process(void)
+{
+#ifdef LNP_POSIX
+    return lnp_posix_getpid();
+#else
+    return 0;
+#endif
+}
+
+/* More threads than processors gain nothing; and where OMP_NUM_THREADS asks for very many, the system may
+ * refuse, upon which OpenMP ends the program. */
+static int lnp_threads(const lensnet_host *host)
+{
+#ifdef _OPENMP
+    const int available = omp_get_max_threads(), processors = omp_get_num_procs();
+    if (host->threads > 0) return host->threads;
+    return processors > 0 && processors < available ? processors : available;
+#else
+    (void)host;
+    return 1;
+#endif
+}
+
+static void lnp_team_begin(lnp_team *team, int threads)
+{
+    memset(team, 0, sizeof *team);
+    team->threads = threads;
+    team->process = lnp_process();
+}
+
+#ifdef LNP_TEAMS
+
+#define LNP_SPIN_SECONDS 50e-6
+
+#if defined(__linux__)
+#ifndef SYS_futex
+#define SYS_futex SYS_futex_time64
+#endif
+#define LNP_FUTEX_WAIT 128 /* FUTEX_WAIT, FUTEX_WAKE | FUTEX_PRIVATE_FLAG */
+#define LNP_FUTEX_WAKE 129
+extern long lnp_posix_syscall(long number, ...) LNP_SYMBOL("syscall");
+#elif defined(LNP_POSIX)
+extern int lnp_posix_yield(void) LNP_SYMBOL("sched_yield");
+#elif defined(_WIN32)
+__declspec(dllimport) int __stdcall SwitchToThread(void);
+#endif
+
+/* Gives the processor away while *word is `seen`, if the system can tell; returns at any time. */
+static void lnp_sleep(unsigned *word, unsigned seen)
+{
+#if defined(__linux__)
+    (void)lnp_posix_syscall(SYS_futex, word, LNP_FUTEX_WAIT, seen, (void *)NULL);
+#else
+    (void)word;
+    (void)seen;
+#if defined(LNP_POSIX)
+    (void)lnp_posix_yield();
+#elif defined(_WIN32)
+    (void)SwitchToThread();
+#endif
+#endif
+}
+
+static void lnp_wake(unsigned *word, int sleepers)
+{
+#if defined(__linux__)
+    (void)lnp_posix_syscall(SYS_futex, word, LNP_FUTEX_WAKE, sleepers);
+#else
+    (void)word;
+    (void)sleepers;
+#endif
+}
+
+static void lnp_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+/* --- phases --------------------------------------------------------------------------------------- */
+
+#define LNP_GATE_OPEN    0x10000u /* tasks may be taken */
+#define LNP_GATE_AWAITED 0x20000u /* the caller sleeps until nobody is inside */
+#define LNP_GATE_INSIDE  0x0ffffu
+#define LNP_PHASE_NONE   1u /* the first is 2 */
+#define LNP_PHASE_OVER   0u
+
+typedef struct lnp_spin {
+    unsigned turns;
+    double end;
+} lnp_spin;
+
+/* A moment's rest; 0 when the time for spinning is over. */
+static int lnp_spin_again(lnp_spin *spin, const lnp_team *team)
+{
+    lnp_pause();
+    if (++spin->turns % 32) return 1;
+    if (!team->spins) return 0;
+    if (spin->turns == 32) spin->end = omp_get_wtime() + LNP_SPIN_SECONDS;
+    return omp_get_wtime() < spin->end;
+}
+
+/* Waits for a phase after `seen`; returns its number. */
+static unsigned lnp_team_next_phase(lnp_team *team, unsigned seen)
+{
+    lnp_spin spin = {0, 0};
+    unsigned phase;
+    while ((phase = __atomic_load_n(&team->phase, __ATOMIC_SEQ_CST)) == seen) {
+        if (lnp_spin_again(&spin, team)) continue;
+        __atomic_fetch_add(&team->sleepers, 1, __ATOMIC_SEQ_CST);
+        lnp_sleep(&team->phase, seen);
+        __atomic_fetch_sub(&team->sleepers, 1, __ATOMIC_SEQ_CST);
+    }
+    return phase;
+}
+
+/* Begins phase `phase` of so many tasks. */
+static void lnp_team_announce(lnp_team *team, unsigned phase, size_t tasks)
+{
+    __atomic_store_n(&team->phase, phase, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&team->sleepers, __ATOMIC_SEQ_CST))
+        lnp_wake(&team->phase, (int)lnp_min(team->workers, tasks) - 1);
+}
+
+/* Tasks of the worker's own range, then of its neighbours'. */
+static void lnp_team_work(lnp_team *team, size_t worker)
+{
+    size_t turn, i;
+    for (turn = 0; turn < team->shares; turn++) {
+        lnp_team_share *share = &team->share[(worker + turn) % team->shares];
+        while (__atomic_load_n(&share->next, __ATOMIC_RELAXED) < share->end) {
+            i = __atomic_fetch_add(&share->next, 1, __ATOMIC_RELAXED);
+            if (i < share->end) team->task(team->context, i, worker);
+        }
+    }
+}
+
+/* What every thread but the caller does. Who comes too late for a phase finds its gate closed; so all that
+ * belongs to a phase may change when the gate is closed and nobody is inside. */
+static void lnp_team_help(lnp_team *team, size_t worker)
+{
+    const uint64_t mode = lnp_mode_get();
+    unsigned phase = LNP_PHASE_NONE;
+    lnp_mode_set(LNP_DEFAULT_MODE);
+    while ((phase = lnp_team_next_phase(team, phase)) != LNP_PHASE_OVER) {
+        if (__atomic_fetch_add(&team->gate, 1, __ATOMIC_ACQ_REL) & LNP_GATE_OPEN)
+            lnp_team_work(team, worker);
+        if (__atomic_sub_fetch(&team->gate, 1, __ATOMIC_ACQ_REL) == LNP_GATE_AWAITED)
+            lnp_wake(&team->gate, 1);
+    }
+    lnp_mode_set(mode);
+}
+
+/* Closes the gate and waits for those inside, who are at their last tasks. */
+static void lnp_team_close(lnp_team *team)
+{
+    lnp_spin spin = {0, 0};
+    unsigned gate = __atomic_sub_fetch(&team->gate, LNP_GATE_OPEN, __ATOMIC_ACQ_REL);
+    while (gate & LNP_GATE_INSIDE) {
+        if (!lnp_spin_again(&spin, team)) {
+            gate = __atomic_or_fetch(&team->gate, LNP_GATE_AWAITED, __ATOMIC_ACQ_REL);
+            if (gate & LNP_GATE_INSIDE) lnp_sleep(&team->gate, gate);
+        }
+        gate = __atomic_load_n(&team->gate, __ATOMIC_ACQUIRE);
+    }
+    if (gate & LNP_GATE_AWAITED)
+        __atomic_and_fetch(&team->gate, ~LNP_GATE_AWAITED, __ATOMIC_ACQ_REL);
+}
+
+static void lnp_team_phase(lnp_team *team, lnp_task task, const void *context, size_t count)
+{
+    size_t i;
+    team->task = task;
+    team->context = context;
+    for (i = 0; i < team->shares; i++) {
+        team->share[i].next = count / team->shares * i + lnp_min(i, count % team->shares);
+        team->share[i].end = count / team->shares * (i + 1) + lnp_min(i + 1, count % team->shares);
+    }
+    __atomic_fetch_add(&team->gate, LNP_GATE_OPEN, __ATOMIC_ACQ_REL);
+    lnp_team_announce(team, team->phase + 1, count);
+    lnp_team_work(team, 0);
+    lnp_team_close(team);
+}
+
+/* The caller's part of the region. */
+static void lnp_team_lead(lnp_team *team, lnp_pass pass, void *context)
+{
+    team->workers = (size_t)omp_get_num_threads();
+    team->shares = lnp_min(team->workers, LNP_TEAM_SHARES);
+    pass(context);
+    lnp_team_announce(team, LNP_PHASE_OVER, team->workers);
+}
+
+static void lnp_team_open(lnp_team *team, lnp_pass pass, void *context)
+{
+    team->spins = team->threads <= omp_get_num_procs();
+    team->phase = LNP_PHASE_NONE;
+#pragma omp parallel num_threads(team->threads)
+    {
+        const size_t worker = (size_t)omp_get_thread_num();
+        if (worker)
+            lnp_team_help(team, worker);
+        else
+            lnp_team_lead(team, pass, context);
+    }
+}
+#endif
+
+/* Runs a pass with all threads that OpenMP grants, or with those that are at it already. */
+static void lnp_team_pass(lnp_team *team, lnp_pass pass, void *context)
+{
+    const int open = team->workers > 0;
+    if (!open) team->workers = 1;
+#ifdef LNP_TEAMS
+    if (!open && team->threads > 1 && team->process == lnp_process())
+        lnp_team_open(team, pass, context);
+    else
+#endif
+        pass(context);
+    if (!open) team->workers = 0;
+}
+
+typedef struct lnp_single_phase {
+    lnp_team *team;
+    lnp_task task;
+    const void *context;
+    size_t count;
+} lnp_single_phase;
+
+static void lnp_team_run(lnp_team *team, lnp_task task, const void *context, size_t count);
+
+static void lnp_single_pass(void *context)
+{
+    const lnp_single_phase *phase = (const lnp_single_phase *)context;
+    lnp_team_run(phase->team, phase->task, phase->context, phase->count);
+}
+
+/* Does tasks 0 ... count - 1 and returns when all are done: with the workers of the open pass, or, where
+ * none is open, in one of its own. */
+static void lnp_team_run(lnp_team *team, lnp_task task, const void *context, size_t count)
+{
+    ptrdiff_t i;
+    (void)team;
+#ifdef LNP_TEAMS
+    if (count > 1 && team->workers > 1) {
+        lnp_team_phase(team, task, context, count);
+        return;
+    }
+    if (count > 1 && team->workers == 0 && team->threads > 1) {
+        lnp_single_phase phase;
+        phase.team = team;
+        phase.task = task;
+        phase.context = context;
+        phase.count = count;
+        lnp_team_pass(team, lnp_single_pass, &phase);
+        return;
+    }
+#endif
+#if defined(_OPENMP) && !defined(LNP_TEAMS)
+#pragma omp parallel for num_threads(team->threads) schedule(static)
+#endif
+    for (i = 0; i < (ptrdiff_t)count; i++) task(context, (size_t)i, lnp_worker());
+}
+/* =================================================================================================
  * >>host  The default hooks: memory from malloc, files from stdio, written to a sibling and
  * renamed. A crash at any moment leaves the old file or the new one. A lock tells a sibling that is
  * being written from what a killed process left. Where the system is neither POSIX nor Windows there is
  * no way to force bytes to the disk, and only the rename is left.
  * ============================================================================================== */
 
-#if defined(__GNUC__) && (defined(__unix__) || defined(__APPLE__))
+#if defined(LNP_POSIX)
 #define LNP_POSIX_FILES 1
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
-/* Bound by symbol: under -std=c99 the system's headers hide these, in gnu modes and in C++ they
- * declare them with attributes that a second declaration would have to repeat. */
-#define LNP_TEXT_OF(token)          #token
-#define LNP_SYMBOL_OF(prefix, name) LNP_TEXT_OF(prefix) name
-#define LNP_SYMBOL(name)            __asm__(LNP_SYMBOL_OF(__USER_LABEL_PREFIX__, name))
 extern int lnp_posix_fileno(FILE *stream) LNP_SYMBOL("fileno");
 extern int lnp_posix_fsync(int descriptor) LNP_SYMBOL("fsync");
 extern FILE *lnp_posix_fdopen(int descriptor, const char *mode) LNP_SYMBOL("fdopen");
