@@ -4,7 +4,8 @@
  * Python dict literal with `descr`, `fortran_order` and `shape`, and the numbers. Versions 1, 2 and 3,
  * every real number type, both byte orders and both memory orders are read. A file is taken for
  * hostile: every size is checked against the file's own length before it is used, and nothing in a
- * file is ever executed (object arrays, which are Python pickles, are refused).
+ * file is ever executed (object arrays, which are Python pickles, are refused; picture.h reads those
+ * that hold an image, and other formats).
  *
  * Every function returns 1 on success; on failure it returns 0, leaves its outputs alone and writes
  * one sentence to `text`, which has room for NPY_TEXT characters and may be NULL. */
@@ -31,7 +32,7 @@ enum {
 };
 
 typedef struct npy_header {
-    char kind;                /* 'f' float, 'i' signed, 'u' unsigned, 'b' bool */
+    char kind;                /* 'f' float, 'i' signed, 'u' unsigned, 'b' bool; 'O' objects */
     int item_size;            /* bytes of a number: 1, 2, 4 or 8 */
     int big_endian;           /* 1: most significant byte first */
     int fortran_order;        /* 1: the first index runs fastest */
@@ -173,13 +174,6 @@ static int npy_shape(npy_cursor *c, npy_header *h)
 static int npy_refuse_type(npy_cursor *c, const char *code)
 {
     switch (code[strspn(code, "<>|=")]) {
-    case 'O':
-        return npy_fail(
-            c->text,
-            "%s: it is a pickled object array (dtype object), which only Python can read; "
-            "save it as numbers: a = numpy.load(name, allow_pickle=True); "
-            "numpy.save(name, numpy.array(a.tolist(), 'float32'))",
-            c->path);
     case 'c':
         return npy_fail(c->text,
                         "%s: it holds complex numbers (%s); save the part you mean, e.g. "
@@ -191,6 +185,12 @@ static int npy_refuse_type(npy_cursor *c, const char *code)
         return npy_fail(c->text, "%s: it holds text (%s); an array of numbers is needed", c->path,
                         code);
     case 'V':
+        if (strpbrk(code, "12") && strlen(strpbrk(code, "12")) == 1)
+            return npy_fail(
+                c->text,
+                "%s: it holds numbers of a type that NumPy itself does not know (%s), such "
+                "as bfloat16 of ml_dtypes; save them with a.astype('float32')",
+                c->path, code);
         return npy_fail(c->text,
                         "%s: it holds records (%s); save the field you mean as an array of "
                         "numbers",
@@ -228,6 +228,11 @@ static int npy_type(npy_cursor *c, npy_header *h)
     h->big_endian = npy_native_is_big();
     if (*at == '<' || *at == '>') h->big_endian = *at == '>';
     if (*at == '<' || *at == '>' || *at == '|' || *at == '=') at++;
+    if (*at == 'O') {
+        h->kind = 'O';
+        h->item_size = 0;
+        return 1;
+    }
     if (strlen(at) != 2 || at[1] < '1' || at[1] > '8') return npy_refuse_type(c, code);
     h->kind = at[0];
     h->item_size = at[1] - '0';
@@ -289,19 +294,40 @@ static int npy_dict(npy_cursor *c, npy_header *h)
 /* Says what a file without the magic seems to be. */
 static int npy_refuse_magic(const unsigned char *b, size_t size, const char *path, char *text)
 {
+    static const struct {
+        const char *magic;
+        size_t length;
+        const char *what;
+    } known[] = {{"PK\003\004", 4, "it is a .npz or zip archive"},
+                 {"SIMPLE", 6, "it is a FITS file"},
+                 {"\211PNG", 4, "it is a PNG picture"},
+                 {"\377\330\377", 3, "it is a JPEG picture"},
+                 {"GIF8", 4, "it is a GIF picture"},
+                 {"BM", 2, "it is a BMP picture"},
+                 {"II*\0", 4, "it is a TIFF picture"},
+                 {"MM\0*", 4, "it is a TIFF picture"},
+                 {"RIFF", 4, "it is a WebP picture or other RIFF file"},
+                 {"\211HDF", 4, "it is an HDF5 file"},
+                 {"#ASDF", 5, "it is an ASDF file"},
+                 {"\037\213", 2, "it is packed by gzip; unpack it with gunzip first"},
+                 {"BZh", 3, "it is packed by bzip2; unpack it with bunzip2 first"},
+                 {"\3757zXZ", 5, "it is packed by xz; unpack it with unxz first"},
+                 {"version https://git-lfs", 23,
+                  "it is a Git LFS pointer, not the file itself; fetch that with git lfs pull"},
+                 {"<", 1, "it is HTML or XML; was a web page saved in place of the file?"},
+                 {"\200\002", 2, "it is a Python pickle"},
+                 {"\200\003", 2, "it is a Python pickle"},
+                 {"\200\004", 2, "it is a Python pickle"},
+                 {"\200\005", 2, "it is a Python pickle"}};
     const char *found = "its first bytes are not those of a .npy file";
-    if (size == 0)
-        found = "the file is empty (0 bytes)";
-    else if (size >= 4 && memcmp(b, "PK\003\004", 4) == 0)
-        found = "it is a .npz or zip archive";
-    else if (size >= 6 && memcmp(b, "SIMPLE", 6) == 0)
-        found = "it is a FITS file";
-    else if (size >= 4 && memcmp(b, "\211PNG", 4) == 0)
-        found = "it is a PNG picture";
-    else if (size >= 3 && memcmp(b, "\377\330\377", 3) == 0)
-        found = "it is a JPEG picture";
-    else if (size >= 4 && memcmp(b, "\211HDF", 4) == 0)
-        found = "it is an HDF5 file";
+    size_t i;
+    if (size == 0) found = "the file is empty (0 bytes)";
+    for (i = 0; i < sizeof known / sizeof *known; i++)
+        if (size >= known[i].length && memcmp(b, known[i].magic, known[i].length) == 0) {
+            found = known[i].what;
+            if (strchr(found, ';')) return npy_fail(text, "%s: %s", path, found);
+            break;
+        }
     return npy_fail(text, "%s: %s; save each image with numpy.save", path, found);
 }
 
@@ -326,10 +352,9 @@ static int npy_check_size(npy_header *h, uint64_t file_size, const char *path, c
     return 1;
 }
 
-/* Understands the first `size` bytes of a file of `file_size` bytes; NPY_PREFIX + NPY_HEADER_LIMIT of
- * them are always enough. `path` is only named in messages. */
-NPY_API int npy_parse(npy_header *header, const void *bytes, size_t size, uint64_t file_size,
-                      const char *path, char *text)
+/* As npy_parse, and the header of an object array is good too: kind 'O', a pickle follows it. */
+NPY_API int npy_parse_any(npy_header *header, const void *bytes, size_t size, uint64_t file_size,
+                          const char *path, char *text)
 {
     const unsigned char *b = (const unsigned char *)bytes;
     npy_header h;
@@ -364,6 +389,23 @@ NPY_API int npy_parse(npy_header *header, const void *bytes, size_t size, uint64
     if (!npy_dict(&c, &h)) return 0;
     h.offset = prefix + length;
     if (!npy_check_size(&h, file_size, path, text)) return 0;
+    *header = h;
+    return 1;
+}
+
+/* Understands the first `size` bytes of a file of `file_size` bytes; NPY_PREFIX + NPY_HEADER_LIMIT of
+ * them are always enough. `path` is only named in messages. */
+NPY_API int npy_parse(npy_header *header, const void *bytes, size_t size, uint64_t file_size,
+                      const char *path, char *text)
+{
+    npy_header h;
+    if (!npy_parse_any(&h, bytes, size, file_size, path, text)) return 0;
+    if (h.kind == 'O')
+        return npy_fail(text,
+                        "%s: it is a pickled object array (dtype object); save the image in it as "
+                        "numbers: a = numpy.load(name, allow_pickle=True); numpy.save(name, "
+                        "numpy.asarray(a[0], 'float32')), where a[0] is the image",
+                        path);
     *header = h;
     return 1;
 }

@@ -508,6 +508,8 @@ static int pickle_step(pickle_machine *machine, unsigned char code)
     case 'B': return pickle_push_text(machine, PICKLE_BYTES, 4);             /* BINBYTES */
     case 'C': return pickle_push_text(machine, PICKLE_BYTES, 1);             /* SHORT_BINBYTES */
     case 0x8e: return pickle_push_text(machine, PICKLE_BYTES, 8);            /* BINBYTES8 */
+    case 0x96: return pickle_push_text(machine, PICKLE_BYTES, 8);            /* BYTEARRAY8 */
+    case 0x98: return 1;                                                     /* READONLY_BUFFER */
     case ')': return pickle_push_list(machine, PICKLE_SEQUENCE, NULL, 0);    /* EMPTY_TUPLE */
     case ']': return pickle_push_list(machine, PICKLE_SEQUENCE, NULL, 0);    /* EMPTY_LIST */
     case 0x8f: return pickle_push_list(machine, PICKLE_SEQUENCE, NULL, 0);   /* EMPTY_SET */
