@@ -665,6 +665,18 @@ LENSNET_API lensnet_parameters *lensnet_model_parameters(lensnet_model *model); 
 LENSNET_API lensnet_result lensnet_model_save(const lensnet_model *model, const char *path,
                                               lensnet_dtype dtype, lensnet_error *error);
 
+/* What matrix products are computed in. Everything else is float32 in both. */
+typedef enum lensnet_precision {
+    LENSNET_PRECISION_FP32 = 0, /* "fp32" */
+    LENSNET_PRECISION_BF16 = 1  /* "bf16": operands rounded to bfloat16, sums in float32 */
+} lensnet_precision;
+
+/* The name in quotes; NULL outside the enum. Static storage. */
+LENSNET_API const char *lensnet_precision_text(lensnet_precision precision);
+/* The precision of that name, or LENSNET_ERROR_ARGUMENT with the names that exist. */
+LENSNET_API lensnet_result lensnet_precision_parse(lensnet_precision *precision, const char *text,
+                                                   lensnet_error *error);
+
 /* How a graph is to run; start from lensnet_graph_defaults(). */
 typedef struct lensnet_graph_options {
     size_t height, width; /* of the input images; 224 x 224; at least 32 for ConvNeXt V2 */
@@ -677,6 +689,7 @@ typedef struct lensnet_graph_options {
                       memory_limit asks for it. Changes no bit. */
     int plain;            /* 1: record unfused operators. Changes no bit; slower; for tests */
     int input_gradient;   /* 1: backward reaches the images */
+    lensnet_precision precision; /* LENSNET_PRECISION_FP32 */
 } lensnet_graph_options;
 LENSNET_API lensnet_graph_options lensnet_graph_defaults(void);
 
@@ -801,6 +814,9 @@ LENSNET_API lensnet_result lensnet_graph_create(lensnet_graph **graph,
                                                 lensnet_parameters *parameters,
                                                 const lensnet_graph_options *options,
                                                 lensnet_error *error);
+/* The precision of matrix products (linear, conv2d) recorded from here on; at first the options'. A last
+ * linear layer is best left in float32. */
+LENSNET_API void lensnet_graph_set_precision(lensnet_graph *graph, lensnet_precision precision);
 LENSNET_API void lensnet_graph_destroy(lensnet_graph *graph); /* NULL is allowed */
 
 /* What recording a model gives; heads only in a graph that trains. */
@@ -7329,6 +7345,23 @@ static void lnp_depthwise_weight_gradient(const lnp_depthwise_kernels *kernels,
  * depend on it too: those of matrices with taps are summed in im2col's order. */
 typedef enum lnp_use { LNP_USE_NONE, LNP_USE_PLAIN, LNP_USE_MATRIX, LNP_USE_DEPTHWISE } lnp_use;
 
+/* Copies of a weight in kernel order: for the forward pass, and for the gradient of the input. */
+typedef enum lnp_copy {
+    LNP_FORWARD,
+    LNP_BACKWARD,
+    LNP_FORWARD_BF16,
+    LNP_BACKWARD_BF16,
+    LNP_COPIES
+} lnp_copy;
+
+static lnp_copy lnp_copy_of(lensnet_precision precision, int backward)
+{
+    if (precision == LENSNET_PRECISION_BF16) return backward ? LNP_BACKWARD_BF16 : LNP_FORWARD_BF16;
+    return backward ? LNP_BACKWARD : LNP_FORWARD;
+}
+
+static int lnp_is_backward(int copy) { return copy == LNP_BACKWARD || copy == LNP_BACKWARD_BF16; }
+
 typedef struct lnp_weight {
     char name[LNP_TENSOR_NAME];
     size_t shape[4];
@@ -7338,15 +7371,15 @@ typedef struct lnp_weight {
     lnp_use use;
     size_t groups; /* of LNP_USE_MATRIX: `groups` matrices of n x k each */
     size_t n, k;
-    int want_backward; /* dX = dY W is needed: packed_backward exists too */
-    float *frozen;     /* a plain tensor of frozen parameters */
-    float *packed_forward, *packed_backward;
+    float *frozen; /* a plain tensor of frozen parameters */
+    int wanted[LNP_COPIES];
+    float *packed[LNP_COPIES]; /* copies that exist */
     uint64_t packed_version;
 } lnp_weight;
 
 struct lensnet_parameters {
     lensnet_host host;
-    const lnp_gemm_kernels *gemm;
+    lnp_gemm_kernels gemm[2]; /* by lensnet_precision */
     lnp_weight *weights;
     size_t count, capacity, size;
     float *values, *gradients;
@@ -7377,31 +7410,34 @@ lensnet_result lensnet_parameters_create(lensnet_parameters **parameters, const 
     if (!p) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for a parameter table");
     memset(p, 0, sizeof *p);
     p->host = *host;
-    p->gemm = lnp_gemm_kernels_for(lnp_detect_isa(host->isa_cap));
+    p->gemm[0] = *lnp_gemm_kernels_for(lnp_detect_isa(host->isa_cap));
+    p->gemm[1] = lnp_bfloat_kernels_for(lnp_detect_isa(host->isa_cap));
     p->version = 1;
     *parameters = p;
     return LENSNET_OK;
 }
 
-static size_t lnp_matrix_packed_floats(const lensnet_parameters *p, const lnp_weight *w,
-                                       int backward)
+static const lnp_gemm_kernels *lnp_copy_gemm(const lensnet_parameters *p, int copy)
 {
-    return w->groups * lnp_packed_floats(p->gemm, backward ? w->k : w->n, backward ? w->n : w->k);
+    return &p->gemm[copy >= LNP_FORWARD_BF16];
 }
 
-static size_t lnp_packed_copy_floats(const lensnet_parameters *p, const lnp_weight *w, int backward)
+static size_t lnp_packed_copy_floats(const lensnet_parameters *p, const lnp_weight *w, int copy)
 {
-    return w->use == LNP_USE_MATRIX ? lnp_matrix_packed_floats(p, w, backward)
-                                    : lnp_depthwise_packed_floats(w->shape[0]);
+    const int backward = lnp_is_backward(copy);
+    if (w->use == LNP_USE_DEPTHWISE) return lnp_depthwise_packed_floats(w->shape[0]);
+    return w->groups * lnp_packed_floats(lnp_copy_gemm(p, copy), backward ? w->k : w->n,
+                                         backward ? w->n : w->k);
 }
 
 static void lnp_weight_release(const lensnet_parameters *p, lnp_weight *w)
 {
+    int copy;
     lnp_release(&p->host, w->frozen, w->size * sizeof(float));
-    if (w->packed_forward)
-        lnp_release(&p->host, w->packed_forward, lnp_packed_copy_floats(p, w, 0) * sizeof(float));
-    if (w->packed_backward)
-        lnp_release(&p->host, w->packed_backward, lnp_packed_copy_floats(p, w, 1) * sizeof(float));
+    for (copy = 0; copy < LNP_COPIES; copy++)
+        if (w->packed[copy])
+            lnp_release(&p->host, w->packed[copy],
+                        lnp_packed_copy_floats(p, w, copy) * sizeof(float));
 }
 
 void lensnet_parameters_destroy(lensnet_parameters *p)
@@ -7588,32 +7624,35 @@ static void lnp_turn_taps(float *to, const float *from, const lnp_weight *w, int
 
 static int lnp_has_taps(const lnp_weight *w) { return w->shape[2] * w->shape[3] > 1; }
 
-/* `scratch` holds w->size floats if the tensor has taps. */
-static void lnp_pack_matrix(const lensnet_parameters *p, lnp_weight *w, const float *values,
-                            float *scratch, int threads)
+/* One copy of the matrices at `values`, in im2col's order. */
+static void lnp_pack_matrices(const lensnet_parameters *p, const lnp_weight *w, int copy,
+                              const float *values, int threads)
 {
-    size_t g, n = w->n, k = w->k;
-    if (lnp_has_taps(w)) {
-        lnp_turn_taps(scratch, values, w, 0, threads);
-        values = scratch;
-    }
-    for (g = 0; g < w->groups; g++, values += n * k) {
-        lnp_pack_weights(p->gemm, w->packed_forward + g * lnp_packed_floats(p->gemm, n, k), values,
-                         n, k, 1, threads);
-        if (w->packed_backward)
-            lnp_pack_weights(p->gemm, w->packed_backward + g * lnp_packed_floats(p->gemm, k, n),
-                             values, k, n, 0, threads);
-    }
+    const int backward = lnp_is_backward(copy);
+    const lnp_gemm_kernels *gemm = lnp_copy_gemm(p, copy);
+    const size_t n = backward ? w->k : w->n, k = backward ? w->n : w->k;
+    size_t g;
+    for (g = 0; g < w->groups; g++, values += n * k)
+        lnp_pack_weights(gemm, w->packed[copy] + g * lnp_packed_floats(gemm, n, k), values, n, k,
+                         !backward, threads);
 }
 
+/* All copies that exist. `scratch` holds w->size floats if the tensor has taps. */
 static void lnp_pack_weight(const lensnet_parameters *p, lnp_weight *w, const float *values,
                             float *scratch, int threads)
 {
-    if (w->use == LNP_USE_MATRIX) lnp_pack_matrix(p, w, values, scratch, threads);
-    if (w->use == LNP_USE_DEPTHWISE) {
-        lnp_depthwise_pack(w->packed_forward, values, w->shape[0], 0, threads);
-        if (w->packed_backward)
-            lnp_depthwise_pack(w->packed_backward, values, w->shape[0], 1, threads);
+    int copy;
+    if (w->use == LNP_USE_MATRIX && lnp_has_taps(w)) {
+        lnp_turn_taps(scratch, values, w, 0, threads);
+        values = scratch;
+    }
+    for (copy = 0; copy < LNP_COPIES; copy++) {
+        if (!w->packed[copy]) continue;
+        if (w->use == LNP_USE_MATRIX)
+            lnp_pack_matrices(p, w, copy, values, threads);
+        else
+            lnp_depthwise_pack(w->packed[copy], values, w->shape[0], lnp_is_backward(copy),
+                               threads);
     }
 }
 
@@ -7635,7 +7674,7 @@ static void lnp_parameters_pack(lensnet_parameters *p, float *scratch, size_t sc
     if (p->frozen) return;
     for (i = 0; i < p->count; i++) {
         lnp_weight *w = &p->weights[i];
-        if (!w->packed_forward || w->packed_version == p->version) continue;
+        if (w->use <= LNP_USE_PLAIN || w->packed_version == p->version) continue;
         if (w->use == LNP_USE_MATRIX && lnp_has_taps(w) && w->size > scratch_floats) continue;
         lnp_pack_weight(p, w, p->values + w->offset, scratch, threads);
         w->packed_version = p->version;
@@ -7661,39 +7700,40 @@ static void lnp_gradients_channels_first(lensnet_parameters *p, float *scratch,
 static size_t lnp_missing_packed_bytes(const lensnet_parameters *p)
 {
     size_t i, floats = 0;
+    int copy;
     if (p->frozen) return 0;
-    for (i = 0; i < p->count; i++) {
-        const lnp_weight *w = &p->weights[i];
-        if (w->use > LNP_USE_PLAIN && !w->packed_forward) floats += lnp_packed_copy_floats(p, w, 0);
-        if (w->want_backward && !w->packed_backward) floats += lnp_packed_copy_floats(p, w, 1);
-    }
+    for (i = 0; i < p->count; i++)
+        for (copy = 0; copy < LNP_COPIES; copy++)
+            if (p->weights[i].wanted[copy] && !p->weights[i].packed[copy])
+                floats += lnp_packed_copy_floats(p, &p->weights[i], copy);
     return floats * sizeof(float);
+}
+
+/* Takes the copies of one weight that are wanted and not there. */
+static lensnet_result lnp_allocate_copies(lensnet_parameters *p, lnp_weight *w,
+                                          lensnet_error *error)
+{
+    int copy;
+    for (copy = 0; copy < LNP_COPIES; copy++) {
+        if (!w->wanted[copy] || w->packed[copy]) continue;
+        w->packed_version = 0;
+        w->packed[copy] =
+            (float *)lnp_allocate(&p->host, lnp_packed_copy_floats(p, w, copy) * sizeof(float));
+        if (!w->packed[copy])
+            return lnp_fail(error, LENSNET_ERROR_MEMORY,
+                            "out of memory for the packed copy of \"%s\"", w->name);
+    }
+    return LENSNET_OK;
 }
 
 /* Takes what lnp_missing_packed_bytes counted. On failure what was taken stays, for the next try. */
 static lensnet_result lnp_allocate_packed(lensnet_parameters *p, lensnet_error *error)
 {
+    lensnet_result result = LENSNET_OK;
     size_t i;
-    if (p->frozen) return LENSNET_OK;
-    for (i = 0; i < p->count; i++) {
-        lnp_weight *w = &p->weights[i];
-        if (w->use > LNP_USE_PLAIN && !w->packed_forward) {
-            w->packed_forward =
-                (float *)lnp_allocate(&p->host, lnp_packed_copy_floats(p, w, 0) * sizeof(float));
-            w->packed_version = 0;
-            if (!w->packed_forward) break;
-        }
-        if (w->want_backward && !w->packed_backward) {
-            w->packed_backward =
-                (float *)lnp_allocate(&p->host, lnp_packed_copy_floats(p, w, 1) * sizeof(float));
-            w->packed_version = 0;
-            if (!w->packed_backward) break;
-        }
-    }
-    if (i < p->count)
-        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for the packed copy of \"%s\"",
-                        p->weights[i].name);
-    return LENSNET_OK;
+    for (i = 0; !p->frozen && i < p->count && !result; i++)
+        result = lnp_allocate_copies(p, &p->weights[i], error);
+    return result;
 }
 
 /* --- freezing ---------------------------------------------------------------------------------- */
@@ -7706,19 +7746,17 @@ static lensnet_result lnp_freeze_weight(lensnet_parameters *p, size_t index, con
                                         float *scratch, lensnet_error *error)
 {
     lnp_weight *w = &p->weights[index];
-    int plain = w->use <= LNP_USE_PLAIN;
-    size_t floats = plain ? w->size : lnp_packed_copy_floats(p, w, 0);
-    float *form = (float *)lnp_allocate(&p->host, floats * sizeof(float));
-    if (!form)
+    lensnet_result result;
+    if (w->use > LNP_USE_PLAIN) {
+        result = lnp_allocate_copies(p, w, error);
+        if (!result) lnp_pack_weight(p, w, values, scratch, 1);
+        return result;
+    }
+    w->frozen = (float *)lnp_allocate(&p->host, w->size * sizeof(float));
+    if (!w->frozen)
         return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for the weights \"%s\"",
                         w->name);
-    if (plain) {
-        memcpy(form, values, w->size * sizeof(float));
-        w->frozen = form;
-    } else {
-        w->packed_forward = form;
-        lnp_pack_weight(p, w, values, scratch, 1);
-    }
+    memcpy(w->frozen, values, w->size * sizeof(float));
     return LENSNET_OK;
 }
 
@@ -7800,6 +7838,7 @@ typedef struct lnp_op {
     int inputs[LNP_MAX_INPUTS]; /* tensors; -1: none */
     int output;                 /* tensor; -1 for the loss */
     int parameters[LNP_MAX_PARAMETERS];
+    lensnet_precision precision; /* of its matrix products */
     size_t stride, padding, dilation, groups, kernel;
     float epsilon, rate, smoothing;
     float *class_weights; /* owned; NULL: all 1 */
@@ -7815,7 +7854,7 @@ struct lensnet_graph {
     lensnet_host host;
     lensnet_parameters *parameters;
     lensnet_graph_options options;
-    const lnp_gemm_kernels *gemm;
+    lensnet_precision precision; /* of what is recorded next */
     lnp_row_kernels rows;
     lnp_depthwise_kernels depthwise;
     int threads;
@@ -7877,6 +7916,36 @@ lensnet_graph_options lensnet_graph_defaults(void)
     return o;
 }
 
+const char *lensnet_precision_text(lensnet_precision precision)
+{
+    switch (precision) {
+    case LENSNET_PRECISION_FP32: return "fp32";
+    case LENSNET_PRECISION_BF16: return "bf16";
+    }
+    return NULL;
+}
+
+lensnet_result lensnet_precision_parse(lensnet_precision *precision, const char *text,
+                                       lensnet_error *error)
+{
+    const int bf16 = text && strcmp(text, "bf16") == 0;
+    if (!precision || !text || (!bf16 && strcmp(text, "fp32") != 0))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "precision: expected fp32 or bf16, got %.40s", text ? text : "NULL");
+    *precision = bf16 ? LENSNET_PRECISION_BF16 : LENSNET_PRECISION_FP32;
+    return LENSNET_OK;
+}
+
+void lensnet_graph_set_precision(lensnet_graph *g, lensnet_precision precision)
+{
+    if (!g || g->failure.code) return;
+    if (lensnet_precision_text(precision))
+        g->precision = precision;
+    else
+        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT, "graph: precision %d is none",
+                 (int)precision);
+}
+
 static lensnet_result lnp_graph_options_check(const lensnet_graph_options *o, lensnet_error *error)
 {
     if (!o->height || !o->width || !o->batch || o->height > 65536 || o->width > 65536 ||
@@ -7885,6 +7954,9 @@ static lensnet_result lnp_graph_options_check(const lensnet_graph_options *o, le
                         "graph: height and width must be 1 ... 65536 and batch 1 ... 1048576; got "
                         "%lu x %lu, batch %lu",
                         (unsigned long)o->height, (unsigned long)o->width, (unsigned long)o->batch);
+    if (!lensnet_precision_text(o->precision))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "graph: precision %d is none",
+                        (int)o->precision);
     return LENSNET_OK;
 }
 
@@ -7907,8 +7979,8 @@ lensnet_result lensnet_graph_create(lensnet_graph **graph, lensnet_parameters *p
     g->host = parameters->host;
     g->parameters = parameters;
     g->options = *options;
+    g->precision = options->precision;
     isa = lnp_detect_isa(g->host.isa_cap);
-    g->gemm = parameters->gemm;
     g->rows = lnp_row_kernels_for(isa);
     g->depthwise = lnp_depthwise_kernels_for(isa);
     g->threads = lnp_threads(&g->host);
@@ -7966,6 +8038,7 @@ static lnp_op *lnp_record(lensnet_graph *g, lnp_kind kind)
     op = &g->ops[g->op_count];
     memset(op, 0, sizeof *op);
     op->kind = kind;
+    op->precision = g->precision;
     op->output = -1;
     for (i = 0; i < LNP_MAX_INPUTS; i++) op->inputs[i] = -1;
     for (i = 0; i < LNP_MAX_PARAMETERS; i++) op->parameters[i] = -1;
@@ -8717,7 +8790,8 @@ static lensnet_result lnp_use_matrix(lensnet_graph *g, const lnp_op *op, int k, 
     w->groups = groups;
     w->n = w->shape[0] / groups;
     w->k = w->size / w->shape[0];
-    if (backward && g->options.training) w->want_backward = 1;
+    w->wanted[lnp_copy_of(op->precision, 0)] = 1;
+    if (backward && g->options.training) w->wanted[lnp_copy_of(op->precision, 1)] = 1;
     return LENSNET_OK;
 }
 
@@ -8736,7 +8810,8 @@ static lensnet_result lnp_use_depthwise(lensnet_graph *g, const lnp_op *op, int 
             w->name, (unsigned long)c);
     if (g->parameters->frozen) return LENSNET_OK;
     w->use = LNP_USE_DEPTHWISE;
-    if (g->options.training && lnp_in(g, op)->wants_gradient) w->want_backward = 1;
+    w->wanted[LNP_FORWARD] = 1;
+    if (g->options.training && lnp_in(g, op)->wants_gradient) w->wanted[LNP_BACKWARD] = 1;
     return LENSNET_OK;
 }
 
@@ -8833,18 +8908,27 @@ static lensnet_result lnp_linear_shape(lensnet_graph *g, lnp_op *op, lensnet_err
     return result ? result : lnp_use_matrix(g, op, 0, 1, x->wants_gradient, error);
 }
 
-static size_t lnp_linear_scratch(const lensnet_graph *g, size_t m, size_t n, size_t k)
+/* The kernels of the operator's matrix products. */
+static const lnp_gemm_kernels *lnp_gemm_of(const lensnet_graph *g, const lnp_op *op)
 {
-    size_t floats = lnp_product_scratch_floats(g->gemm, m, k, g->threads);
+    return &g->parameters->gemm[op->precision];
+}
+
+static size_t lnp_linear_scratch(const lensnet_graph *g, const lnp_op *op, size_t m, size_t n,
+                                 size_t k)
+{
+    const lnp_gemm_kernels *gemm = lnp_gemm_of(g, op);
+    size_t floats = lnp_product_scratch_floats(gemm, m, k, g->threads);
     if (!g->options.training) return floats;
-    floats = lnp_max(floats, lnp_product_scratch_floats(g->gemm, m, n, g->threads));
-    return lnp_max(floats, lnp_gradient_scratch_floats(g->gemm, m, n, k, g->threads));
+    floats = lnp_max(floats, lnp_product_scratch_floats(gemm, m, n, g->threads));
+    return lnp_max(floats, lnp_gradient_scratch_floats(gemm, m, n, k, g->threads));
 }
 
 static void lnp_linear_plan(lensnet_graph *g, lnp_op *op)
 {
     const lnp_activation *x = lnp_in(g, op);
-    op->scratch = lnp_linear_scratch(g, g->micro_batch * lnp_pixels(x), lnp_out(g, op)->c, x->c);
+    op->scratch =
+        lnp_linear_scratch(g, op, g->micro_batch * lnp_pixels(x), lnp_out(g, op)->c, x->c);
 }
 
 /* out (m, n) = a (m, k) W^T + bias, with the packed weight of parameter `p`. */
@@ -8858,7 +8942,7 @@ static lnp_product lnp_product_of(const lensnet_graph *g, const lnp_op *op, int 
     job.n = w->n;
     job.k = w->k;
     job.a_stride = w->k;
-    job.packed = w->packed_forward;
+    job.packed = w->packed[lnp_copy_of(op->precision, 0)];
     job.bias = bias < 0 ? NULL : lnp_op_values(g, op, bias);
     job.out_stride = w->n;
     return job;
@@ -8874,7 +8958,7 @@ static lnp_product lnp_product_back(const lensnet_graph *g, const lnp_op *op, in
     job.n = w->k;
     job.k = w->n;
     job.a_stride = w->n;
-    job.packed = w->packed_backward;
+    job.packed = w->packed[lnp_copy_of(op->precision, 1)];
     job.out_stride = w->k;
     return job;
 }
@@ -8891,6 +8975,7 @@ static lnp_gradient_product lnp_gradient_of(const lensnet_graph *g, const lnp_op
     job.dy_stride = w->n;
     job.x_stride = w->k;
     job.dw = lnp_op_gradients(g, op, p);
+    job.segment_rows = lnp_pixels(lnp_out(g, op));
     return job;
 }
 
@@ -8900,7 +8985,7 @@ static void lnp_linear_forward(lnp_run *run, const lnp_op *op)
     lnp_product job = lnp_product_of(g, op, 0, 1, run->n * lnp_pixels(lnp_in(g, op)));
     job.a = lnp_value(g, op->inputs[0]);
     job.out = lnp_value(g, op->output);
-    lnp_multiply_rows(g->gemm, &job, run->scratch, g->threads);
+    lnp_multiply_rows(lnp_gemm_of(g, op), &job, run->scratch, g->threads);
 }
 
 static void lnp_linear_backward(lnp_run *run, const lnp_op *op, float *const *dx)
@@ -8911,13 +8996,13 @@ static void lnp_linear_backward(lnp_run *run, const lnp_op *op, float *const *dx
     lnp_gradient_product weight = lnp_gradient_of(g, op, 0, m);
     weight.dy = dy;
     weight.x = lnp_value(g, op->inputs[0]);
-    lnp_multiply_gradient(g->gemm, &weight, run->scratch, g->threads);
+    lnp_multiply_gradient(lnp_gemm_of(g, op), &weight, run->scratch, g->threads);
     lnp_bias_gradient(g, lnp_op_gradients(g, op, 1), dy, m, lnp_pixels(lnp_in(g, op)), weight.n);
     if (dx[0]) {
         lnp_product input = lnp_product_back(g, op, 0, m);
         input.a = dy;
         input.out = dx[0];
-        lnp_multiply_rows(g->gemm, &input, run->scratch, g->threads);
+        lnp_multiply_rows(lnp_gemm_of(g, op), &input, run->scratch, g->threads);
     }
 }
 
@@ -9117,7 +9202,7 @@ static void lnp_conv_plan(lensnet_graph *g, lnp_op *op)
 {
     const lnp_weight *w = lnp_op_weight(g, op, 0);
     size_t rows = lnp_conv_rows(g, op);
-    op->scratch = lnp_linear_scratch(g, rows, w->n, w->k);
+    op->scratch = lnp_linear_scratch(g, op, rows, w->n, w->k);
     if (g->options.training) /* the gradient of the patches */
         op->scratch += lnp_round_up(rows * w->k, 16);
 }
@@ -9131,11 +9216,11 @@ static void lnp_conv_forward(lnp_run *run, const lnp_op *op)
         lnp_product job = lnp_product_of(g, op, 0, 1, run->n * lnp_pixels(lnp_out(g, op)));
         job.fill = lnp_patches_fill;
         job.context = &patches;
-        job.packed += group * lnp_packed_floats(g->gemm, job.n, job.k);
+        job.packed += group * lnp_packed_floats(lnp_gemm_of(g, op), job.n, job.k);
         if (job.bias) job.bias += group * job.n;
         job.out = lnp_value(g, op->output) + group * job.n;
         job.out_stride = lnp_out(g, op)->c;
-        lnp_multiply_rows(g->gemm, &job, run->scratch, g->threads);
+        lnp_multiply_rows(lnp_gemm_of(g, op), &job, run->scratch, g->threads);
     }
 }
 
@@ -9179,14 +9264,14 @@ static void lnp_conv_backward_group(lnp_run *run, const lnp_op *op, size_t group
     weight.x_fill = lnp_patches_fill;
     weight.x_fill_context = &patches;
     weight.dw += group * weight.n * weight.k;
-    lnp_multiply_gradient(g->gemm, &weight, scratch, g->threads);
+    lnp_multiply_gradient(lnp_gemm_of(g, op), &weight, scratch, g->threads);
     if (dx) {
         lnp_product input = lnp_product_back(g, op, 0, m);
         input.a = weight.dy;
         input.a_stride = channels;
-        input.packed += group * lnp_packed_floats(g->gemm, input.n, input.k);
+        input.packed += group * lnp_packed_floats(lnp_gemm_of(g, op), input.n, input.k);
         input.out = dpatches;
-        lnp_multiply_rows(g->gemm, &input, scratch, g->threads);
+        lnp_multiply_rows(lnp_gemm_of(g, op), &input, scratch, g->threads);
         lnp_patches_scatter(g, dx, dpatches, &patches, run->n);
     }
 }
@@ -9226,7 +9311,7 @@ static void lnp_depthwise_forward_op(lnp_run *run, const lnp_op *op)
     lensnet_graph *g = run->graph;
     const lnp_activation *x = lnp_in(g, op);
     lnp_depthwise_forward(&g->depthwise, &g->rows, lnp_value(g, op->output), NULL, NULL,
-                          lnp_value(g, op->inputs[0]), lnp_op_weight(g, op, 0)->packed_forward,
+                          lnp_value(g, op->inputs[0]), lnp_op_weight(g, op, 0)->packed[LNP_FORWARD],
                           lnp_op_values(g, op, 1), run->n, x->h, x->w, x->c, 0, g->threads);
 }
 
@@ -9246,8 +9331,8 @@ static void lnp_depthwise_backward_op(lnp_run *run, const lnp_op *op, float *con
                                   run->n, x->h, x->w, x->c, run->scratch, g->threads);
     if (dx[0])
         lnp_depthwise_input_gradient(&g->depthwise, &g->rows, dx[0], NULL, dy,
-                                     lnp_op_weight(g, op, 0)->packed_backward, run->n, x->h, x->w,
-                                     x->c, g->threads);
+                                     lnp_op_weight(g, op, 0)->packed[LNP_BACKWARD], run->n, x->h,
+                                     x->w, x->c, g->threads);
 }
 
 /* --- layer norm -------------------------------------------------------------------------------- */
@@ -9983,7 +10068,8 @@ static lnp_block_parts lnp_block_sizes(const lensnet_graph *g, const lnp_op *op)
     s.wide_sums = training ? lnp_round_up(chunks * wide, 16) : 0;
     s.narrow_sums = training ? lnp_round_up(chunks * c, 16) : 0;
     s.bands = training ? lnp_depthwise_scratch_floats(group, x->h, c) : 0;
-    s.product = lnp_max(lnp_linear_scratch(g, rows, wide, c), lnp_linear_scratch(g, rows, c, wide));
+    s.product =
+        lnp_max(lnp_linear_scratch(g, op, rows, wide, c), lnp_linear_scratch(g, op, rows, c, wide));
     return s;
 }
 
@@ -10127,7 +10213,7 @@ static void lnp_block_expand(const lnp_block *b, lnp_finish finish)
     job.context = b;
     job.segment_rows = b->pixels;
     job.chunk_rows = LNP_CHUNK_ROWS;
-    lnp_multiply_rows(b->g->gemm, &job, b->scratch, b->g->threads);
+    lnp_multiply_rows(lnp_gemm_of(b->g, b->op), &job, b->scratch, b->g->threads);
 }
 
 static void lnp_block_grn_statistics(const lnp_block *b)
@@ -10149,7 +10235,7 @@ static void lnp_block_reduce(const lnp_block *b)
     job.out = b->y;
     job.finish = lnp_block_residual;
     job.context = b;
-    lnp_multiply_rows(b->g->gemm, &job, b->scratch, b->g->threads);
+    lnp_multiply_rows(lnp_gemm_of(b->g, b->op), &job, b->scratch, b->g->threads);
 }
 
 static void lnp_block_forward(lnp_run *run, const lnp_op *op)
@@ -10160,7 +10246,7 @@ static void lnp_block_forward(lnp_run *run, const lnp_op *op)
     for (first = 0; first < run->n; first += lnp_block_group(g, op)) {
         lnp_block b = lnp_block_begin(run, op, first);
         lnp_depthwise_forward(&g->depthwise, &g->rows, b.depthwise, b.mean, b.rstd, b.x,
-                              lnp_op_weight(g, op, LNP_B_DEPTHWISE)->packed_forward,
+                              lnp_op_weight(g, op, LNP_B_DEPTHWISE)->packed[LNP_FORWARD],
                               lnp_op_values(g, op, LNP_B_DEPTHWISE_BIAS), b.samples, x->h, x->w,
                               x->c, lnp_block_norm_epsilon, g->threads);
         lnp_block_expand(&b, lnp_block_activate);
@@ -10234,7 +10320,7 @@ static void lnp_block_input_gradient(const lnp_block *b, int parameter, float *o
     job.context = b;
     job.segment_rows = b->pixels;
     job.chunk_rows = LNP_CHUNK_ROWS;
-    lnp_multiply_rows(b->g->gemm, &job, b->scratch, b->g->threads);
+    lnp_multiply_rows(lnp_gemm_of(b->g, b->op), &job, b->scratch, b->g->threads);
 }
 
 /* dW of W1 or W2; the fill makes its input anew. */
@@ -10246,7 +10332,7 @@ static void lnp_block_weight_gradient(const lnp_block *b, int parameter, const f
     job.x = x;
     job.x_fill = fill;
     job.x_fill_context = b;
-    lnp_multiply_gradient(b->g->gemm, &job, b->scratch, b->g->threads);
+    lnp_multiply_gradient(lnp_gemm_of(b->g, b->op), &job, b->scratch, b->g->threads);
 }
 
 /* Gradients of GRN's parameters, and what its backward multiplies and adds. */
@@ -10322,7 +10408,7 @@ static void lnp_block_backward_depthwise(const lnp_block *b, const lnp_activatio
                                   b->x, b->samples, x->h, x->w, x->c, b->bands, g->threads);
     if (dx)
         lnp_depthwise_input_gradient(&g->depthwise, &g->rows, dx, b->dy, b->dnarrow,
-                                     lnp_op_weight(g, b->op, LNP_B_DEPTHWISE)->packed_backward,
+                                     lnp_op_weight(g, b->op, LNP_B_DEPTHWISE)->packed[LNP_BACKWARD],
                                      b->samples, x->h, x->w, x->c, g->threads);
 }
 
@@ -15161,10 +15247,16 @@ static lensnet_tensor lnp_record_stage(lnp_recorder *r, lensnet_tensor x,
     return x;
 }
 
+/* A head, in float32: what it costs is nothing, what it rounds would be seen. */
 static lensnet_tensor lnp_record_linear(lnp_recorder *r, lensnet_tensor x)
 {
     lensnet_parameter weight = lnp_next(r), bias = lnp_next(r);
-    return lensnet_linear(r->g, x, weight, bias);
+    const lensnet_precision precision = r->g->precision;
+    lensnet_tensor y;
+    lensnet_graph_set_precision(r->g, LENSNET_PRECISION_FP32);
+    y = lensnet_linear(r->g, x, weight, bias);
+    lensnet_graph_set_precision(r->g, precision);
+    return y;
 }
 
 /* Stem, four stages with downsampling between, pooled and normalised features, logits, heads. */

@@ -40,10 +40,14 @@ typedef struct way {
     int threads;
     size_t micro_batch;
     int plain, recompute;
-    int odd_host; /* the host rounds upwards and flushes small numbers to zero */
+    int odd_host;                /* the host rounds upwards and flushes small numbers to zero */
+    lensnet_precision precision; /* but for this one, which has bits of its own */
 } way;
 
-static const way base_way = {LENSNET_ISA_BEST, 1, 0, 0, 0, 0};
+static const way base_ways[] = {{LENSNET_ISA_BEST, 1, 0, 0, 0, 0, LENSNET_PRECISION_FP32},
+                                {LENSNET_ISA_BEST, 1, 0, 0, 0, 0, LENSNET_PRECISION_BF16}};
+
+#define PRECISIONS (sizeof base_ways / sizeof *base_ways)
 
 /* What must be equal. */
 typedef struct outcome {
@@ -86,6 +90,7 @@ static lensnet_graph *record(lensnet_model *model, const network *net, const way
     options.micro_batch = w->micro_batch;
     options.plain = w->plain;
     options.recompute = w->recompute;
+    options.precision = w->precision;
     options.training = loss != NULL;
     return golden_graph(model, &options, loss);
 }
@@ -190,7 +195,8 @@ static void check_way(const outcome *expected, const network *net, const way *w)
 {
     outcome out;
     char text[160];
-    snprintf(text, sizeof text, "%s, %s, %d threads, micro-batch %lu%s%s", net->name,
+    snprintf(text, sizeof text, "%s, %s, %s, %d threads, micro-batch %lu%s%s", net->name,
+             lensnet_precision_text(w->precision),
              w->isa == LENSNET_ISA_BEST ? "best" : lensnet_isa_text(w->isa), w->threads,
              (unsigned long)w->micro_batch, w->plain ? ", plain" : "",
              w->recompute  ? ", recomputed"
@@ -223,21 +229,23 @@ static uint64_t hash_of(const float *values, size_t count)
     return hash;
 }
 
-static void describe_hashes(char *line, size_t capacity, const network *net, const outcome *out)
+static void describe_hashes(char *line, size_t capacity, const network *net, const way *w,
+                            const outcome *out)
 {
-    snprintf(line, capacity, "%s numerics %d logits %016llx gradients %016llx weights %016llx",
-             net->name, LENSNET_NUMERICS,
+    const char *precision = w->precision == LENSNET_PRECISION_BF16 ? " bf16" : "";
+    snprintf(line, capacity, "%s%s numerics %d logits %016llx gradients %016llx weights %016llx",
+             net->name, precision, LENSNET_NUMERICS,
              (unsigned long long)hash_of(out->logits, out->logit_count),
              (unsigned long long)hash_of(out->gradients, out->weight_count),
              (unsigned long long)hash_of(out->weights, out->weight_count));
 }
 
-static void check_hashes(const network *net, const outcome *out)
+static void check_hashes(const network *net, const way *w, const outcome *out)
 {
     char line[200], expected[200];
     FILE *file = fopen(HASHES_PATH, "r");
     int found = 0;
-    describe_hashes(line, sizeof line, net, out);
+    describe_hashes(line, sizeof line, net, w, out);
     while (file && fgets(expected, sizeof expected, file)) {
         expected[strcspn(expected, "\r\n")] = 0;
         found |= strcmp(line, expected) == 0;
@@ -251,47 +259,51 @@ static int write_hashes(void)
 {
     FILE *file = fopen(HASHES_PATH, "w");
     size_t i;
+    const way *w;
     golden_expect(file != NULL, HASHES_PATH);
     fprintf(file,
             "# FNV-1a of logits and gradients of the first step, and of the weights after ten\n"
             "# AdamW steps; written by build/test_bits --write\n");
-    for (i = 0; i < NETWORKS; i++) {
-        outcome out;
-        char line[200];
-        run(&out, &networks[i], &base_way);
-        describe_hashes(line, sizeof line, &networks[i], &out);
-        fprintf(file, "%s\n", line);
-        release(&out);
-    }
+    for (w = base_ways; w < base_ways + PRECISIONS; w++)
+        for (i = 0; i < NETWORKS; i++) {
+            outcome out;
+            char line[200];
+            run(&out, &networks[i], w);
+            describe_hashes(line, sizeof line, &networks[i], w, &out);
+            fprintf(file, "%s\n", line);
+            release(&out);
+        }
     return fclose(file) != 0;
 }
 
 /* ---- all ways ------------------------------------------------------------------------------------ */
 
-static void check_instruction_sets(const outcome *expected, const network *net)
+static void check_instruction_sets(const outcome *expected, const network *net, const way *base)
 {
     static const lensnet_isa caps[] = {LENSNET_ISA_REFERENCE, LENSNET_ISA_PORTABLE,
-                                       LENSNET_ISA_AVX2, LENSNET_ISA_AVX512};
+                                       LENSNET_ISA_AVX2, LENSNET_ISA_AVX512,
+                                       LENSNET_ISA_AVX512_BF16};
     size_t i;
     for (i = 0; i < sizeof caps / sizeof *caps; i++) {
-        way w = base_way;
+        way w = *base;
         lensnet_host host = lensnet_host_defaults();
         w.isa = host.isa_cap = caps[i];
         if (lensnet_isa_in_use(&host) != caps[i]) {
             printf("note: %s is not there\n", lensnet_isa_text(caps[i]));
             continue;
         }
+        if (caps[i] == LENSNET_ISA_AVX512_BF16 && w.precision == LENSNET_PRECISION_FP32) continue;
         check_way(expected, net, &w);
         w.plain = 1;
         check_way(expected, net, &w);
     }
 }
 
-static void check_splits(const outcome *expected, const network *net)
+static void check_splits(const outcome *expected, const network *net, const way *base)
 {
     static const size_t micro_batches[] = {1, 2, 4, 30};
     size_t i;
-    way w = base_way;
+    way w = *base;
     for (i = 0; i < sizeof micro_batches / sizeof *micro_batches; i++) {
         w.micro_batch = micro_batches[i];
         w.threads = 1 + (int)(i % 3);
@@ -309,16 +321,16 @@ static void check_splits(const outcome *expected, const network *net)
     }
 }
 
-static void test_network(const network *net, int quick)
+static void test_network(const network *net, const way *base, int quick)
 {
     outcome expected;
-    way w = base_way;
-    run(&expected, net, &base_way);
-    check_hashes(net, &expected);
+    way w = *base;
+    run(&expected, net, base);
+    check_hashes(net, base, &expected);
     w.odd_host = 1;
     w.threads = 2;
     check_way(&expected, net, &w);
-    w = base_way;
+    w = *base;
     CHECK(expected.loss == expected.loss && expected.loss > 0);
     if (quick) {
         w.threads = 2;
@@ -329,8 +341,8 @@ static void test_network(const network *net, int quick)
         w.plain = 1;
         check_way(&expected, net, &w);
     } else {
-        check_instruction_sets(&expected, net);
-        check_splits(&expected, net);
+        check_instruction_sets(&expected, net, base);
+        check_splits(&expected, net, base);
     }
     release(&expected);
 }
@@ -339,8 +351,11 @@ int main(int argc, char **argv)
 {
     const int quick = getenv("LENSNET_TEST_QUICK") != NULL;
     size_t i;
+    const way *w;
     if (argc == 2 && strcmp(argv[1], "--write") == 0) return write_hashes();
-    for (i = 0; i < NETWORKS; i++)
-        if (!quick || strcmp(networks[i].name, "large") != 0) test_network(&networks[i], quick);
+    for (w = base_ways; w < base_ways + PRECISIONS; w++)
+        for (i = 0; i < NETWORKS; i++)
+            if (!quick || strcmp(networks[i].name, "large") != 0)
+                test_network(&networks[i], w, quick);
     return test_end();
 }

@@ -376,7 +376,7 @@ static void clock_loop(long rounds) { (void)rounds; }
 static limit_loop limit_choice(double *flops)
 {
 #if LNP_AVX512
-    if (chosen.isa == LENSNET_ISA_AVX512) {
+    if (chosen.isa >= LENSNET_ISA_AVX512) {
         *flops = LIMIT_FMAS * 16 * 2;
         return limit_loop_avx512;
     }
