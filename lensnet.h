@@ -496,12 +496,13 @@ typedef struct lensnet_archive_entry {
     int rank; /* 0 for a scalar */
     uint64_t shape[LENSNET_ARCHIVE_RANK];
     uint64_t count;  /* elements: the product of the shape */
-    uint64_t offset; /* of its first byte in the file */
+    uint64_t offset; /* of its first byte in the file, or in its shards one behind the other */
     uint64_t bytes;
 } lensnet_archive_entry;
 
 /* Opens a safetensors file through the hooks of `host` (NULL: defaults) and checks all of its
- * table. On success *archive is the caller's, to be given to lensnet_archive_close; on failure it
+ * table. `path` may also be the index of a file in shards (model.safetensors.index.json), or a folder
+ * that holds a model.safetensors or such an index. On success *archive is the caller's, to be given to lensnet_archive_close; on failure it
  * is NULL. Allocates the table only, less than ten times the bytes of the file's own.
  * Errors: FILE when it cannot be read, FORMAT when it is no valid archive, MEMORY, and UNSUPPORTED
  * for a tensor of more than LENSNET_ARCHIVE_RANK dimensions. */
@@ -563,8 +564,14 @@ typedef struct lensnet_archive_pair {
     const char *value;
 } lensnet_archive_pair;
 
+/* The metadata line of checksums: the CRC-32 (zlib's) of the table, then of each tensor's bytes, in the
+ * order of the file, eight hexadecimal digits each. Where a file has it, the table is checked by
+ * lensnet_archive_open and a tensor by whatever reads it. */
+#define LENSNET_ARCHIVE_CHECKSUMS "lensnet.checksums"
+
 /* Writes a safetensors file of `count` tensors and `pair_count` lines of metadata (`pairs` may be
- * NULL with 0; transformers wants the line "format" = "pt"). The order in the file is that of the
+ * NULL with 0; transformers wants the line "format" = "pt"; the line LENSNET_ARCHIVE_CHECKSUMS with
+ * the value NULL is filled in). The order in the file is that of the
  * reference writer: type, then name. The file appears under `path` at once and entirely; after a
  * failure what stood there before still does, and nothing else is left.
  * Errors: ARGUMENT for names that repeat or are not UTF-8 and for types that `values` cannot
@@ -10991,23 +10998,29 @@ static int lnp_json_more(lnp_json *json, char bracket, size_t *count)
     return !json->problem;
 }
 
+/* The hexadecimal digits of `text`, at most eight; returns what follows them. */
+static const char *lnp_hex_number(const char *text, uint32_t *number)
+{
+    static const char digits[] = "0123456789abcdef0123456789ABCDEF";
+    const char *digit;
+    int i;
+    *number = 0;
+    for (i = 0; i < 8 && *text && (digit = strchr(digits, *text)) != NULL; i++, text++)
+        *number = *number << 4 | (uint32_t)((digit - digits) & 15);
+    return text;
+}
+
 static uint32_t lnp_json_hex(lnp_json *json)
 {
-    uint32_t value = 0;
-    int i;
-    for (i = 0; i < 4; i++) {
-        char c = json->at < json->length ? json->text[json->at] : '\0';
-        uint32_t digit = c >= '0' && c <= '9'   ? (uint32_t)(c - '0')
-                         : c >= 'a' && c <= 'f' ? (uint32_t)(c - 'a' + 10)
-                         : c >= 'A' && c <= 'F' ? (uint32_t)(c - 'A' + 10)
-                                                : 16u;
-        if (digit == 16u) {
-            lnp_json_fail(json, "expected four hexadecimal digits");
-            return 0;
-        }
-        value = value << 4 | digit;
-        json->at++;
+    char digits[5];
+    uint32_t value;
+    memset(digits, 0, sizeof digits);
+    memcpy(digits, json->text + json->at, lnp_min(4, json->length - json->at));
+    if (lnp_hex_number(digits, &value) != digits + 4) {
+        lnp_json_fail(json, "expected four hexadecimal digits");
+        return 0;
     }
+    json->at += 4;
     return value;
 }
 
@@ -11179,36 +11192,115 @@ static void lnp_json_end(lnp_json *json)
     if (json->at < json->length) lnp_json_fail(json, "something behind the end");
 }
 
+/* --- checksums -------------------------------------------------------------------------------- */
+
+/* CRC-32 as in zip and zlib, eight bytes at a time. */
+typedef struct lnp_crc {
+    uint32_t table[8][256];
+} lnp_crc;
+
+static void lnp_crc_begin(lnp_crc *crc)
+{
+    uint32_t i, k;
+    for (i = 0; i < 256; i++) {
+        uint32_t value = i;
+        for (k = 0; k < 8; k++) value = value & 1 ? 0xedb88320u ^ value >> 1 : value >> 1;
+        crc->table[0][i] = value;
+    }
+    for (k = 1; k < 8; k++)
+        for (i = 0; i < 256; i++) {
+            uint32_t before = crc->table[k - 1][i];
+            crc->table[k][i] = before >> 8 ^ crc->table[0][before & 0xffu];
+        }
+}
+
+/* The sum of what it was of, and `count` bytes more; begin with 0. Without a table: 0. */
+static uint32_t lnp_crc_add(const lnp_crc *crc, uint32_t sum, const void *bytes, size_t count)
+{
+    const unsigned char *b = (const unsigned char *)bytes;
+    if (!crc) return 0;
+    for (sum = ~sum; count >= 8; b += 8, count -= 8) {
+        uint32_t low = sum ^ lnp_load32(b), high = lnp_load32(b + 4);
+        sum = crc->table[7][low & 0xffu] ^ crc->table[6][low >> 8 & 0xffu] ^
+              crc->table[5][low >> 16 & 0xffu] ^ crc->table[4][low >> 24] ^
+              crc->table[3][high & 0xffu] ^ crc->table[2][high >> 8 & 0xffu] ^
+              crc->table[1][high >> 16 & 0xffu] ^ crc->table[0][high >> 24];
+    }
+    for (; count > 0; b++, count--) sum = crc->table[0][(sum ^ *b) & 0xffu] ^ sum >> 8;
+    return ~sum;
+}
+
+static uint32_t lnp_crc_text(const lnp_crc *crc, uint32_t sum, const char *text)
+{
+    return lnp_crc_add(crc, sum, text, strlen(text) + 1);
+}
+
+/* The sum of a table counts its lines in any order, but for the line of checksums. */
+static uint32_t lnp_crc_pairs(const lnp_crc *crc, const lensnet_archive_pair *pairs, size_t count)
+{
+    uint32_t sum = 0;
+    size_t i;
+    for (i = 0; i < count; i++)
+        if (strcmp(pairs[i].key, LENSNET_ARCHIVE_CHECKSUMS) != 0)
+            sum += lnp_crc_text(crc, lnp_crc_text(crc, 0, pairs[i].key), pairs[i].value);
+    return sum;
+}
+
+static uint32_t lnp_crc_entry(const lnp_crc *crc, uint32_t sum, const char *name,
+                              lensnet_dtype dtype, const uint64_t *shape, int rank)
+{
+    unsigned char bytes[8];
+    int i;
+    sum = lnp_crc_text(crc, sum, name);
+    sum = lnp_crc_text(crc, sum, lensnet_dtype_text(dtype));
+    for (i = 0; i < rank; i++) {
+        lnp_store64(bytes, shape[i]);
+        sum = lnp_crc_add(crc, sum, bytes, sizeof bytes);
+    }
+    return sum;
+}
+
 /* --- archive: reading ------------------------------------------------------------------------- */
 
 #define LNP_HEADER_MAX   ((uint64_t)100000000) /* the format's own bound */
 #define LNP_CHUNK        16384                 /* bytes converted at a time, on the stack */
 #define LNP_METADATA_KEY "__metadata__"
 
-struct lensnet_archive {
-    lensnet_host host;
+/* One file of an archive. Offsets count through all of them, as if one stood behind the other. */
+typedef struct lnp_part {
     void *file;                  /* or NULL, and then: */
     const unsigned char *memory; /* borrowed */
-    uint64_t size;
-    const char *path; /* for sentences; stands behind the header in `text` */
-    char *text;       /* the header, its strings decoded in place */
+    uint64_t base, size;
+    char *text; /* the header, its strings decoded in place, and behind it the path */
     size_t text_bytes, header_length;
+} lnp_part;
+
+struct lensnet_archive {
+    lensnet_host host;
+    const char *path; /* for sentences: of the part that is being opened, then of the first */
+    lnp_part *parts;
+    size_t part_count, part_capacity;
     lensnet_archive_entry *entries; /* in file order */
     size_t count, capacity;
     const lensnet_archive_entry **by_name;
     lensnet_archive_pair *pairs;
     size_t pair_count, pair_capacity;
+    lnp_crc *crc;   /* NULL: no checksums */
+    uint32_t *sums; /* of the table, then of each tensor */
 };
 
 static lensnet_result lnp_archive_read(void *bytes, const lensnet_archive *archive, uint64_t offset,
                                        size_t count, lensnet_error *error)
 {
+    const lnp_part *part = archive->parts;
     if (!count) return LENSNET_OK;
-    if (!archive->file) {
-        memcpy(bytes, archive->memory + (size_t)offset, count);
+    while (offset - part->base >= part->size) part++;
+    offset -= part->base;
+    if (!part->file) {
+        memcpy(bytes, part->memory + (size_t)offset, count);
         return LENSNET_OK;
     }
-    if (archive->host.file_read(archive->file, offset, bytes, count, archive->host.user) != 0)
+    if (archive->host.file_read(part->file, offset, bytes, count, archive->host.user) != 0)
         return lnp_fail(
             error, LENSNET_ERROR_FILE,
             "cannot read %llu bytes at byte %llu of '%s': the device failed, or the file "
@@ -11367,38 +11459,43 @@ static lensnet_result lnp_archive_add_entry(lensnet_archive *archive, const char
     return lnp_archive_parse_entry(entry, archive, json, error);
 }
 
-static lensnet_result lnp_archive_parse(lensnet_archive *archive, lensnet_error *error)
+/* Only the first part's metadata count: those of shards say the same. */
+static lensnet_result lnp_archive_parse(lensnet_archive *archive, const lnp_part *part,
+                                        lensnet_error *error)
 {
     lensnet_result result = LENSNET_OK;
     lnp_json json;
     size_t count = 0;
     int metadata_seen = 0;
     memset(&json, 0, sizeof json);
-    json.text = archive->text;
-    json.length = archive->header_length;
+    json.text = part->text;
+    json.length = part->header_length;
     lnp_json_begin(&json, '{');
     while (!result && lnp_json_more(&json, '}', &count)) {
         const char *name = lnp_json_key(&json);
         if (!name) break;
-        if (strcmp(name, LNP_METADATA_KEY) == 0) {
-            if (metadata_seen++) lnp_json_fail(&json, "a second \"__metadata__\"");
-            result = lnp_archive_parse_metadata(archive, &json, error);
-        } else {
+        if (strcmp(name, LNP_METADATA_KEY) != 0) {
             result = lnp_archive_add_entry(archive, name, &json, error);
+            continue;
         }
+        if (metadata_seen++) lnp_json_fail(&json, "a second \"__metadata__\"");
+        if (part == archive->parts)
+            result = lnp_archive_parse_metadata(archive, &json, error);
+        else
+            lnp_json_skip(&json);
     }
     lnp_json_end(&json);
     if (!result && json.problem) return lnp_archive_json_error(archive, &json, error);
     return result;
 }
 
-/* Turns the offsets of an entry, counted from `base`, into place and size, and checks that the
+/* Turns the offsets of an entry, counted from the end of its part's header, into place and size, and checks that the
  * tensor begins where the one before it ended and holds as many bytes as its type and shape say. */
-static lensnet_result lnp_archive_check_entry(lensnet_archive_entry *entry, uint64_t base,
+static lensnet_result lnp_archive_check_entry(lensnet_archive_entry *entry, const lnp_part *part,
                                               uint64_t *end, const lensnet_archive *archive,
                                               lensnet_error *error)
 {
-    uint64_t bits = lnp_types[entry->dtype].bits;
+    uint64_t bits = lnp_types[entry->dtype].bits, header = 8 + (uint64_t)part->header_length;
     uint64_t last = entry->bytes;
     int i;
     if (entry->offset != *end || last < entry->offset)
@@ -11419,10 +11516,10 @@ static lensnet_result lnp_archive_check_entry(lensnet_archive_entry *entry, uint
                                        error);
     *end = last;
     entry->bytes = last - entry->offset;
-    if (last > archive->size - base)
+    if (last > part->size - header)
         return lnp_archive_entry_error(archive, entry->name, "ends behind the end of the file",
                                        error);
-    entry->offset += base;
+    entry->offset += part->base + header;
     return LENSNET_OK;
 }
 
@@ -11447,30 +11544,36 @@ static int lnp_pair_by_key(const void *a, const void *b)
     return strcmp(((const lensnet_archive_pair *)a)->key, ((const lensnet_archive_pair *)b)->key);
 }
 
-static lensnet_result lnp_archive_check_places(lensnet_archive *archive, lensnet_error *error)
+/* The tensors of one part, from number `first` on, into file order. */
+static lensnet_result lnp_archive_check_places(lensnet_archive *archive, const lnp_part *part,
+                                               size_t first, lensnet_error *error)
 {
-    uint64_t base = 8 + (uint64_t)archive->header_length;
     uint64_t end = 0;
     size_t i;
-    for (i = 0; i < archive->count; i++) {
-        lensnet_result result =
-            lnp_archive_check_entry(archive->entries + i, base, &end, archive, error);
+    if (archive->count > first)
+        lnp_sort(archive->entries + first, archive->count - first, sizeof *archive->entries,
+                 lnp_entry_by_place);
+    for (i = first; i < archive->count; i++) {
+        lensnet_archive_entry *entry = archive->entries + i;
+        lensnet_result result;
+        if (i > first && !strcmp(entry->name, entry[-1].name))
+            return lnp_archive_entry_error(archive, entry->name, "stands twice", error);
+        result = lnp_archive_check_entry(entry, part, &end, archive, error);
         if (result) return result;
     }
-    if (base + end != archive->size)
+    end += 8 + (uint64_t)part->header_length;
+    if (end != part->size)
         return lnp_fail(error, LENSNET_ERROR_FORMAT,
                         "'%s' is not a valid safetensors file: its table describes %llu bytes, but "
                         "it has %llu",
-                        archive->path, (unsigned long long)(base + end),
-                        (unsigned long long)archive->size);
+                        archive->path, (unsigned long long)end, (unsigned long long)part->size);
     return LENSNET_OK;
 }
 
-/* Brings the table into file order, and an index of it into the order of names. */
+/* Brings an index of the table, and the metadata, into the order of names. */
 static lensnet_result lnp_archive_index(lensnet_archive *archive, lensnet_error *error)
 {
     size_t i;
-    lnp_sort(archive->entries, archive->count, sizeof *archive->entries, lnp_entry_by_place);
     archive->by_name = (const lensnet_archive_entry **)lnp_allocate(
         &archive->host, archive->count * sizeof *archive->by_name);
     if (!archive->by_name) return lnp_no_memory(error, "the table", archive->path);
@@ -11494,55 +11597,288 @@ static lensnet_result lnp_archive_index(lensnet_archive *archive, lensnet_error 
     return LENSNET_OK;
 }
 
+static void lnp_part_close(const lensnet_host *host, lnp_part *part)
+{
+    if (part->file) host->file_close(part->file, 0, host->user);
+    lnp_release(host, part->text, part->text_bytes);
+}
+/* What an everyday wrong file is, by its first bytes, and what to do; NULL: not known. */
+static const char *lnp_wrong_file(const unsigned char *bytes, size_t count)
+{
+    static const struct {
+        const char *begin;
+        size_t length;
+        const char *what;
+    } known[] = {
+        {"version https://git-lfs", 23,
+         "it is a pointer of Git LFS, not the file itself; run `git lfs pull`, or download it"},
+        {"<", 1,
+         "it is a web page (HTML or XML), not the file; download it anew, from the link that "
+         "ends in /resolve/main/model.safetensors"},
+        {"PK\3\4", 4,
+         "it is a zip, as PyTorch's .pth, .pt and .bin are; tools/convert.c makes a safetensors "
+         "file of these (classify, evaluate and train read them themselves)"},
+        {"\x80\x02", 2,
+         "it is a Python pickle, as PyTorch's older .pth and .bin are; tools/convert.c makes a "
+         "safetensors file of it (classify, evaluate and train read it themselves)"},
+        {"\x89HDF", 4, "it is an HDF5 file (Keras); save the weights from PyTorch as safetensors"},
+        {"GGUF", 4, "it is a GGUF file, not safetensors"},
+        {"\x93NUMPY", 6, "it is a NumPy array; are the weights and the image exchanged?"},
+        {"SIMPLE  =", 9, "it is a FITS file; are the weights and the image exchanged?"},
+        {"\x89PNG", 4, "it is a PNG image, not weights"},
+        {"\xff\xd8\xff", 3, "it is a JPEG image, not weights"},
+        {"\x1f\x8b", 2, "it is packed with gzip; unpack it first (gunzip)"},
+        {"{", 1,
+         "it is JSON text (a configuration?), not weights; give the folder it lies in, or the "
+         ".safetensors file"},
+        {"#", 1, "it is text or a script, not weights"}};
+    size_t i;
+    for (i = 0; i < sizeof known / sizeof *known; i++)
+        if (count >= known[i].length && !memcmp(bytes, known[i].begin, known[i].length))
+            return known[i].what;
+    if (count >= 8 && !memcmp(bytes + 4, "TFL3", 4)) return "it is a TensorFlow Lite model";
+    if (count >= 4 && bytes[0] == 8 && bytes[1] < 32 && bytes[2] == 0x12)
+        return "it is an ONNX model; save the weights from PyTorch as safetensors";
+    return NULL;
+}
+
+static lensnet_result lnp_not_safetensors(lensnet_archive *archive, const lnp_part *part,
+                                          const char *otherwise, lensnet_error *error)
+{
+    unsigned char bytes[24];
+    size_t count = (size_t)(part->size < sizeof bytes ? part->size : sizeof bytes);
+    const char *what;
+    lensnet_result result = lnp_archive_read(bytes, archive, part->base, count, error);
+    if (result) return result;
+    what = count ? lnp_wrong_file(bytes, count) : "it is empty";
+    return lnp_fail(error, LENSNET_ERROR_FORMAT, "'%.200s' is not a safetensors file: %s",
+                    archive->path, what ? what : otherwise);
+}
+
 /* The header's length, checked against the file before anything is allocated by it. */
-static lensnet_result lnp_archive_header_length(lensnet_archive *archive, const char *path,
-                                                lensnet_error *error)
+static lensnet_result lnp_part_header_length(lensnet_archive *archive, lnp_part *part,
+                                             lensnet_error *error)
 {
     unsigned char bytes[8];
+    char reason[160];
     uint64_t length;
     lensnet_result result;
-    archive->path = path;
-    if (archive->size < 8)
-        return lnp_fail(error, LENSNET_ERROR_FORMAT,
-                        "'%s' is not a safetensors file: it has %llu bytes, expected at least 8",
-                        path, (unsigned long long)archive->size);
-    result = lnp_archive_read(bytes, archive, 0, sizeof bytes, error);
+    snprintf(reason, sizeof reason, "it has %d bytes, expected at least 8", (int)(part->size & 7));
+    if (part->size < 8) return lnp_not_safetensors(archive, part, reason, error);
+    result = lnp_archive_read(bytes, archive, part->base, sizeof bytes, error);
     if (result) return result;
     length = lnp_load64(bytes);
-    if (length > LNP_HEADER_MAX || length > archive->size - 8)
-        return lnp_fail(
-            error, LENSNET_ERROR_FORMAT,
-            "'%s' is not a safetensors file, or is cut off: its first 8 bytes ask for a "
-            "header of %llu bytes, but %llu follow (and at most 100000000 are allowed)",
-            path, (unsigned long long)length, (unsigned long long)(archive->size - 8));
-    archive->header_length = (size_t)length;
+    snprintf(reason, sizeof reason,
+             "its first 8 bytes ask for a header of %llu bytes, but %llu follow (and at most "
+             "100000000 are allowed); is it cut off?",
+             (unsigned long long)length, (unsigned long long)(part->size - 8));
+    if (length > LNP_HEADER_MAX || length > part->size - 8)
+        return lnp_not_safetensors(archive, part, reason, error);
+    part->header_length = (size_t)length;
     return LENSNET_OK;
 }
 
-static lensnet_result lnp_archive_load_header(lensnet_archive *archive, const char *path,
-                                              lensnet_error *error)
+static lensnet_result lnp_part_load_header(lensnet_archive *archive, lnp_part *part,
+                                           const char *path, lensnet_error *error)
 {
     size_t path_bytes = strlen(path) + 1;
-    lensnet_result result = lnp_archive_header_length(archive, path, error);
+    lensnet_result result = lnp_part_header_length(archive, part, error);
     if (result) return result;
-    archive->text_bytes = archive->header_length + 1 + path_bytes;
-    archive->text = (char *)lnp_allocate(&archive->host, archive->text_bytes);
-    if (!archive->text) return lnp_no_memory(error, "the header", path);
-    archive->text[archive->header_length] = 0;
-    memcpy(archive->text + archive->header_length + 1, path, path_bytes);
-    archive->path = archive->text + archive->header_length + 1;
-    result = lnp_archive_read(archive->text, archive, 8, archive->header_length, error);
+    part->text_bytes = part->header_length + 1 + path_bytes;
+    part->text = (char *)lnp_allocate(&archive->host, part->text_bytes);
+    if (!part->text) return lnp_no_memory(error, "the header", path);
+    part->text[part->header_length] = 0;
+    memcpy(part->text + part->header_length + 1, path, path_bytes);
+    archive->path = part->text + part->header_length + 1;
+    result = lnp_archive_read(part->text, archive, part->base + 8, part->header_length, error);
     if (result) return result;
-    if (archive->text[0] != '{')
-        return lnp_fail(error, LENSNET_ERROR_FORMAT,
-                        "'%s' is not a safetensors file: its header does not begin with '{'; a "
-                        ".pth file of PyTorch has to be converted first",
-                        path);
-    if (!lnp_utf8_valid(archive->text, archive->header_length))
+    if (part->text[0] != '{')
+        return lnp_not_safetensors(archive, part, "its header does not begin with '{'", error);
+    if (!lnp_utf8_valid(part->text, part->header_length))
         return lnp_fail(error, LENSNET_ERROR_FORMAT,
                         "'%s' is not a valid safetensors file: its header is not UTF-8", path);
     return LENSNET_OK;
 }
+
+/* Room for one more part, empty. */
+static lnp_part *lnp_archive_add_part(lensnet_archive *archive, const char *path,
+                                      lensnet_error *error)
+{
+    lnp_part *part;
+    if (!lnp_grow(&archive->host, (void **)&archive->parts, archive->part_count,
+                  &archive->part_capacity, sizeof *archive->parts)) {
+        lnp_no_memory(error, "the table", path);
+        return NULL;
+    }
+    part = &archive->parts[archive->part_count++];
+    memset(part, 0, sizeof *part);
+    if (part != archive->parts) part->base = part[-1].base + part[-1].size;
+    archive->path = path;
+    return part;
+}
+
+static lensnet_result lnp_part_read(lensnet_archive *archive, lnp_part *part, const char *path,
+                                    lensnet_error *error)
+{
+    const size_t first = archive->count;
+    lensnet_result result;
+    if (part->size > UINT64_MAX / 2 - part->base)
+        return lnp_fail(error, LENSNET_ERROR_FORMAT, "'%s': its parts are impossibly large", path);
+    result = lnp_part_load_header(archive, part, path, error);
+    if (!result) result = lnp_archive_parse(archive, part, error);
+    return result ? result : lnp_archive_check_places(archive, part, first, error);
+}
+
+static lensnet_result lnp_part_open(lensnet_archive *archive, lnp_part *part, const char *path,
+                                    lensnet_error *error)
+{
+    const lensnet_host *host = &archive->host;
+    errno = 0;
+    part->file = host->file_open(path, 0, host->user);
+    if (!part->file) {
+        const char *problem = lnp_file_problem(host, path);
+        return lnp_fail(error, LENSNET_ERROR_FILE, "cannot read '%.380s': %s%s", path,
+                        problem ? problem : "the host's hook failed",
+                        errno == EISDIR ? ", and no model.safetensors lies in it" : "");
+    }
+    part->size = host->file_size(part->file, host->user);
+    if (part->size == LNP_SIZE_UNKNOWN)
+        return lnp_fail(error, LENSNET_ERROR_FILE,
+                        "cannot tell the size of '%s'; expected a file on a disk, not a pipe",
+                        path);
+    return LENSNET_OK;
+}
+
+/* --- archive: checksums ------------------------------------------------------------------------ */
+
+/* Reads the line of checksums and checks the table's. */
+static lensnet_result lnp_archive_load_sums(lensnet_archive *archive, lensnet_error *error)
+{
+    const char *line = lensnet_archive_metadata(archive, LENSNET_ARCHIVE_CHECKSUMS);
+    uint32_t sum;
+    size_t i;
+    if (!line || archive->part_count != 1) return LENSNET_OK;
+    archive->sums =
+        (uint32_t *)lnp_allocate(&archive->host, (archive->count + 1) * sizeof *archive->sums);
+    archive->crc = (lnp_crc *)lnp_allocate(&archive->host, sizeof *archive->crc);
+    if (!archive->sums || !archive->crc)
+        return lnp_no_memory(error, "the checksums", archive->path);
+    lnp_crc_begin(archive->crc);
+    for (i = 0; i <= archive->count; i++) {
+        const char *end = lnp_hex_number(line, &archive->sums[i]);
+        if (end != line + 8 || (*end && *end != ' ')) break;
+        line = *end ? end + 1 : end;
+    }
+    sum = lnp_crc_pairs(archive->crc, archive->pairs, archive->pair_count);
+    if (i <= archive->count || *line)
+        return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                        "'%s' is damaged: its line of checksums does not fit its tensors",
+                        archive->path);
+    for (i = 0; i < archive->count; i++) {
+        const lensnet_archive_entry *entry = &archive->entries[i];
+        sum =
+            lnp_crc_entry(archive->crc, sum, entry->name, entry->dtype, entry->shape, entry->rank);
+    }
+    if (sum == archive->sums[0]) return LENSNET_OK;
+    return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                    "'%s' is damaged: its table (names, shapes, metadata) is not the one it was "
+                    "saved with; copy the file anew, or use an older one",
+                    archive->path);
+}
+
+/* --- archive: shards, {"weight_map": {tensor: file, ...}} -------------------------------------- */
+
+#define LNP_INDEX_MAX ((uint64_t)16 << 20)
+
+/* The name of a file beside the index, and nothing else. */
+static int lnp_plain_name(const char *name)
+{
+    return *name && *name != '.' && !strpbrk(name, "/\\:");
+}
+
+/* Opens the shard `name` beside `index`, unless it is open already. */
+static lensnet_result lnp_archive_open_shard(lensnet_archive *archive, const char *index,
+                                             const char *name, lensnet_error *error)
+{
+    const char *slash = strrchr(index, '/');
+    const size_t folder = slash ? (size_t)(slash - index) + 1 : 0;
+    lensnet_result result = LENSNET_OK;
+    lnp_text path;
+    lnp_part *part;
+    size_t i;
+    if (!lnp_plain_name(name))
+        return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                        "'%.200s' names a shard that is no file beside it", index);
+    for (i = 0; i < archive->part_count; i++)
+        if (!strcmp(archive->parts[i].text + archive->parts[i].header_length + 1 + folder, name))
+            return LENSNET_OK;
+    lnp_text_begin(&path, &archive->host);
+    for (i = 0; i < folder; i++) lnp_text_char(&path, index[i]);
+    lnp_text_put(&path, name);
+    part = path.failed ? NULL : lnp_archive_add_part(archive, path.text, error);
+    if (!part) result = lnp_no_memory(error, "a path", index);
+    if (!result) result = lnp_part_open(archive, part, path.text, error);
+    if (!result) result = lnp_part_read(archive, part, path.text, error);
+    lnp_text_release(&path);
+    return result;
+}
+
+static lensnet_result lnp_archive_open_map(lensnet_archive *archive, const char *path,
+                                           lnp_json *json, lensnet_error *error)
+{
+    lensnet_result result = LENSNET_OK;
+    size_t count = 0;
+    lnp_json_begin(json, '{');
+    while (!result && lnp_json_more(json, '}', &count)) {
+        (void)lnp_json_key(json);
+        if (!json->problem) {
+            const char *name = lnp_json_string(json);
+            if (name) result = lnp_archive_open_shard(archive, path, name, error);
+        }
+    }
+    return result;
+}
+
+/* `part` is the index itself, with its file open; it makes room for the shards. */
+static lensnet_result lnp_archive_open_index(lensnet_archive *archive, const char *path,
+                                             lensnet_error *error)
+{
+    lnp_part index = archive->parts[--archive->part_count];
+    lensnet_result result = LENSNET_OK;
+    lnp_json json;
+    size_t count = 0;
+    memset(&json, 0, sizeof json);
+    json.length = (size_t)index.size;
+    json.text = (char *)lnp_allocate(&archive->host, json.length + 1);
+    if (!json.text) {
+        lnp_part_close(&archive->host, &index);
+        return lnp_no_memory(error, "the index", path);
+    }
+    json.text[json.length] = 0;
+    if (archive->host.file_read(index.file, 0, json.text, json.length, archive->host.user))
+        lnp_json_fail(&json, "it cannot be read");
+    if (!lnp_utf8_valid(json.text, json.length)) lnp_json_fail(&json, "it is not UTF-8");
+    lnp_json_begin(&json, '{');
+    while (!result && lnp_json_more(&json, '}', &count)) {
+        const char *key = lnp_json_key(&json);
+        if (key && !strcmp(key, "weight_map"))
+            result = lnp_archive_open_map(archive, path, &json, error);
+        else
+            lnp_json_skip(&json);
+    }
+    lnp_json_end(&json);
+    if (!result && json.problem)
+        result = lnp_fail(error, LENSNET_ERROR_FORMAT, "'%.200s' is not valid JSON: %s at byte %zu",
+                          path, json.problem, json.at);
+    if (!result && !archive->part_count)
+        result = lnp_fail(error, LENSNET_ERROR_FORMAT, "'%.200s' is not a safetensors file: %s",
+                          path, lnp_wrong_file((const unsigned char *)"{", 1));
+    lnp_release(&archive->host, json.text, json.length + 1);
+    lnp_part_close(&archive->host, &index);
+    return result;
+}
+
+/* --- archive: opening -------------------------------------------------------------------------- */
 
 static lensnet_result lnp_archive_begin(lensnet_archive **archive, const lensnet_host *host,
                                         const char *path, lensnet_error *error)
@@ -11555,82 +11891,116 @@ static lensnet_result lnp_archive_begin(lensnet_archive **archive, const lensnet
     return LENSNET_OK;
 }
 
-/* The rest of opening, once bytes can be read; closes the archive again when it fails. */
-static lensnet_result lnp_archive_finish(lensnet_archive **archive, const char *path,
+/* The rest of opening, once the parts are read; closes the archive again when something failed. */
+static lensnet_result lnp_archive_finish(lensnet_archive **archive, lensnet_result result,
                                          lensnet_error *error)
 {
-    lensnet_result result = lnp_archive_load_header(*archive, path, error);
-    if (!result) result = lnp_archive_parse(*archive, error);
-    if (!result) result = lnp_archive_index(*archive, error);
-    if (!result) result = lnp_archive_check_places(*archive, error);
-    if (result) {
-        lensnet_archive_close(*archive);
-        *archive = NULL;
+    lensnet_archive *a = *archive;
+    if (!result) {
+        a->path = a->parts[0].text + a->parts[0].header_length + 1;
+        result = lnp_archive_index(a, error);
     }
+    if (!result) result = lnp_archive_load_sums(a, error);
+    if (!result) return LENSNET_OK;
+    lensnet_archive_close(a);
+    *archive = NULL;
     return result;
 }
 
+/* The archive or the index at `path`. *missing: nothing could be opened there. */
 static lensnet_result lnp_archive_open_file(lensnet_archive *archive, const char *path,
-                                            lensnet_error *error)
+                                            int *missing, lensnet_error *error)
 {
-    errno = 0;
-    archive->file = archive->host.file_open(path, 0, archive->host.user);
-    if (!archive->file) {
-        const char *problem = lnp_file_problem(&archive->host, path);
-        return lnp_fail(error, LENSNET_ERROR_FILE, "cannot read '%.380s': %s", path,
-                        problem ? problem : "the host's hook failed");
+    lnp_part *part = lnp_archive_add_part(archive, path, error);
+    unsigned char bytes[8];
+    lensnet_result result;
+    *missing = 0;
+    if (!part) return LENSNET_ERROR_MEMORY;
+    result = lnp_part_open(archive, part, path, error);
+    *missing = !part->file;
+    if (*missing) archive->part_count--;
+    if (result) return result;
+    if (part->size >= sizeof bytes && part->size <= LNP_INDEX_MAX) {
+        result = lnp_archive_read(bytes, archive, 0, sizeof bytes, error);
+        if (result) return result;
+        if (bytes[0] == '{' && lnp_load64(bytes) > part->size)
+            return lnp_archive_open_index(archive, path, error);
     }
-    archive->size = archive->host.file_size(archive->file, archive->host.user);
-    if (archive->size == LNP_SIZE_UNKNOWN)
-        return lnp_fail(error, LENSNET_ERROR_FILE,
-                        "cannot tell the size of '%s'; expected a file on a disk, not a pipe",
-                        path);
-    return LENSNET_OK;
+    return lnp_part_read(archive, part, path, error);
+}
+
+/* What may stand in a Hugging Face folder. */
+static lensnet_result lnp_archive_open_folder(lensnet_archive *archive, const char *folder,
+                                              int *missing, lensnet_error *error)
+{
+    static const char *const names[] = {"/model.safetensors", "/model.safetensors.index.json"};
+    lensnet_result result = LENSNET_OK;
+    size_t i;
+    for (i = 0, *missing = 1; i < 2 && *missing; i++) {
+        lnp_text path;
+        lnp_text_begin(&path, &archive->host);
+        lnp_text_put(&path, folder);
+        lnp_text_put(&path, names[i]);
+        result = path.failed ? lnp_no_memory(error, "a path", folder)
+                             : lnp_archive_open_file(archive, path.text, missing, error);
+        if (path.failed) *missing = 0;
+        lnp_text_release(&path);
+    }
+    return result;
 }
 
 lensnet_result lensnet_archive_open(lensnet_archive **archive, const char *path,
                                     const lensnet_host *host, lensnet_error *error)
 {
+    lensnet_error inside;
     lensnet_result result;
+    int missing, inside_missing;
     if (!archive || !path)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "lensnet_archive_open needs an archive and a path, found NULL");
     result = lnp_archive_begin(archive, host, path, error);
     if (result) return result;
-    result = lnp_archive_open_file(*archive, path, error);
-    if (result) {
-        lensnet_archive_close(*archive);
-        *archive = NULL;
-        return result;
+    result = lnp_archive_open_file(*archive, path, &missing, error);
+    if (result && missing) {
+        lensnet_result second = lnp_archive_open_folder(*archive, path, &inside_missing, &inside);
+        if (!inside_missing) result = second;
+        if (result && !inside_missing) lnp_fail(error, result, "%s", inside.text);
     }
-    return lnp_archive_finish(archive, path, error);
+    return lnp_archive_finish(archive, result, error);
 }
 
 lensnet_result lensnet_archive_open_memory(lensnet_archive **archive, const void *bytes,
                                            size_t size, const lensnet_host *host,
                                            lensnet_error *error)
 {
+    static const char path[] = "(memory)";
     lensnet_result result;
+    lnp_part *part;
     if (!archive || (!bytes && size))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "lensnet_archive_open_memory needs an archive and bytes, found NULL");
-    result = lnp_archive_begin(archive, host, "(memory)", error);
+    result = lnp_archive_begin(archive, host, path, error);
     if (result) return result;
-    (*archive)->memory = (const unsigned char *)bytes;
-    (*archive)->size = size;
-    return lnp_archive_finish(archive, "(memory)", error);
+    part = lnp_archive_add_part(*archive, path, error);
+    if (!part) return lnp_archive_finish(archive, LENSNET_ERROR_MEMORY, error);
+    part->memory = (const unsigned char *)bytes;
+    part->size = size;
+    return lnp_archive_finish(archive, lnp_part_read(*archive, part, path, error), error);
 }
 
 void lensnet_archive_close(lensnet_archive *archive)
 {
     lensnet_host host;
+    size_t i;
     if (!archive) return;
     host = archive->host;
-    if (archive->file) host.file_close(archive->file, 0, host.user);
-    lnp_release(&host, archive->text, archive->text_bytes);
+    for (i = 0; i < archive->part_count; i++) lnp_part_close(&host, &archive->parts[i]);
+    lnp_release(&host, archive->parts, archive->part_capacity * sizeof *archive->parts);
     lnp_release(&host, archive->entries, archive->capacity * sizeof *archive->entries);
     lnp_release(&host, archive->by_name, archive->count * sizeof *archive->by_name);
     lnp_release(&host, archive->pairs, archive->pair_capacity * sizeof *archive->pairs);
+    lnp_release(&host, archive->crc, sizeof *archive->crc);
+    lnp_release(&host, archive->sums, (archive->count + 1) * sizeof *archive->sums);
     lnp_release(&host, archive, sizeof *archive);
 }
 
@@ -11671,6 +12041,21 @@ const char *lensnet_archive_metadata(const lensnet_archive *archive, const char 
     return NULL;
 }
 
+/* The checksum of a tensor's bytes as they were saved. */
+static lensnet_result lnp_archive_check_sum(const lensnet_archive *archive,
+                                            const lensnet_archive_entry *entry, uint32_t sum,
+                                            lensnet_error *error)
+{
+    lnp_quoted quoted;
+    if (!archive->crc || archive->sums[entry - archive->entries + 1] == sum) return LENSNET_OK;
+    return lnp_fail(
+        error, LENSNET_ERROR_FORMAT,
+        "'%s' is damaged: the checksum of tensor '%s' is not the one it was saved with; "
+        "copy the file anew, or use an older one (or did a program change the numbers "
+        "and keep the metadata line " LENSNET_ARCHIVE_CHECKSUMS "?)",
+        archive->path, lnp_quote(&quoted, entry->name));
+}
+
 /* Types other than four bytes wide pass through a buffer on the stack. */
 static lensnet_result lnp_archive_read_chunks(float *values, const lensnet_archive *archive,
                                               const lensnet_archive_entry *entry,
@@ -11680,16 +12065,18 @@ static lensnet_result lnp_archive_read_chunks(float *values, const lensnet_archi
     size_t size = lnp_types[entry->dtype].bits / 8;
     size_t left = (size_t)entry->count;
     uint64_t offset = entry->offset;
+    uint32_t sum = 0;
     while (left > 0) {
         size_t count = lnp_min(left, LNP_CHUNK / size);
         lensnet_result result = lnp_archive_read(chunk, archive, offset, count * size, error);
         if (result) return result;
+        sum = lnp_crc_add(archive->crc, sum, chunk, count * size);
         lnp_to_float(values, chunk, count, entry->dtype);
         values += count;
         offset += count * size;
         left -= count;
     }
-    return LENSNET_OK;
+    return lnp_archive_check_sum(archive, entry, sum, error);
 }
 
 lensnet_result lensnet_archive_read_float(float *values, const lensnet_archive *archive,
@@ -11712,7 +12099,7 @@ lensnet_result lensnet_archive_read_float(float *values, const lensnet_archive *
     if (lnp_types[entry->dtype].bits != 32) {
         result = lnp_archive_read_chunks(values, archive, entry, error);
     } else {
-        result = lnp_archive_read(values, archive, entry->offset, bytes, error);
+        result = lensnet_archive_read_bytes(values, archive, entry, error);
         if (!result) lnp_to_float(values, (unsigned char *)values, bytes / 4, entry->dtype);
     }
     lnp_mode_leave(mode, 1);
@@ -11722,8 +12109,13 @@ lensnet_result lensnet_archive_read_float(float *values, const lensnet_archive *
 lensnet_result lensnet_archive_read_bytes(void *bytes, const lensnet_archive *archive,
                                           const lensnet_archive_entry *entry, lensnet_error *error)
 {
+    lensnet_result result;
+    uint32_t sum;
     if (entry->bytes > SIZE_MAX) return lnp_no_memory(error, "a tensor", archive->path);
-    return lnp_archive_read(bytes, archive, entry->offset, (size_t)entry->bytes, error);
+    result = lnp_archive_read(bytes, archive, entry->offset, (size_t)entry->bytes, error);
+    if (result) return result;
+    sum = lnp_crc_add(archive->crc, 0, bytes, (size_t)entry->bytes);
+    return lnp_archive_check_sum(archive, entry, sum, error);
 }
 
 /* --- archive: writing ------------------------------------------------------------------------- */
@@ -11807,8 +12199,10 @@ static lensnet_result lnp_archive_check_pairs(const lensnet_archive_pair *pairs,
     lnp_quoted quoted;
     size_t i, j;
     for (i = 0; i < count; i++) {
+        const char *value = pairs[i].value;
         int good = lnp_utf8_valid(pairs[i].key, strlen(pairs[i].key)) &&
-                   lnp_utf8_valid(pairs[i].value, strlen(pairs[i].value));
+                   (value ? lnp_utf8_valid(value, strlen(value))
+                          : !strcmp(pairs[i].key, LENSNET_ARCHIVE_CHECKSUMS));
         for (j = 0; j < i; j++) good = good && strcmp(pairs[i].key, pairs[j].key) != 0;
         if (!good)
             return lnp_fail(
@@ -11820,7 +12214,9 @@ static lensnet_result lnp_archive_check_pairs(const lensnet_archive_pair *pairs,
     return LENSNET_OK;
 }
 
-static void lnp_header_metadata(lnp_text *header, const lensnet_archive_pair *pairs, size_t count)
+/* A line without a value is that of the checksums. */
+static void lnp_header_metadata(lnp_text *header, const lensnet_archive_pair *pairs, size_t count,
+                                const char *sums)
 {
     size_t i;
     lnp_text_put(header, "\"" LNP_METADATA_KEY "\":{");
@@ -11828,7 +12224,7 @@ static void lnp_header_metadata(lnp_text *header, const lensnet_archive_pair *pa
         if (i) lnp_text_char(header, ',');
         lnp_text_quoted(header, pairs[i].key);
         lnp_text_char(header, ':');
-        lnp_text_quoted(header, pairs[i].value);
+        lnp_text_quoted(header, pairs[i].value ? pairs[i].value : sums);
     }
     lnp_text_char(header, '}');
 }
@@ -11856,12 +12252,13 @@ static void lnp_header_tensor(lnp_text *header, const lensnet_archive_tensor *te
 }
 
 static void lnp_header_write(lnp_text *header, const lensnet_archive_tensor *const *order,
-                             size_t count, const lensnet_archive_pair *pairs, size_t pair_count)
+                             size_t count, const lensnet_archive_pair *pairs, size_t pair_count,
+                             const char *sums)
 {
     uint64_t offset = 0;
     size_t i;
     lnp_text_char(header, '{');
-    if (pair_count) lnp_header_metadata(header, pairs, pair_count);
+    if (pair_count) lnp_header_metadata(header, pairs, pair_count, sums);
     for (i = 0; i < count; i++) {
         if (i || pair_count) lnp_text_char(header, ',');
         lnp_header_tensor(header, order[i], &offset);
@@ -11870,11 +12267,14 @@ static void lnp_header_write(lnp_text *header, const lensnet_archive_tensor *con
     while (!header->failed && header->length % 8 != 0) lnp_text_char(header, ' ');
 }
 
-/* A file being written: through the hooks, to its end or to its first error. */
+/* A file being written: through the hooks, to its end or to its first error; or, with `crc`, only
+ * the checksum of what would be written. */
 typedef struct lnp_writer {
     const lensnet_host *host;
     const char *path;
     void *file;
+    const lnp_crc *crc;
+    uint32_t sum;
 } lnp_writer;
 
 static lensnet_result lnp_write_error(const lnp_writer *writer, lensnet_error *error)
@@ -11887,6 +12287,7 @@ static lensnet_result lnp_write_error(const lnp_writer *writer, lensnet_error *e
 static lensnet_result lnp_writer_open(lnp_writer *writer, const char *path,
                                       const lensnet_host *host, lensnet_error *error)
 {
+    memset(writer, 0, sizeof *writer);
     writer->host = host;
     writer->path = path;
     errno = 0;
@@ -11897,6 +12298,10 @@ static lensnet_result lnp_writer_open(lnp_writer *writer, const char *path,
 static lensnet_result lnp_writer_put(lnp_writer *writer, const void *bytes, size_t count,
                                      lensnet_error *error)
 {
+    if (writer->crc) {
+        writer->sum = lnp_crc_add(writer->crc, writer->sum, bytes, count);
+        return LENSNET_OK;
+    }
     errno = 0;
     if (!count || writer->host->file_write(writer->file, bytes, count, writer->host->user) == 0)
         return LENSNET_OK;
@@ -11939,19 +12344,46 @@ static lensnet_result lnp_write_values(lnp_writer *writer, const lensnet_archive
     return LENSNET_OK;
 }
 
-static lensnet_result lnp_write_tensors(lnp_writer *writer,
-                                        const lensnet_archive_tensor *const *order, size_t count,
-                                        lensnet_error *error)
+static lensnet_result lnp_write_tensor(lnp_writer *writer, const lensnet_archive_tensor *tensor,
+                                       lensnet_error *error)
+{
+    size_t count = 0, bytes = 0;
+    (void)lnp_tensor_size(&count, &bytes, tensor);
+    return tensor->values ? lnp_write_values(writer, tensor, count, error)
+                          : lnp_writer_put(writer, tensor->bytes, bytes, error);
+}
+
+static void lnp_text_sum(lnp_text *text, uint32_t sum)
+{
+    char digits[16];
+    snprintf(digits, sizeof digits, "%s%08lx", text->length ? " " : "", (unsigned long)sum);
+    lnp_text_put(text, digits);
+}
+
+/* The line of checksums: eight hexadecimal digits of the table's, then of each tensor's in file
+ * order. */
+static lensnet_result lnp_archive_sum(lnp_text *sums, const lnp_crc *crc, const char *path,
+                                      const lensnet_archive_tensor *const *order, size_t count,
+                                      const lensnet_archive_pair *pairs, size_t pair_count,
+                                      lensnet_error *error)
 {
     lensnet_result result = LENSNET_OK;
+    lnp_writer writer;
+    uint32_t table = lnp_crc_pairs(crc, pairs, pair_count);
     size_t i;
+    for (i = 0; i < count; i++)
+        table = lnp_crc_entry(crc, table, order[i]->name, order[i]->dtype, order[i]->shape,
+                              order[i]->rank);
+    lnp_text_sum(sums, table);
+    memset(&writer, 0, sizeof writer);
+    writer.crc = crc;
+    writer.path = path;
     for (i = 0; i < count && !result; i++) {
-        size_t elements = 0, bytes = 0;
-        (void)lnp_tensor_size(&elements, &bytes, order[i]);
-        result = order[i]->values ? lnp_write_values(writer, order[i], elements, error)
-                                  : lnp_writer_put(writer, order[i]->bytes, bytes, error);
+        writer.sum = 0;
+        result = lnp_write_tensor(&writer, order[i], error);
+        lnp_text_sum(sums, writer.sum);
     }
-    return result;
+    return !result && sums->failed ? lnp_no_memory(error, "the checksums", path) : result;
 }
 
 static lensnet_result lnp_archive_write(const char *path, const lnp_text *header,
@@ -11960,13 +12392,36 @@ static lensnet_result lnp_archive_write(const char *path, const lnp_text *header
 {
     lnp_writer writer;
     unsigned char length[8];
+    size_t i;
     lensnet_result result = lnp_writer_open(&writer, path, header->host, error);
     if (result) return result;
     lnp_store64(length, header->length);
     result = lnp_writer_put(&writer, length, sizeof length, error);
     if (!result) result = lnp_writer_put(&writer, header->text, header->length, error);
-    if (!result) result = lnp_write_tensors(&writer, order, count, error);
+    for (i = 0; i < count && !result; i++) result = lnp_write_tensor(&writer, order[i], error);
     return lnp_writer_close(&writer, result, error);
+}
+
+static lensnet_result lnp_archive_save_header(lnp_text *header, const char *path,
+                                              const lensnet_archive_tensor *const *order,
+                                              size_t count, const lensnet_archive_pair *pairs,
+                                              size_t pair_count, const char *sums,
+                                              lensnet_error *error)
+{
+    lnp_header_write(header, order, count, pairs, pair_count, sums);
+    if (header->failed) return lnp_no_memory(error, "the header", path);
+    if (header->length > LNP_HEADER_MAX)
+        return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
+                        "cannot save '%s': its table would be longer than 100000000 bytes", path);
+    return lnp_archive_write(path, header, order, count, error);
+}
+
+static int lnp_wants_sums(const lensnet_archive_pair *pairs, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++)
+        if (!pairs[i].value) return 1;
+    return 0;
 }
 
 static lensnet_result lnp_archive_save_ordered(const char *path,
@@ -11974,21 +12429,25 @@ static lensnet_result lnp_archive_save_ordered(const char *path,
                                                const lensnet_archive_pair *pairs, size_t pair_count,
                                                const lensnet_host *host, lensnet_error *error)
 {
-    lnp_text header;
+    lnp_text header, sums;
+    lnp_crc *crc = NULL;
     lensnet_result result = lnp_archive_order(order, count, error);
     if (!result) result = lnp_archive_check_pairs(pairs, pair_count, error);
     if (result) return result;
     lnp_text_begin(&header, host);
-    lnp_header_write(&header, order, count, pairs, pair_count);
-    if (header.failed) {
-        result = lnp_no_memory(error, "the header", path);
-    } else if (header.length > LNP_HEADER_MAX) {
-        result = lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
-                          "cannot save '%s': its table would be longer than 100000000 bytes", path);
-    } else {
-        result = lnp_archive_write(path, &header, order, count, error);
+    lnp_text_begin(&sums, host);
+    if (lnp_wants_sums(pairs, pair_count)) {
+        crc = (lnp_crc *)lnp_allocate(host, sizeof *crc);
+        if (!crc) return lnp_no_memory(error, "the checksums", path);
+        lnp_crc_begin(crc);
+        result = lnp_archive_sum(&sums, crc, path, order, count, pairs, pair_count, error);
     }
+    if (!result)
+        result = lnp_archive_save_header(&header, path, order, count, pairs, pair_count, sums.text,
+                                         error);
     lnp_text_release(&header);
+    lnp_text_release(&sums);
+    lnp_release(host, crc, sizeof *crc);
     return result;
 }
 
@@ -15528,7 +15987,7 @@ lensnet_result lensnet_model_load(lensnet_model **model, const char *path,
 }
 
 /* What a file says beside the numbers; texts live in `texts`. */
-#define LNP_PAIRS 8
+#define LNP_PAIRS 9
 typedef struct lnp_metadata {
     lensnet_host host;
     lensnet_archive_pair pairs[LNP_PAIRS];
@@ -15585,6 +16044,7 @@ static lensnet_result lnp_metadata_begin(lnp_metadata *m, const lensnet_model *m
         snprintf(m->numbers[3], sizeof m->numbers[3], "%d", d->preprocess.crop);
         lnp_metadata_put(m, LNP_KEY_CROP, m->numbers[3]);
     }
+    lnp_metadata_put(m, LENSNET_ARCHIVE_CHECKSUMS, NULL);
     return lnp_metadata_labels(m, d, error);
 }
 
