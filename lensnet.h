@@ -261,7 +261,8 @@ LENSNET_API size_t lensnet_classifier_features(const lensnet_classifier *classif
 LENSNET_API const struct lensnet_preprocess *
 lensnet_classifier_preprocess(const lensnet_classifier *classifier);
 
-/* Classifies one image of height x width pixels (row-major, any finite values, any size). Allocates
+/* Classifies one image of height x width pixels (row-major, any finite values, any size; for a network of
+ * several bands one plane after the other). Allocates
  * its workspace and frees it before it returns; for many images use a session. */
 LENSNET_API lensnet_result lensnet_classify(const lensnet_classifier *classifier,
                                             const float *pixels, size_t height, size_t width,
@@ -275,7 +276,8 @@ LENSNET_API lensnet_result lensnet_session_create(lensnet_session **session,
 LENSNET_API void lensnet_session_destroy(lensnet_session *session); /* NULL is allowed */
 LENSNET_API size_t lensnet_session_bytes(const lensnet_session *session);
 
-/* Classifies `count` images of equal size, pixels (N, H, W); any count: larger ones are cut into the
+/* Classifies `count` images of equal size, pixels (N, H, W), or (N, bands, H, W) for a network of several
+ * bands; any count: larger ones are cut into the
  * session's batches. probabilities: (N, K), softmax rows, or NULL. features: (N, features), the
  * pooled and normalised vector before the last linear layer (of the unturned view), or NULL.
  * Allocates only when height x width differs from the last call's. Where one image is refused or gives
@@ -407,16 +409,66 @@ LENSNET_API lensnet_result lensnet_normalise(float *output, const float *input, 
                                              size_t width, lensnet_normalisation normalisation,
                                              lensnet_error *error);
 
+/* Curves that lift what is faint; names in brackets are those of lensnet_stretch_text. They are those of
+ * astropy.visualization with its parameters: t is the pixel, linearly from the image's smallest (0) to its
+ * largest (1). */
+typedef enum lensnet_stretch_mode {
+    LENSNET_STRETCH_NONE = 0,  /* [none] the pixels as they are */
+    LENSNET_STRETCH_ASINH = 1, /* [asinh] asinh(10 t) / asinh(10) */
+    LENSNET_STRETCH_LOG = 2,   /* [log] log(1 + 1000 t) / log(1001) */
+    LENSNET_STRETCH_SQRT = 3   /* [sqrt] sqrt(t) */
+} lensnet_stretch_mode;
+
+/* The name as it stands in files; NULL outside the enum. Static storage. */
+LENSNET_API const char *lensnet_stretch_text(lensnet_stretch_mode mode);
+/* The mode of that name, or LENSNET_ERROR_ARGUMENT with the names that exist. */
+LENSNET_API lensnet_result lensnet_stretch_parse(lensnet_stretch_mode *mode, const char *text,
+                                                 lensnet_error *error);
+
+/* The curve over an image, to 0 ... 1, computed in double; [none] copies. A constant image becomes 0.
+ * Refuses what lensnet_normalise refuses. output may be input. */
+LENSNET_API lensnet_result lensnet_stretch(float *output, const float *input, size_t height,
+                                           size_t width, lensnet_stretch_mode mode,
+                                           lensnet_error *error);
+
+/* What becomes of pixels that are not finite, e.g. where a detector has none. */
+typedef enum lensnet_mend_mode {
+    LENSNET_MEND_REFUSE = 0, /* [refuse] the image is refused */
+    LENSNET_MEND_ZERO = 1,   /* [zero] 0 */
+    LENSNET_MEND_MEDIAN = 2  /* [median] the (lower) median of the finite pixels: that of the sky */
+} lensnet_mend_mode;
+
+/* The name; NULL outside the enum. Static storage. */
+LENSNET_API const char *lensnet_mend_text(lensnet_mend_mode mode);
+LENSNET_API lensnet_result lensnet_mend_parse(lensnet_mend_mode *mode, const char *text,
+                                              lensnet_error *error);
+
+/* Mends the pixels in their place. *mended, which may be NULL: how many. LENSNET_ERROR_NUMBER, naming the
+ * first, and nothing is changed, where the mode is [refuse] or no pixel is finite. */
+LENSNET_API lensnet_result lensnet_mend(float *pixels, size_t height, size_t width,
+                                        lensnet_mend_mode mode, size_t *mended,
+                                        lensnet_error *error);
+
+#define LENSNET_BANDS_LIMIT 16
+
 /* The way from a raw image to the network's input: the one way, for training and for use. */
 typedef struct lensnet_preprocess {
     int crop; /* side of the square cut from the middle first, native pixels; 0: the whole image */
-    int image_size;                      /* side of the square input, pixels */
-    int channels;                        /* 3, or 1 (grey) for a network that was made so */
-    lensnet_normalisation normalisation; /* its per-image part comes first, per-channel last */
+    int image_size; /* side of the square input, pixels */
+    int channels;   /* 3, or 1 (grey) for a network that was made so */
+    int bands;      /* 1: a grey image, copied to the channels; else equal to `channels`, up to
+                  LENSNET_BANDS_LIMIT: an image is (bands, height, width), each band a channel */
+    lensnet_stretch_mode stretch;        /* after the crop and before all else */
+    lensnet_normalisation normalisation; /* its per-image part comes next, per-channel last */
     lensnet_resize_mode resize;
+    /* What is known of the images that the weights were trained on. Nothing is done with it here:
+     * examples/dataset.h fits other images to it. */
+    int source_size;    /* their side, pixels; 0: unknown, or of several sizes */
+    double pixel_scale; /* arc seconds; 0: unknown */
 } lensnet_preprocess;
 
-/* The reference recipe: no crop, 224, 3 channels, z-norm, bilinear. */
+/* The reference recipe: no crop, 224, 3 channels, grey images, no stretch, z-norm, bilinear; nothing
+ * known of their size and scale. */
 LENSNET_API lensnet_preprocess lensnet_preprocess_defaults(void);
 
 /* Checks the fields, e.g. after reading them from a file. */
@@ -428,8 +480,8 @@ LENSNET_API lensnet_result lensnet_preprocess_check(const lensnet_preprocess *pr
 LENSNET_API size_t lensnet_preprocess_scratch_bytes(const lensnet_preprocess *preprocess,
                                                     size_t height, size_t width);
 
-/* pixels (height, width) to output (image_size, image_size, channels), i.e. one image of an NHWC
- * batch: crop, normalise, resize, repeat to the channels, per-channel part of the normalisation. An image
+/* pixels (height, width), or (bands, height, width), to output (image_size, image_size, channels), i.e. one
+ * image of an NHWC batch: crop, stretch, normalise (all bands together, which keeps the colours), resize, repeat to the channels, per-channel part of the normalisation. An image
  * that is smaller than the crop gets zeros around it, as in torchvision's CenterCrop, and they take part
  * in what follows; of an odd difference the smaller half is cut above and left. Without a crop a side
  * ratio other than 1 is squashed. LENSNET_ERROR_NUMBER as in lensnet_normalise. */
@@ -13655,25 +13707,30 @@ static void lnp_pixel_map(float *output, const float *input, size_t count, doubl
     for (i = 0; i < count; i++) output[i] = (float)(((double)input[i] - centre) * factor);
 }
 
-lensnet_result lensnet_normalise(float *output, const float *input, size_t height, size_t width,
-                                 lensnet_normalisation normalisation, lensnet_error *error)
+/* smallest and largest pixel of planes of (height, width), or what is wrong with the first bad one */
+static lensnet_result lnp_pixel_check(float *minimum, float *maximum, const float *pixels,
+                                      size_t count, size_t height, size_t width, const char *who,
+                                      lensnet_error *error)
 {
-    lensnet_result result = lnp_image_check("normalise", output, input, height, width, error);
-    size_t count = height * width, bad;
+    size_t bad = lnp_pixel_range(minimum, maximum, pixels, count);
+    if (bad == count) return LENSNET_OK;
+    return lnp_fail(error, LENSNET_ERROR_NUMBER,
+                    "%s: expected finite pixels up to 1e30, found %g in row %lu, column "
+                    "%lu (from 0); replace or drop bad pixels before",
+                    who, (double)pixels[bad], (unsigned long)(bad / width % height),
+                    (unsigned long)(bad % width));
+}
+
+/* lensnet_normalise of all planes together; sizes are checked */
+static lensnet_result lnp_normalise(float *output, const float *input, size_t count, size_t height,
+                                    size_t width, lensnet_normalisation normalisation,
+                                    lensnet_error *error)
+{
     double mean, variance;
     float low, high;
+    lensnet_result result =
+        lnp_pixel_check(&low, &high, input, count, height, width, "normalise", error);
     if (result) return result;
-    if (!lensnet_normalisation_text(normalisation))
-        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "normalise: the mode must be one of lensnet_normalisation, but is %d",
-                        (int)normalisation);
-    bad = lnp_pixel_range(&low, &high, input, count);
-    if (bad < count)
-        return lnp_fail(error, LENSNET_ERROR_NUMBER,
-                        "normalise: expected finite pixels up to 1e30, found %g in row %lu, column "
-                        "%lu (from 0); replace or drop bad pixels before",
-                        (double)input[bad], (unsigned long)(bad / width),
-                        (unsigned long)(bad % width));
     if (normalisation == LENSNET_NORMALISATION_NONE ||
         normalisation == LENSNET_NORMALISATION_IMAGENET) {
         memmove(output, input, count * sizeof *output);
@@ -13689,6 +13746,155 @@ lensnet_result lensnet_normalise(float *output, const float *input, size_t heigh
     return LENSNET_OK;
 }
 
+lensnet_result lensnet_normalise(float *output, const float *input, size_t height, size_t width,
+                                 lensnet_normalisation normalisation, lensnet_error *error)
+{
+    lensnet_result result = lnp_image_check("normalise", output, input, height, width, error);
+    if (result) return result;
+    if (!lensnet_normalisation_text(normalisation))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "normalise: the mode must be one of lensnet_normalisation, but is %d",
+                        (int)normalisation);
+    return lnp_normalise(output, input, height * width, height, width, normalisation, error);
+}
+
+/* -- stretch and mending ----------------------------------------------------------------------- */
+
+static const char *const lnp_stretch_names[] = {"none", "asinh", "log", "sqrt", NULL};
+
+const char *lensnet_stretch_text(lensnet_stretch_mode mode)
+{
+    return (int)mode >= 0 && (int)mode <= 3 ? lnp_stretch_names[mode] : NULL;
+}
+
+lensnet_result lensnet_stretch_parse(lensnet_stretch_mode *mode, const char *text,
+                                     lensnet_error *error)
+{
+    int index = lnp_name_index(lnp_stretch_names, text);
+    if (!mode || index < 0)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "stretch: expected none, asinh, log or sqrt, found \"%.60s\"",
+                        text ? text : "NULL");
+    *mode = (lensnet_stretch_mode)index;
+    return LENSNET_OK;
+}
+
+static double lnp_asinh(double x) { return lensnet_log(x + sqrt(x * x + 1.0)); } /* x >= 0 */
+
+/* lensnet_stretch of all planes together; sizes are checked */
+static lensnet_result lnp_stretch(float *output, const float *input, size_t count, size_t height,
+                                  size_t width, lensnet_stretch_mode mode, lensnet_error *error)
+{
+    float low, high;
+    double factor, scale;
+    size_t i;
+    lensnet_result result =
+        lnp_pixel_check(&low, &high, input, count, height, width, "stretch", error);
+    if (result) return result;
+    if (low == high) {
+        memset(output, 0, count * sizeof *output);
+        return LENSNET_OK;
+    }
+    factor = 1.0 / ((double)high - (double)low);
+    scale = mode == LENSNET_STRETCH_ASINH ? 1.0 / lnp_asinh(10.0) : 1.0 / lensnet_log(1001.0);
+    for (i = 0; i < count; i++) {
+        double t = ((double)input[i] - (double)low) * factor;
+        output[i] = (float)(mode == LENSNET_STRETCH_ASINH ? scale * lnp_asinh(10.0 * t)
+                            : mode == LENSNET_STRETCH_LOG ? scale * lensnet_log(1.0 + 1000.0 * t)
+                                                          : sqrt(t));
+    }
+    return LENSNET_OK;
+}
+
+lensnet_result lensnet_stretch(float *output, const float *input, size_t height, size_t width,
+                               lensnet_stretch_mode mode, lensnet_error *error)
+{
+    lensnet_result result = lnp_image_check("stretch", output, input, height, width, error);
+    if (result) return result;
+    if (!lensnet_stretch_text(mode))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "stretch: the mode must be one of lensnet_stretch_mode, but is %d",
+                        (int)mode);
+    if (mode) return lnp_stretch(output, input, height * width, height, width, mode, error);
+    memmove(output, input, height * width * sizeof *output);
+    return LENSNET_OK;
+}
+
+static const char *const lnp_mend_names[] = {"refuse", "zero", "median", NULL};
+
+const char *lensnet_mend_text(lensnet_mend_mode mode)
+{
+    return (int)mode >= 0 && (int)mode <= 2 ? lnp_mend_names[mode] : NULL;
+}
+
+lensnet_result lensnet_mend_parse(lensnet_mend_mode *mode, const char *text, lensnet_error *error)
+{
+    int index = lnp_name_index(lnp_mend_names, text);
+    if (!mode || index < 0)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "mending: expected refuse, zero or median, found \"%.60s\"",
+                        text ? text : "NULL");
+    *mode = (lensnet_mend_mode)index;
+    return LENSNET_OK;
+}
+
+/* A number for a float's bits that grows as the float does. */
+static uint32_t lnp_pixel_key(float pixel)
+{
+    uint32_t bits;
+    memcpy(&bits, &pixel, sizeof bits);
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+/* The pixel of rank (finite - 1) / 2 among the finite ones, found a byte of its key at a time. */
+static float lnp_pixel_median(const float *pixels, size_t count, size_t finite)
+{
+    size_t rank = (finite - 1) / 2, i;
+    uint32_t key = 0, known = 0;
+    float median;
+    int shift;
+    for (shift = 24; shift >= 0; shift -= 8) {
+        size_t found[256] = {0};
+        uint32_t byte = 0;
+        for (i = 0; i < count; i++) {
+            uint32_t k = lnp_pixel_key(pixels[i]);
+            if (lnp_is_finite((double)pixels[i]) && (k & known) == key) found[k >> shift & 255u]++;
+        }
+        while (rank >= found[byte]) rank -= found[byte++];
+        key |= byte << shift;
+        known |= 255u << shift;
+    }
+    key = key >> 31 ? key & 0x7fffffffu : ~key;
+    memcpy(&median, &key, sizeof median);
+    return median;
+}
+
+lensnet_result lensnet_mend(float *pixels, size_t height, size_t width, lensnet_mend_mode mode,
+                            size_t *mended, lensnet_error *error)
+{
+    lensnet_result result = lnp_image_check("mend", pixels, pixels, height, width, error);
+    size_t count = height * width, finite = 0, first, i;
+    float value;
+    if (result) return result;
+    if (!lensnet_mend_text(mode))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "mend: the mode must be one of lensnet_mend_mode, but is %d", (int)mode);
+    for (i = 0; i < count; i++) finite += (size_t)lnp_is_finite((double)pixels[i]);
+    if (mended) *mended = count - finite;
+    if (finite == count) return LENSNET_OK;
+    for (first = 0; lnp_is_finite((double)pixels[first]);) first++;
+    if (!finite || mode == LENSNET_MEND_REFUSE)
+        return lnp_fail(error, LENSNET_ERROR_NUMBER,
+                        "the pixel in row %lu, column %lu is %s (%lu of %lu are not finite)",
+                        (unsigned long)(first / width), (unsigned long)(first % width),
+                        pixels[first] != pixels[first] ? "NaN" : "infinite",
+                        (unsigned long)(count - finite), (unsigned long)count);
+    value = mode == LENSNET_MEND_ZERO ? 0.0f : lnp_pixel_median(pixels, count, finite);
+    for (i = 0; i < count; i++)
+        if (!lnp_is_finite((double)pixels[i])) pixels[i] = value;
+    return LENSNET_OK;
+}
+
 /* -- preprocessing ----------------------------------------------------------------------------- */
 
 lensnet_preprocess lensnet_preprocess_defaults(void)
@@ -13697,9 +13903,19 @@ lensnet_preprocess lensnet_preprocess_defaults(void)
     preprocess.crop = 0;
     preprocess.image_size = 224;
     preprocess.channels = 3;
+    preprocess.bands = 1;
+    preprocess.stretch = LENSNET_STRETCH_NONE;
     preprocess.normalisation = LENSNET_NORMALISATION_ZNORM;
     preprocess.resize = LENSNET_RESIZE_BILINEAR;
+    preprocess.source_size = 0;
+    preprocess.pixel_scale = 0.0;
     return preprocess;
+}
+
+static int lnp_is_imagenet(lensnet_normalisation normalisation)
+{
+    return normalisation == LENSNET_NORMALISATION_IMAGENET ||
+           normalisation == LENSNET_NORMALISATION_MINMAX_IMAGENET;
 }
 
 lensnet_result lensnet_preprocess_check(const lensnet_preprocess *preprocess, lensnet_error *error)
@@ -13713,21 +13929,38 @@ lensnet_result lensnet_preprocess_check(const lensnet_preprocess *preprocess, le
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "preprocess: the crop must be 0 (none) to %d pixels, but is %d",
                         LENSNET_IMAGE_LIMIT, preprocess->crop);
-    if (preprocess->channels != 1 && preprocess->channels != 3)
+    if (preprocess->bands < 1 || preprocess->bands > LENSNET_BANDS_LIMIT)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "preprocess: channels must be 1 or 3, but are %d", preprocess->channels);
+                        "preprocess: bands must be 1 to %d, but are %d", LENSNET_BANDS_LIMIT,
+                        preprocess->bands);
+    if (preprocess->bands > 1 && preprocess->bands != preprocess->channels)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "preprocess: a network of %d channels cannot take %d bands",
+                        preprocess->channels, preprocess->bands);
+    if (preprocess->bands == 1 && preprocess->channels != 1 && preprocess->channels != 3)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "preprocess: channels must be 1 or 3 for grey images, but are %d",
+                        preprocess->channels);
     if (!lensnet_normalisation_text(preprocess->normalisation) ||
-        !lensnet_resize_text(preprocess->resize))
+        !lensnet_resize_text(preprocess->resize) || !lensnet_stretch_text(preprocess->stretch))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "preprocess: unknown normalisation %d or resize mode %d",
-                        (int)preprocess->normalisation, (int)preprocess->resize);
+                        "preprocess: unknown normalisation %d, resize mode %d or stretch %d",
+                        (int)preprocess->normalisation, (int)preprocess->resize,
+                        (int)preprocess->stretch);
+    if (preprocess->bands != 1 && preprocess->bands != 3 &&
+        lnp_is_imagenet(preprocess->normalisation))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "preprocess: ImageNet has a mean for 1 or 3 bands, not for %d",
+                        preprocess->bands);
     return LENSNET_OK;
 }
 
-/* Scratch holds two planes, each image passing from one to the other, and the resize's own. */
+/* Scratch holds two planes, each image passing from one to the other, and the resize's own. Of several
+ * bands all lie in the first, and a third plane takes each in turn from the second. */
 static size_t lnp_first_plane(const lensnet_preprocess *preprocess, size_t height, size_t width)
 {
-    size_t side = (size_t)preprocess->image_size;
+    size_t side = (size_t)preprocess->image_size, bands = (size_t)preprocess->bands;
+    if (bands > 1) return lnp_round_up(bands * height * width, 16);
     return lnp_round_up(lnp_max(height * width, side * side), 16);
 }
 
@@ -13741,31 +13974,47 @@ size_t lensnet_preprocess_scratch_bytes(const lensnet_preprocess *preprocess, si
     if (preprocess->crop) height = width = (size_t)preprocess->crop;
     resize = lensnet_resize_scratch_bytes(side, side, height, width, preprocess->resize);
     if (!resize || !lnp_multiply(height, width, &floats) || !lnp_multiply(side, side, &floats) ||
-        floats > SIZE_MAX / 64 || height * width > SIZE_MAX / 64)
+        floats > SIZE_MAX / 1024 || height * width > SIZE_MAX / 1024)
         return 0;
-    floats = lnp_first_plane(preprocess, height, width) + lnp_round_up(side * side, 16);
+    floats = lnp_first_plane(preprocess, height, width) +
+             (preprocess->bands > 1 ? 2u : 1u) * lnp_round_up(side * side, 16);
     return lnp_sum(floats * sizeof(float), resize, &bytes) ? bytes : 0;
 }
 
-/* (H, W) to (H, W, C): the same plane in every channel, minus its mean, over its deviation */
+/* What the per-channel part of a normalisation takes off a channel and multiplies it by. */
+static void lnp_channel_map(float *shift, float *factor, int channel, int channels,
+                            lensnet_normalisation normalisation)
+{
+    static const double mean[3] = {0.485, 0.456, 0.406}, deviation[3] = {0.229, 0.224, 0.225};
+    const int imagenet = lnp_is_imagenet(normalisation);
+    *shift = imagenet ? (float)(channels == 3 ? mean[channel] : 0.449) : 0.0f;
+    *factor = imagenet ? (float)(1.0 / (channels == 3 ? deviation[channel] : 0.226)) : 1.0f;
+}
+
+/* A plane (H, W) to channel `channel` of (H, W, C), minus its mean, over its deviation */
+static void lnp_put_channel(float *output, const float *plane, size_t count, int channel,
+                            int channels, lensnet_normalisation normalisation)
+{
+    const size_t stride = (size_t)channels;
+    float shift, factor;
+    size_t i;
+    lnp_channel_map(&shift, &factor, channel, channels, normalisation);
+    output += channel;
+    for (i = 0; i < count; i++) output[i * stride] = (plane[i] - shift) * factor;
+}
+
+/* (H, W) to (H, W, C): the same plane in every channel */
 static void lnp_expand_channels(float *output, const float *plane, size_t count, int channels,
                                 lensnet_normalisation normalisation)
 {
-    static const double mean[3] = {0.485, 0.456, 0.406}, deviation[3] = {0.229, 0.224, 0.225};
-    float shift[3] = {0.0f, 0.0f, 0.0f}, factor[3] = {1.0f, 1.0f, 1.0f};
+    float shift[3], factor[3];
     size_t i;
     int c;
-    if (normalisation == LENSNET_NORMALISATION_IMAGENET ||
-        normalisation == LENSNET_NORMALISATION_MINMAX_IMAGENET) {
-        for (c = 0; c < 3; c++) {
-            shift[c] = (float)(channels == 3 ? mean[c] : 0.449);
-            factor[c] = (float)(1.0 / (channels == 3 ? deviation[c] : 0.226));
-        }
-    }
     if (channels == 1) {
-        for (i = 0; i < count; i++) output[i] = (plane[i] - shift[0]) * factor[0];
+        lnp_put_channel(output, plane, count, 0, 1, normalisation);
         return;
     }
+    for (c = 0; c < 3; c++) lnp_channel_map(&shift[c], &factor[c], c, 3, normalisation);
     for (i = 0; i < count; i++) {
         output[3 * i] = (plane[i] - shift[0]) * factor[0];
         output[3 * i + 1] = (plane[i] - shift[1]) * factor[1];
@@ -13795,6 +14044,32 @@ static void lnp_crop(float *output, const float *input, size_t height, size_t wi
     }
 }
 
+/* Crop, stretch and normalisation of all bands, to `first`. *height and *width are then the crop's. */
+static lensnet_result lnp_preprocess_pixels(float *first, const float *pixels, size_t *height,
+                                            size_t *width, const lensnet_preprocess *preprocess,
+                                            lensnet_error *error)
+{
+    const size_t bands = (size_t)preprocess->bands;
+    lensnet_result result = LENSNET_OK;
+    if (preprocess->crop) {
+        const size_t crop = (size_t)preprocess->crop;
+        size_t band;
+        for (band = 0; band < bands; band++)
+            lnp_crop(first + band * crop * crop, pixels + band * *height * *width, *height, *width,
+                     crop);
+        *height = *width = crop;
+        pixels = first;
+    }
+    if (preprocess->stretch) {
+        result = lnp_stretch(first, pixels, bands * *height * *width, *height, *width,
+                             preprocess->stretch, error);
+        pixels = first;
+    }
+    if (result) return result;
+    return lnp_normalise(first, pixels, bands * *height * *width, *height, *width,
+                         preprocess->normalisation, error);
+}
+
 lensnet_result lensnet_preprocess_augmented(float *output, const float *pixels, size_t height,
                                             size_t width, const lensnet_preprocess *preprocess,
                                             const lensnet_augmentation *augmentation, uint64_t seed,
@@ -13802,35 +14077,38 @@ lensnet_result lensnet_preprocess_augmented(float *output, const float *pixels, 
                                             lensnet_error *error)
 {
     lensnet_result result = lnp_image_check("preprocess", output, pixels, height, width, error);
-    float *first = (float *)scratch, *second, *plane;
+    float *first = (float *)scratch, *second, *third, *plane, *rest;
     uint64_t mode;
-    size_t side;
+    size_t side, area;
+    int band;
     if (!result) result = lensnet_preprocess_check(preprocess, error);
     if (result) return result;
     if (!lensnet_preprocess_scratch_bytes(preprocess, height, width) || !scratch)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "preprocess: scratch of lensnet_preprocess_scratch_bytes is needed");
     side = (size_t)preprocess->image_size;
-    if (preprocess->crop) {
-        const size_t crop = (size_t)preprocess->crop;
-        lnp_crop(first, pixels, height, width, crop);
-        height = width = crop;
-        pixels = first;
-    }
-    second = first + lnp_first_plane(preprocess, height, width);
     mode = lnp_mode_enter(1);
-    result = lensnet_normalise(first, pixels, height, width, preprocess->normalisation, error);
-    if (!result)
-        result = lensnet_resize(second, first, side, side, height, width, preprocess->resize,
-                                second + lnp_round_up(side * side, 16), error);
-    plane = second;
-    if (!result && augmentation) {
-        result = lensnet_augment(first, second, side, side, augmentation, seed, epoch, file, error);
-        plane = first;
-    }
-    if (!result)
-        lnp_expand_channels(output, plane, side * side, preprocess->channels,
+    result = lnp_preprocess_pixels(first, pixels, &height, &width, preprocess, error);
+    second = first + lnp_first_plane(preprocess, height, width);
+    area = lnp_round_up(side * side, 16);
+    third = preprocess->bands > 1 ? second + area : first;
+    rest = preprocess->bands > 1 ? third + area : second + area;
+    for (band = 0; !result && band < preprocess->bands; band++) {
+        result = lensnet_resize(second, first + (size_t)band * height * width, side, side, height,
+                                width, preprocess->resize, rest, error);
+        plane = second;
+        if (!result && augmentation) {
+            result =
+                lensnet_augment(third, second, side, side, augmentation, seed, epoch, file, error);
+            plane = third;
+        }
+        if (!result && preprocess->bands > 1)
+            lnp_put_channel(output, plane, side * side, band, preprocess->channels,
                             preprocess->normalisation);
+        else if (!result)
+            lnp_expand_channels(output, plane, side * side, preprocess->channels,
+                                preprocess->normalisation);
+    }
     lnp_mode_leave(mode, 1);
     return result;
 }
@@ -15794,7 +16072,11 @@ lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
 
 #define LNP_KEY_LABELS        "lensnet.labels" /* one a line */
 #define LNP_KEY_IMAGE_SIZE    "lensnet.image_size"
-#define LNP_KEY_CROP          "lensnet.crop" /* native pixels; absent: none */
+#define LNP_KEY_CROP          "lensnet.crop"        /* native pixels; absent: none */
+#define LNP_KEY_BANDS         "lensnet.bands"       /* absent: grey */
+#define LNP_KEY_STRETCH       "lensnet.stretch"     /* absent: none */
+#define LNP_KEY_SOURCE_SIZE   "lensnet.source_size" /* absent: unknown */
+#define LNP_KEY_PIXEL_SCALE   "lensnet.pixel_scale" /* absent: unknown */
 #define LNP_KEY_NORMALISATION "lensnet.normalisation"
 #define LNP_KEY_RESIZE        "lensnet.resize"
 #define LNP_KEY_EPSILON       "lensnet.final_norm_epsilon"
@@ -15842,6 +16124,42 @@ static lensnet_result lnp_bad_metadata(const char *key, const char *value, lensn
                     "weights file: metadata %s is \"%.60s\", which is not valid", key, value);
 }
 
+/* A whole number in low ... high, if the file has the key. */
+static lensnet_result lnp_read_whole(int *number, const lensnet_archive *archive, const char *key,
+                                     long low, long high, lensnet_error *error)
+{
+    const char *text = lensnet_archive_metadata(archive, key);
+    char *end;
+    long value;
+    if (!text) return LENSNET_OK;
+    value = strtol(text, &end, 10);
+    if (*end || end == text || value < low || value > high)
+        return lnp_bad_metadata(key, text, error);
+    *number = (int)value;
+    return LENSNET_OK;
+}
+
+/* What the file says of the images that the network was made for. */
+static lensnet_result lnp_read_source(lensnet_preprocess *p, const lensnet_archive *archive,
+                                      lensnet_error *error)
+{
+    const char *stretch = lensnet_archive_metadata(archive, LNP_KEY_STRETCH);
+    const char *scale = lensnet_archive_metadata(archive, LNP_KEY_PIXEL_SCALE);
+    lensnet_result result;
+    p->bands = p->channels == 1 || p->channels == 3 ? 1 : p->channels;
+    result = lnp_read_whole(&p->bands, archive, LNP_KEY_BANDS, 1, LENSNET_BANDS_LIMIT, error);
+    if (!result)
+        result = lnp_read_whole(&p->source_size, archive, LNP_KEY_SOURCE_SIZE, 0,
+                                LENSNET_IMAGE_LIMIT, error);
+    if (result) return result;
+    if (stretch && lensnet_stretch_parse(&p->stretch, stretch, NULL))
+        return lnp_bad_metadata(LNP_KEY_STRETCH, stretch, error);
+    if (scale && (!lnp_number_parse(scale, &p->pixel_scale) ||
+                  !(p->pixel_scale >= 0 && p->pixel_scale < 1e6)))
+        return lnp_bad_metadata(LNP_KEY_PIXEL_SCALE, scale, error);
+    return LENSNET_OK;
+}
+
 static lensnet_result lnp_read_preprocess(lensnet_preprocess *p, const lensnet_archive *archive,
                                           lensnet_error *error)
 {
@@ -15866,7 +16184,7 @@ static lensnet_result lnp_read_preprocess(lensnet_preprocess *p, const lensnet_a
         return lnp_bad_metadata(LNP_KEY_NORMALISATION, normalisation, error);
     if (resize && lensnet_resize_parse(&p->resize, resize, NULL))
         return lnp_bad_metadata(LNP_KEY_RESIZE, resize, error);
-    return LENSNET_OK;
+    return lnp_read_source(p, archive, error);
 }
 
 /* Fills what the file says into `desc`; labels go to `labels`. */
@@ -15987,14 +16305,14 @@ lensnet_result lensnet_model_load(lensnet_model **model, const char *path,
 }
 
 /* What a file says beside the numbers; texts live in `texts`. */
-#define LNP_PAIRS 9
+#define LNP_PAIRS 13
 typedef struct lnp_metadata {
     lensnet_host host;
     lensnet_archive_pair pairs[LNP_PAIRS];
     size_t count;
     char *labels;
     size_t labels_bytes;
-    char numbers[4][32];
+    char numbers[7][32];
 } lnp_metadata;
 
 static void lnp_metadata_put(lnp_metadata *m, const char *key, const char *value)
@@ -16024,6 +16342,24 @@ static lensnet_result lnp_metadata_labels(lnp_metadata *m, const lensnet_model_d
     return LENSNET_OK;
 }
 
+/* What lnp_read_source reads; the usual is left out. */
+static void lnp_metadata_source(lnp_metadata *m, const lensnet_preprocess *p)
+{
+    if (p->bands > 1) {
+        snprintf(m->numbers[4], sizeof m->numbers[4], "%d", p->bands);
+        lnp_metadata_put(m, LNP_KEY_BANDS, m->numbers[4]);
+    }
+    if (p->stretch) lnp_metadata_put(m, LNP_KEY_STRETCH, lensnet_stretch_text(p->stretch));
+    if (p->source_size > 0) {
+        snprintf(m->numbers[5], sizeof m->numbers[5], "%d", p->source_size);
+        lnp_metadata_put(m, LNP_KEY_SOURCE_SIZE, m->numbers[5]);
+    }
+    if (p->pixel_scale > 0) {
+        lnp_number_text(m->numbers[6], sizeof m->numbers[6], 17, p->pixel_scale);
+        lnp_metadata_put(m, LNP_KEY_PIXEL_SCALE, m->numbers[6]);
+    }
+}
+
 static lensnet_result lnp_metadata_begin(lnp_metadata *m, const lensnet_model *model,
                                          lensnet_error *error)
 {
@@ -16044,6 +16380,7 @@ static lensnet_result lnp_metadata_begin(lnp_metadata *m, const lensnet_model *m
         snprintf(m->numbers[3], sizeof m->numbers[3], "%d", d->preprocess.crop);
         lnp_metadata_put(m, LNP_KEY_CROP, m->numbers[3]);
     }
+    lnp_metadata_source(m, &d->preprocess);
     lnp_metadata_put(m, LENSNET_ARCHIVE_CHECKSUMS, NULL);
     return lnp_metadata_labels(m, d, error);
 }
@@ -16502,8 +16839,7 @@ static lensnet_result lnp_session_buffers(lensnet_session *s, lensnet_error *err
 
 static int lnp_is_grey_enough(const lensnet_preprocess *p)
 {
-    return p->normalisation != LENSNET_NORMALISATION_IMAGENET &&
-           p->normalisation != LENSNET_NORMALISATION_MINMAX_IMAGENET;
+    return p->bands == 1 && !lnp_is_imagenet(p->normalisation);
 }
 
 lensnet_result lensnet_session_create(lensnet_session **session,
@@ -16576,7 +16912,7 @@ static lensnet_result lnp_session_size(lensnet_session *s, size_t height, size_t
                         (unsigned long)height, (unsigned long)width, LENSNET_IMAGE_LIMIT);
     lnp_session_forget_size(s);
     s->scratch_bytes = lnp_max(upright, turned);
-    s->turned_bytes = height * width * sizeof(float);
+    s->turned_bytes = (size_t)s->preprocess.bands * height * width * sizeof(float);
     s->scratch = lnp_allocate(&s->host, s->scratch_bytes);
     s->turned = (float *)lnp_allocate(&s->host, s->turned_bytes);
     if (!s->scratch || !s->turned) {
@@ -16596,9 +16932,13 @@ static lensnet_result lnp_session_prepare(lensnet_session *s, size_t i, const fl
     size_t h = s->height, w = s->width;
     float *to = s->images + i * s->image_floats;
     if (view) {
-        lensnet_result result =
-            lensnet_turn(s->turned, pixels, s->height, s->width, view >> 2, 0, view & 3, error);
-        if (result) return result;
+        int band;
+        for (band = 0; band < s->preprocess.bands; band++) {
+            size_t at = (size_t)band * h * w;
+            lensnet_result result = lensnet_turn(s->turned + at, pixels + at, s->height, s->width,
+                                                 view >> 2, 0, view & 3, error);
+            if (result) return result;
+        }
         pixels = s->turned;
         if (view & 1) {
             h = s->width;
@@ -16618,7 +16958,8 @@ static lensnet_result lnp_session_view(lensnet_session *s, const float *pixels, 
     lensnet_result result;
     size_t i;
     for (i = 0; i < count; i++) {
-        const float *image = pixels + (first + i) * s->height * s->width;
+        const float *image =
+            pixels + (first + i) * (size_t)s->preprocess.bands * s->height * s->width;
         lensnet_error reason;
         result = lnp_session_prepare(s, i, image, view, &reason);
         if (result)
