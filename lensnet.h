@@ -221,21 +221,31 @@ typedef struct lensnet_session lensnet_session;
 
 typedef struct lensnet_classifier_options {
     const lensnet_host *host; /* NULL: lensnet_host_defaults() */
-    int views; /* 1; 8: mean probability over the flips and quarter turns of the image */
+    int views;      /* 1; 8: mean probability over the flips and quarter turns of the image */
+    int calibrated; /* 1: believe what the file says of its network: temperature, sets, what is foreign;
+                        0: plain softmax */
+    double coverage; /* of lensnet_prediction.set: 0.01 ... 0.99, raised to the next percent */
 } lensnet_classifier_options;
 
-/* host NULL, 1 view. */
+/* host NULL, 1 view, calibrated, coverage 0.9. */
 LENSNET_API lensnet_classifier_options lensnet_classifier_defaults(void);
 
 typedef struct lensnet_prediction {
     int index; /* the most probable class, 0 ... classes - 1; the first one if several tie */
-    const char *label; /* its name; borrowed, lives as long as the classifier */
-    float probability; /* its softmax probability, 0 ... 1 */
+    const char *label; /* its name, or "unknown"; borrowed, lives as long as the classifier */
+    float probability; /* its probability among the classes, 0 ... 1 */
+    int unknown;       /* 1: unlike the images that the network knows, so believe no class */
+    float foreign; /* how unlike, over the file's threshold, which 1 in 100 of the images that it
+                          was fitted on exceed; 0 where the file has none */
+    int set_size;  /* classes in the set; -1: the file has no sets, or there are over 64 classes */
+    uint64_t set;  /* conformal: bit k says that class k is in it. Of images of the known kind,
+                          the share options.coverage has its true class inside. May be empty */
 } lensnet_prediction;
 
 /* Reads a .safetensors file of ConvNeXt V2 weights (names of Hugging Face, timm or the authors; F32,
  * F16 or BF16) and freezes it. Labels, image size and normalisation come from the file's metadata;
- * where a file has none: 3 classes are "no", "sphere", "vort", 224 pixels, z-norm. `options` may be
+ * where a file has none: 3 classes are "no", "sphere", "vort", 224 pixels, z-norm. What
+ * examples/calibrate.h added about temperature, sets and foreign images is read too. `options` may be
  * NULL. On failure *classifier is NULL. Allocates; the caller owns the result. */
 LENSNET_API lensnet_result lensnet_classifier_load(lensnet_classifier **classifier,
                                                    const char *path,
@@ -257,6 +267,14 @@ LENSNET_API const char *lensnet_classifier_label(const lensnet_classifier *class
                                                  size_t index);
 /* Length of the pooled feature vector: the width of the last stage. */
 LENSNET_API size_t lensnet_classifier_features(const lensnet_classifier *classifier);
+/* What the file says of its network, and this classifier believes. */
+typedef struct lensnet_reliability {
+    double temperature; /* probabilities are softmax(logits / temperature); 1: not calibrated */
+    int sets;           /* 1: predictions have conformal sets */
+    int foreign;        /* 1: predictions say how foreign an image is */
+} lensnet_reliability;
+LENSNET_API lensnet_reliability
+lensnet_classifier_reliability(const lensnet_classifier *classifier);
 /* What is done to an image before the network sees it (size, normalisation). */
 LENSNET_API const struct lensnet_preprocess *
 lensnet_classifier_preprocess(const lensnet_classifier *classifier);
@@ -287,6 +305,14 @@ LENSNET_API lensnet_result lensnet_session_classify(lensnet_session *session, fl
                                                     float *features, const float *pixels,
                                                     size_t count, size_t height, size_t width,
                                                     lensnet_error *error);
+
+/* The same, with a prediction for each of the N images, the probabilities, and `pooled` (N, features): the
+ * mean over the last map before it is normalised, by which foreign images are told. Each may be NULL. */
+LENSNET_API lensnet_result lensnet_session_predict(lensnet_session *session,
+                                                   lensnet_prediction *predictions,
+                                                   float *probabilities, float *pooled,
+                                                   const float *pixels, size_t count, size_t height,
+                                                   size_t width, lensnet_error *error);
 /* -------------------------------------------------------------------------------------------------
  * >>images  From pixels to what the network sees. An image is a plane of floats, (H, W), row-major:
  * lens images are grey. No function here allocates: where working memory is needed, the caller asks
@@ -15996,8 +16022,10 @@ static lensnet_tensor lnp_record_linear(lnp_recorder *r, lensnet_tensor x)
     return y;
 }
 
-/* Stem, four stages with downsampling between, pooled and normalised features, logits, heads. */
-static lensnet_network lnp_record_network(lensnet_graph *g, const lensnet_model_desc *d)
+/* Stem, four stages with downsampling between, pooled and normalised features, logits, heads. *pooled
+ * (may be NULL): the features before they are normalised. */
+static lensnet_network lnp_record_network(lensnet_graph *g, const lensnet_model_desc *d,
+                                          lensnet_tensor *pooled)
 {
     lensnet_network net;
     lnp_recorder r;
@@ -16009,6 +16037,7 @@ static lensnet_network lnp_record_network(lensnet_graph *g, const lensnet_model_
     x = lensnet_input(g, (size_t)d->preprocess.channels);
     for (i = 0; i < 4; i++) x = net.stages[i] = lnp_record_stage(&r, x, d, i);
     x = lensnet_mean_pool(g, x);
+    if (pooled) *pooled = x;
     net.features = lnp_record_norm(&r, x, d->final_norm_epsilon);
     net.logits = lnp_record_linear(&r, net.features);
     for (i = 0; i < LENSNET_HEADS; i++) {
@@ -16028,7 +16057,7 @@ lensnet_network lensnet_model_record(lensnet_graph *graph, const lensnet_model *
     size_t i;
     if (graph && model && graph->parameters == model->parameters && !graph->op_count) {
         mode = lnp_mode_enter(1); /* drop path's rates are computed here */
-        net = lnp_record_network(graph, &model->desc);
+        net = lnp_record_network(graph, &model->desc, NULL);
         lnp_mode_leave(mode, 1);
         return net;
     }
@@ -16454,7 +16483,7 @@ static lensnet_result lnp_model_learn_uses(lensnet_model *model, lensnet_error *
     options.batch = 1;
     result = lensnet_graph_create(&g, model->parameters, &options, error);
     if (result) return result;
-    lensnet_output(g, lnp_record_network(g, &model->desc).logits);
+    lensnet_output(g, lnp_record_network(g, &model->desc, NULL).logits);
     if (g->failure.code) result = lnp_fail(error, g->failure.code, "%s", g->failure.text);
     lensnet_graph_destroy(g);
     return result;
@@ -16686,10 +16715,174 @@ lensnet_result lensnet_state_load(lensnet_model *model, lensnet_adamw *adamw, co
  * >>classify-impl  A classifier is a frozen model; a session is a graph over it and its buffers.
  * ============================================================================================== */
 
+/* --- what a file says of its network ------------------------------------------------------------- */
+
+#define LNP_LEVELS 99 /* conformal sets are stored for coverages of 1 ... 99 percent */
+
+/* Tensors beside the weights, written by examples/calibrate.h; V is the number of views:
+ *   lensnet.calibration.V.temperature  ()
+ *   lensnet.calibration.V.sets         (K, 99)       class k is in the set of coverage j percent where its
+ *                                                    probability is at least sets[k][j - 1]
+ *   lensnet.foreign.mean               (C)           of the pooled features of known images
+ *   lensnet.foreign.whitening          (C (C+1) / 2) the columns of a lower triangle L, from the diagonal on:
+ *                                                    |L (x - mean)| / sqrt(C) is the distance of features x
+ *   lensnet.foreign.threshold          ()            the distance beyond which an image is unknown */
+typedef struct lnp_belief {
+    double temperature; /* 1: nothing is known */
+    float threshold;
+    float *sets, *mean, *whitening; /* inside `block`; NULL where the file has none */
+    float *block;
+    size_t bytes;
+} lnp_belief;
+
+/* The tensor of that name with `count` values, if the file has it; *present tells. */
+static lensnet_result lnp_belief_read(float *values, int *present, const lensnet_archive *archive,
+                                      const char *name, size_t count, lensnet_error *error)
+{
+    const lensnet_archive_entry *entry = lensnet_archive_find(archive, name);
+    lensnet_result result;
+    size_t i;
+    *present = entry != NULL;
+    if (!entry) return LENSNET_OK;
+    if (entry->count != count)
+        return lnp_fail(error, LENSNET_ERROR_FORMAT, "%s: expected %lu values, found %lu", name,
+                        (unsigned long)count, (unsigned long)entry->count);
+    result = lensnet_archive_read_float(values, archive, entry, error);
+    for (i = 0; !result && i < count; i++)
+        if (!lnp_is_finite((double)values[i]))
+            result = lnp_fail(error, LENSNET_ERROR_FORMAT, "%s: value %lu is not finite", name,
+                              (unsigned long)i);
+    return result;
+}
+
+/* Temperature and sets: both or none. */
+static lensnet_result lnp_belief_read_probabilities(lnp_belief *b, const lensnet_archive *archive,
+                                                    int views, size_t classes, lensnet_error *error)
+{
+    char name[64];
+    float temperature = 1.0f;
+    int known, sets = 0;
+    lensnet_result result;
+    snprintf(name, sizeof name, "lensnet.calibration.%d.temperature", views);
+    result = lnp_belief_read(&temperature, &known, archive, name, 1, error);
+    if (!result && !(temperature >= 0.001f && temperature <= 1000.0f))
+        result = lnp_fail(error, LENSNET_ERROR_FORMAT, "%s: %g is outside 0.001 ... 1000", name,
+                          (double)temperature);
+    if (result || !known) return result;
+    snprintf(name, sizeof name, "lensnet.calibration.%d.sets", views);
+    result = lnp_belief_read(b->sets, &sets, archive, name, classes * LNP_LEVELS, error);
+    b->temperature = (double)temperature;
+    if (!sets) b->sets = NULL;
+    return result;
+}
+
+static lensnet_result lnp_belief_read_foreign(lnp_belief *b, const lensnet_archive *archive,
+                                              size_t features, lensnet_error *error)
+{
+    int mean, whitening = 0, threshold = 0;
+    lensnet_result result =
+        lnp_belief_read(b->mean, &mean, archive, "lensnet.foreign.mean", features, error);
+    if (!result)
+        result = lnp_belief_read(b->whitening, &whitening, archive, "lensnet.foreign.whitening",
+                                 features * (features + 1) / 2, error);
+    if (!result)
+        result = lnp_belief_read(&b->threshold, &threshold, archive, "lensnet.foreign.threshold", 1,
+                                 error);
+    if (!result && threshold && !(b->threshold > 0.0f))
+        result = lnp_fail(error, LENSNET_ERROR_FORMAT,
+                          "lensnet.foreign.threshold: %g; expected a distance above 0",
+                          (double)b->threshold);
+    if (!mean || !whitening || !threshold) b->mean = b->whitening = NULL;
+    return result;
+}
+
+static void lnp_belief_release(lnp_belief *b, const lensnet_host *host)
+{
+    lnp_release(host, b->block, b->bytes);
+    memset(b, 0, sizeof *b);
+    b->temperature = 1.0;
+}
+
+/* Reads what there is; a file that says nothing costs nothing. */
+static lensnet_result lnp_belief_open(lnp_belief *b, const lensnet_archive *archive, int views,
+                                      const lensnet_model_desc *desc, const lensnet_host *host,
+                                      lensnet_error *error)
+{
+    const size_t sets = desc->classes * LNP_LEVELS, features = desc->widths[3];
+    lensnet_result result;
+    if (!lensnet_archive_find(archive, "lensnet.calibration.1.temperature") &&
+        !lensnet_archive_find(archive, "lensnet.calibration.8.temperature") &&
+        !lensnet_archive_find(archive, "lensnet.foreign.mean"))
+        return LENSNET_OK;
+    b->bytes = (sets + features + features * (features + 1) / 2) * sizeof(float);
+    b->block = (float *)lnp_allocate(host, b->bytes);
+    if (!b->block)
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for the calibration");
+    b->sets = b->block;
+    b->mean = b->sets + sets;
+    b->whitening = b->mean + features;
+    b->temperature = 0.0;
+    result = lnp_belief_read_probabilities(b, archive, views, desc->classes, error);
+    if (!result) result = lnp_belief_read_foreign(b, archive, features, error);
+    if (b->temperature == 0.0) {
+        b->temperature = 1.0;
+        b->sets = NULL;
+    }
+    if (result) lnp_belief_release(b, host);
+    return result;
+}
+
+/* Probabilities of one image, p^(1/T) to sum 1: softmax(logits / T), and the same map on a mean over views. */
+static void lnp_belief_temper(float *p, size_t classes, double temperature)
+{
+    double top = 0.0, sum = 0.0;
+    size_t k;
+    if (temperature == 1.0) return;
+    for (k = 0; k < classes; k++) top = (double)p[k] > top ? (double)p[k] : top;
+    top = lensnet_log(top);
+    for (k = 0; k < classes; k++)
+        sum += p[k] > 0.0f ? lensnet_exp((lensnet_log((double)p[k]) - top) / temperature) : 0.0;
+    for (k = 0; k < classes; k++)
+        if (p[k] > 0.0f)
+            p[k] = (float)(lensnet_exp((lensnet_log((double)p[k]) - top) / temperature) / sum);
+}
+
+/* The distance of pooled features over the threshold; `y` is room for as many floats. */
+static float lnp_belief_foreign(const lnp_belief *b, const float *x, float *y, size_t features)
+{
+    const float *column = b->whitening;
+    double sum = 0.0;
+    size_t c, r;
+    memset(y, 0, features * sizeof *y);
+    for (c = 0; c < features; column += features - c, c++) {
+        const float d = x[c] - b->mean[c];
+        for (r = c; r < features; r++) y[r] += column[r - c] * d;
+    }
+    for (r = 0; r < features; r++) sum += (double)y[r] * (double)y[r];
+    return (float)(sqrt(sum / (double)features) / (double)b->threshold);
+}
+
+static void lnp_belief_set(lensnet_prediction *prediction, const lnp_belief *b, const float *p,
+                           size_t classes, double coverage)
+{
+    const size_t level = (size_t)(coverage * 100.0 + (1.0 - 1e-9)) - 1;
+    size_t k;
+    prediction->set = 0;
+    prediction->set_size = b->sets && classes <= 64 ? 0 : -1;
+    for (k = 0; prediction->set_size >= 0 && k < classes; k++)
+        if (p[k] >= b->sets[k * LNP_LEVELS + level]) {
+            prediction->set |= (uint64_t)1 << k;
+            prediction->set_size++;
+        }
+}
+
+/* --- classifiers --------------------------------------------------------------------------------- */
+
 struct lensnet_classifier {
     lensnet_host host;
     lensnet_classifier_options options;
     lensnet_model *model; /* its parameters are frozen */
+    lnp_belief belief;
 };
 
 struct lensnet_session {
@@ -16697,11 +16890,13 @@ struct lensnet_session {
     const lensnet_classifier *classifier;
     lensnet_preprocess preprocess; /* as the classifier's; grey where colour says nothing more */
     lensnet_graph *graph;
-    lensnet_tensor features;
+    lensnet_tensor features, pooled; /* normalised, and before */
     size_t batch, image_floats, classes, feature_count;
     size_t buffer_floats;
     float *buffer; /* images, logits, sums of probabilities, features */
     float *images, *logits, *sums;
+    float
+        *rows; /* pooled features of a batch and one row more; only where foreign images are told */
     size_t height, width; /* what the two below were taken for */
     size_t scratch_bytes, turned_bytes;
     void *scratch;
@@ -16713,6 +16908,8 @@ lensnet_classifier_options lensnet_classifier_defaults(void)
     lensnet_classifier_options o;
     o.host = NULL;
     o.views = 1;
+    o.calibrated = 1;
+    o.coverage = 0.9;
     return o;
 }
 
@@ -16727,9 +16924,13 @@ static lensnet_result lnp_classifier_from(lensnet_classifier **classifier,
     c->host = *host;
     c->options = *options;
     c->model = NULL;
+    memset(&c->belief, 0, sizeof c->belief);
+    c->belief.temperature = 1.0;
     result = lnp_model_freeze(&c->model, archive, host, error);
+    if (!result && options->calibrated)
+        result = lnp_belief_open(&c->belief, archive, options->views, &c->model->desc, host, error);
     if (result)
-        lnp_release(host, c, sizeof *c);
+        lensnet_classifier_destroy(c);
     else
         *classifier = c;
     return result;
@@ -16751,6 +16952,9 @@ static lensnet_result lnp_classifier_load(lensnet_classifier **classifier, const
     if (options->views != 1 && options->views != 8)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "classifier: %d views; expected 1 or 8",
                         options->views);
+    if (!(options->coverage >= 0.01 && options->coverage <= 0.99))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "classifier: a coverage of %g; expected 0.01 ... 0.99", options->coverage);
     host = options->host ? *options->host : lensnet_host_defaults();
     result = path ? lensnet_archive_open(&archive, path, &host, error)
                   : lensnet_archive_open_memory(&archive, bytes, count, &host, error);
@@ -16781,6 +16985,7 @@ void lensnet_classifier_destroy(lensnet_classifier *c)
     if (!c) return;
     host = c->host;
     lensnet_model_destroy(c->model);
+    lnp_belief_release(&c->belief, &host);
     lnp_release(&host, c, sizeof *c);
 }
 
@@ -16804,6 +17009,16 @@ const lensnet_preprocess *lensnet_classifier_preprocess(const lensnet_classifier
     return c ? &c->model->desc.preprocess : NULL;
 }
 
+lensnet_reliability lensnet_classifier_reliability(const lensnet_classifier *c)
+{
+    lensnet_reliability reliability = {1.0, 0, 0};
+    if (!c) return reliability;
+    reliability.temperature = c->belief.temperature;
+    reliability.sets = c->belief.sets != NULL;
+    reliability.foreign = c->belief.mean != NULL;
+    return reliability;
+}
+
 /* --- sessions ---------------------------------------------------------------------------------- */
 
 static lensnet_result lnp_session_graph(lensnet_session *s, lensnet_error *error)
@@ -16816,10 +17031,11 @@ static lensnet_result lnp_session_graph(lensnet_session *s, lensnet_error *error
     options.batch = s->batch;
     result = lensnet_graph_create(&s->graph, model->parameters, &options, error);
     if (result) return result;
-    network = lensnet_model_record(s->graph, model);
+    network = lnp_record_network(s->graph, &model->desc, &s->pooled);
     s->features = network.features;
     lensnet_output(s->graph, network.logits);
     lensnet_keep(s->graph, s->features);
+    lensnet_keep(s->graph, s->pooled);
     result = lensnet_graph_plan(s->graph, NULL, error);
     return result ? result : lensnet_graph_allocate(s->graph, error);
 }
@@ -16829,11 +17045,13 @@ static lensnet_result lnp_session_buffers(lensnet_session *s, lensnet_error *err
     size_t side = (size_t)s->preprocess.image_size;
     s->image_floats = side * side * (size_t)s->preprocess.channels;
     s->buffer_floats = s->batch * (s->image_floats + 2 * s->classes);
+    if (s->classifier->belief.mean) s->buffer_floats += (s->batch + 1) * s->feature_count;
     s->buffer = (float *)lnp_allocate(&s->host, s->buffer_floats * sizeof(float));
     if (!s->buffer) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for a session");
     s->images = s->buffer;
     s->logits = s->images + s->batch * s->image_floats;
     s->sums = s->logits + s->batch * s->classes;
+    s->rows = s->classifier->belief.mean ? s->sums + s->batch * s->classes : NULL;
     return LENSNET_OK;
 }
 
@@ -16948,10 +17166,17 @@ static lensnet_result lnp_session_prepare(lensnet_session *s, size_t i, const fl
     return lensnet_preprocess_image(to, pixels, h, w, &s->preprocess, s->scratch, error);
 }
 
-/* One view of `count` <= batch images: softmax rows are added to s->sums. */
+/* Where a batch's answers go; each may be NULL. */
+typedef struct lnp_answers {
+    lensnet_prediction *predictions;
+    float *probabilities, *features, *pooled;
+} lnp_answers;
+
+/* One view of `count` <= batch images: softmax rows are added to s->sums. `collected` receives rows of
+ * the tensor `collect`. */
 static lensnet_result lnp_session_view(lensnet_session *s, const float *pixels, size_t first,
-                                       size_t count, int view, float *features,
-                                       lensnet_error *error)
+                                       size_t count, int view, float *collected,
+                                       lensnet_tensor collect, lensnet_error *error)
 {
     lensnet_batch batch = lensnet_batch_defaults();
     lensnet_outputs outputs;
@@ -16971,25 +17196,36 @@ static lensnet_result lnp_session_view(lensnet_session *s, const float *pixels, 
     batch.channels = (size_t)s->preprocess.channels;
     batch.count = count;
     outputs.logits = s->logits;
-    result =
-        lnp_run_collect(s->graph, &batch, &outputs, view ? NULL : features, s->features, error);
+    result = lnp_run_collect(s->graph, &batch, &outputs, collected, collect, error);
     if (result) return result;
     lnp_softmax(s->logits, s->logits, count, s->classes);
     for (i = 0; i < count * s->classes; i++) s->sums[i] += s->logits[i];
     return LENSNET_OK;
 }
 
-static lensnet_result lnp_session_batch(lensnet_session *s, float *probabilities, float *features,
-                                        const float *pixels, size_t first, size_t count,
-                                        lensnet_error *error)
+static void lnp_predict(lensnet_prediction *prediction, const lensnet_classifier *c,
+                        const float *probabilities, const float *pooled, float *row)
 {
-    int view, views = s->classifier->options.views;
+    const size_t classes = c->model->desc.classes;
+    size_t k, best = 0;
+    for (k = 1; k < classes; k++)
+        if (probabilities[k] > probabilities[best]) best = k;
+    prediction->index = (int)best;
+    prediction->probability = probabilities[best];
+    prediction->foreign =
+        c->belief.mean ? lnp_belief_foreign(&c->belief, pooled, row, c->model->desc.widths[3])
+                       : 0.0f;
+    prediction->unknown = !(prediction->foreign <= 1.0f);
+    prediction->label = prediction->unknown ? "unknown" : c->model->desc.labels[best];
+    lnp_belief_set(prediction, &c->belief, probabilities, classes, c->options.coverage);
+}
+
+/* The sums of the views become probabilities. */
+static lensnet_result lnp_session_average(lensnet_session *s, size_t first, size_t count,
+                                          lensnet_error *error)
+{
+    const float views = (float)s->classifier->options.views;
     size_t i;
-    memset(s->sums, 0, count * s->classes * sizeof(float));
-    for (view = 0; view < views; view++) {
-        lensnet_result result = lnp_session_view(s, pixels, first, count, view, features, error);
-        if (result) return result;
-    }
     for (i = 0; i < count * s->classes; i++)
         if (!(s->sums[i] >= 0.0f))
             return lnp_fail(
@@ -16997,14 +17233,51 @@ static lensnet_result lnp_session_batch(lensnet_session *s, float *probabilities
                 "image %lu: the network's answer is not a number; do its weights hold NaN or "
                 "values that overflow?",
                 (unsigned long)(first + i / s->classes + 1));
-    for (i = 0; probabilities && i < count * s->classes; i++)
-        probabilities[i] = s->sums[i] / (float)views;
+    for (i = 0; i < count * s->classes; i++) s->sums[i] /= views;
+    for (i = 0; i < count; i++)
+        lnp_belief_temper(s->sums + i * s->classes, s->classes, s->classifier->belief.temperature);
     return LENSNET_OK;
 }
 
-lensnet_result lensnet_session_classify(lensnet_session *s, float *probabilities, float *features,
-                                        const float *pixels, size_t count, size_t height,
-                                        size_t width, lensnet_error *error)
+static lensnet_result lnp_session_batch(lensnet_session *s, const lnp_answers *to,
+                                        const float *pixels, size_t first, size_t count,
+                                        lensnet_error *error)
+{
+    const int views = s->classifier->options.views;
+    float *pooled = to->pooled ? to->pooled : to->predictions ? s->rows : NULL;
+    float *collected = to->features ? to->features : pooled;
+    const lensnet_tensor collect = to->features ? s->features : s->pooled;
+    lensnet_result result = LENSNET_OK;
+    int view;
+    size_t i;
+    memset(s->sums, 0, count * s->classes * sizeof(float));
+    for (view = 0; !result && view < views; view++)
+        result = lnp_session_view(s, pixels, first, count, view, view ? NULL : collected, collect,
+                                  error);
+    if (!result) result = lnp_session_average(s, first, count, error);
+    if (result) return result;
+    if (to->probabilities) memcpy(to->probabilities, s->sums, count * s->classes * sizeof(float));
+    for (i = 0; to->predictions && i < count; i++)
+        lnp_predict(to->predictions + i, s->classifier, s->sums + i * s->classes,
+                    pooled ? pooled + i * s->feature_count : NULL,
+                    s->rows ? s->rows + s->batch * s->feature_count : NULL);
+    return LENSNET_OK;
+}
+
+/* `to` for the images from number `first` on. */
+static lnp_answers lnp_answers_from(const lnp_answers *to, size_t first, const lensnet_session *s)
+{
+    lnp_answers at = *to;
+    if (at.predictions) at.predictions += first;
+    if (at.probabilities) at.probabilities += first * s->classes;
+    if (at.features) at.features += first * s->feature_count;
+    if (at.pooled) at.pooled += first * s->feature_count;
+    return at;
+}
+
+static lensnet_result lnp_session_run(lensnet_session *s, const lnp_answers *to,
+                                      const float *pixels, size_t count, size_t height,
+                                      size_t width, lensnet_error *error)
 {
     uint64_t mode;
     size_t first;
@@ -17013,23 +17286,36 @@ lensnet_result lensnet_session_classify(lensnet_session *s, float *probabilities
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "session classify: NULL session or pixels");
     result = lnp_session_size(s, height, width, error);
     mode = lnp_mode_enter(s->graph->threads);
-    for (first = 0; !result && first < count; first += s->batch)
-        result = lnp_session_batch(s, probabilities ? probabilities + first * s->classes : NULL,
-                                   features ? features + first * s->feature_count : NULL, pixels,
-                                   first, lnp_min(s->batch, count - first), error);
+    for (first = 0; !result && first < count; first += s->batch) {
+        const lnp_answers at = lnp_answers_from(to, first, s);
+        result = lnp_session_batch(s, &at, pixels, first, lnp_min(s->batch, count - first), error);
+    }
     lnp_mode_leave(mode, s->graph->threads);
     return result;
 }
 
-static void lnp_predict(lensnet_prediction *prediction, const lensnet_classifier *c,
-                        const float *probabilities)
+lensnet_result lensnet_session_classify(lensnet_session *s, float *probabilities, float *features,
+                                        const float *pixels, size_t count, size_t height,
+                                        size_t width, lensnet_error *error)
 {
-    size_t k, best = 0;
-    for (k = 1; k < c->model->desc.classes; k++)
-        if (probabilities[k] > probabilities[best]) best = k;
-    prediction->index = (int)best;
-    prediction->label = c->model->desc.labels[best];
-    prediction->probability = probabilities[best];
+    lnp_answers to;
+    memset(&to, 0, sizeof to);
+    to.probabilities = probabilities;
+    to.features = features;
+    return lnp_session_run(s, &to, pixels, count, height, width, error);
+}
+
+lensnet_result lensnet_session_predict(lensnet_session *s, lensnet_prediction *predictions,
+                                       float *probabilities, float *pooled, const float *pixels,
+                                       size_t count, size_t height, size_t width,
+                                       lensnet_error *error)
+{
+    lnp_answers to;
+    memset(&to, 0, sizeof to);
+    to.predictions = predictions;
+    to.probabilities = probabilities;
+    to.pooled = pooled;
+    return lnp_session_run(s, &to, pixels, count, height, width, error);
 }
 
 lensnet_result lensnet_classify(const lensnet_classifier *classifier, const float *pixels,
@@ -17042,8 +17328,7 @@ lensnet_result lensnet_classify(const lensnet_classifier *classifier, const floa
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "classify: NULL classifier or prediction");
     result = lensnet_session_create(&s, classifier, 1, error);
     if (result) return result;
-    result = lensnet_session_classify(s, s->logits, NULL, pixels, 1, height, width, error);
-    if (!result) lnp_predict(prediction, classifier, s->logits);
+    result = lensnet_session_predict(s, prediction, NULL, NULL, pixels, 1, height, width, error);
     lensnet_session_destroy(s);
     return result;
 }

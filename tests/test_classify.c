@@ -537,6 +537,208 @@ static void test_refused_images(void)
     free(pixels);
 }
 
+/* ---- what a file says of its network ------------------------------------------------------------ */
+
+enum { FEATURES = 96, LEVELS = 99 }; /* at most so many features; see lensnet.h, >>classify-impl */
+
+/* Tensors to be added to a file; a rank of 0 with one value is a scalar. */
+typedef struct belief_tensor {
+    const char *name;
+    size_t count;
+    const float *values;
+} belief_tensor;
+
+/* Writes PATH anew with the tensors that are in it and those of `added`. */
+static void add_tensors(const belief_tensor *added, size_t added_count)
+{
+    lensnet_archive *archive;
+    lensnet_archive_tensor tensors[256];
+    void *bytes[256];
+    size_t i, count, old;
+    golden_must(lensnet_archive_open(&archive, PATH, NULL, &error), &error, "open");
+    old = count = lensnet_archive_count(archive);
+    memset(tensors, 0, sizeof tensors);
+    for (i = 0; i < old; i++) {
+        const lensnet_archive_entry *entry = lensnet_archive_at(archive, i);
+        bytes[i] = malloc((size_t)entry->bytes + 1);
+        golden_must(lensnet_archive_read_bytes(bytes[i], archive, entry, &error), &error, "read");
+        tensors[i].name = entry->name;
+        tensors[i].dtype = entry->dtype;
+        tensors[i].rank = entry->rank;
+        memcpy(tensors[i].shape, entry->shape, sizeof entry->shape);
+        tensors[i].bytes = bytes[i];
+    }
+    for (i = 0; i < added_count; i++, count++) {
+        tensors[count].name = added[i].name;
+        tensors[count].dtype = LENSNET_DTYPE_F32;
+        tensors[count].rank = 1;
+        tensors[count].shape[0] = added[i].count;
+        tensors[count].values = added[i].values;
+    }
+    {
+        const lensnet_archive_pair pairs[3] = {
+            {"lensnet.labels", lensnet_archive_metadata(archive, "lensnet.labels")},
+            {"lensnet.image_size", lensnet_archive_metadata(archive, "lensnet.image_size")},
+            {"lensnet.normalisation", lensnet_archive_metadata(archive, "lensnet.normalisation")}};
+        golden_must(lensnet_archive_save(PATH, tensors, count, pairs, 3, NULL, &error), &error,
+                    "save");
+    }
+    for (i = 0; i < old; i++) free(bytes[i]);
+    lensnet_archive_close(archive);
+}
+
+/* Plain probabilities, predictions and pooled features of the test images. */
+static void predict_all(lensnet_prediction *predictions, float *probabilities, float *pooled,
+                        const lensnet_classifier_options *options, const float *pixels)
+{
+    lensnet_classifier *classifier;
+    lensnet_session *session;
+    golden_must(lensnet_classifier_load(&classifier, PATH, options, &error), &error, "load");
+    golden_must(lensnet_session_create(&session, classifier, 2, &error), &error, "session");
+    golden_must(lensnet_session_predict(session, predictions, probabilities, pooled, pixels, FILES,
+                                        SIDE, SIDE, &error),
+                &error, "predict");
+    lensnet_session_destroy(session);
+    lensnet_classifier_destroy(classifier);
+}
+
+/* A whitening of FEATURES columns whose value at (row, column) is known, packed as the file has it. */
+static double whitening_at(size_t row, size_t column)
+{
+    return row == column ? 2.0 : 0.01 * ((double)((row * 7 + column * 3) % 11) - 5);
+}
+
+static size_t pack_whitening(float *packed, size_t features)
+{
+    size_t row, column, at = 0;
+    for (column = 0; column < features; column++)
+        for (row = column; row < features; row++) packed[at++] = (float)whitening_at(row, column);
+    return at;
+}
+
+static double distance_of(const float *x, const float *mean, size_t features)
+{
+    size_t row, column;
+    double sum = 0;
+    for (row = 0; row < features; row++) {
+        double y = 0;
+        for (column = 0; column <= row; column++)
+            y += (double)(float)whitening_at(row, column) *
+                 ((double)x[column] - (double)mean[column]);
+        sum += y * y;
+    }
+    return sqrt(sum / (double)features);
+}
+
+static void check_calibrated(const lensnet_prediction *prediction, const float *calibrated,
+                             const float *plain, const float *sets, double temperature,
+                             size_t level)
+{
+    double sum = 0;
+    int k, size = 0;
+    for (k = 0; k < 3; k++) sum += pow((double)plain[k], 1 / temperature);
+    for (k = 0; k < 3; k++) {
+        const int member = calibrated[k] >= sets[(size_t)k * LEVELS + level];
+        CHECK_CLOSE(calibrated[k], pow((double)plain[k], 1 / temperature) / sum, 1e-6,
+                    "tempered probability");
+        size += member;
+        CHECK((int)(prediction->set >> k & 1) == member);
+    }
+    CHECK(prediction->set_size == size);
+    CHECK(prediction->probability == calibrated[prediction->index]);
+}
+
+static void test_belief(void)
+{
+    static float mean[FEATURES], whitening[FEATURES * (FEATURES + 1) / 2], sets[3 * LEVELS];
+    static float pooled[FILES * FEATURES], again[FILES * FEATURES];
+    float plain[FILES * 3], calibrated[FILES * 3], temperature = 1.7f, threshold;
+    lensnet_model *model = saved_model(LENSNET_DTYPE_F32);
+    const size_t features = lensnet_model_description(model)->widths[3];
+    float *pixels = test_pixels(FILES, SIDE, SIDE);
+    lensnet_classifier_options options = lensnet_classifier_defaults();
+    lensnet_prediction predictions[FILES], one;
+    lensnet_classifier *classifier;
+    belief_tensor added[5];
+    size_t i;
+    golden_expect(features <= FEATURES, "FEATURES");
+    predict_all(predictions, plain, pooled, NULL, pixels);
+    CHECK(predictions[0].set_size == -1 && predictions[0].foreign == 0 && !predictions[0].unknown);
+    for (i = 0; i < 3 * LEVELS; i++)
+        sets[i] = (float)(0.9 - 0.9 * (double)(i % LEVELS) / LEVELS) * (i < LEVELS ? 0.3f : 1.0f);
+    for (i = 0; i < features; i++) mean[i] = pooled[features + i]; /* the second image is at home */
+    threshold = (float)(distance_of(pooled, mean, features) / 1.5);
+    added[0].name = "lensnet.calibration.1.temperature", added[0].count = 1;
+    added[0].values = &temperature;
+    added[1].name = "lensnet.calibration.1.sets", added[1].count = 3 * LEVELS;
+    added[1].values = sets;
+    added[2].name = "lensnet.foreign.mean", added[2].count = features, added[2].values = mean;
+    added[3].name = "lensnet.foreign.whitening",
+    added[3].count = pack_whitening(whitening, features);
+    added[3].values = whitening;
+    added[4].name = "lensnet.foreign.threshold", added[4].count = 1;
+    added[4].values = &threshold;
+    add_tensors(added, 5);
+    options.coverage = 0.8;
+    predict_all(predictions, calibrated, again, &options, pixels);
+    CHECK(memcmp(pooled, again, FILES * features * sizeof(float)) == 0);
+    for (i = 0; i < FILES; i++) {
+        double foreign = distance_of(pooled + i * features, mean, features) / (double)threshold;
+        check_calibrated(predictions + i, calibrated + 3 * i, plain + 3 * i, sets,
+                         (double)temperature, 79);
+        CHECK_CLOSE(predictions[i].foreign, foreign, 1e-4 * (1 + foreign), "foreign score");
+        CHECK(predictions[i].unknown == (predictions[i].foreign > 1));
+        CHECK(strcmp(predictions[i].label,
+                     predictions[i].unknown ? "unknown" : labels[predictions[i].index]) == 0);
+    }
+    CHECK(predictions[0].unknown && predictions[1].foreign == 0);
+    golden_must(lensnet_classifier_load(&classifier, PATH, &options, &error), &error, "load");
+    golden_must(lensnet_classify(classifier, pixels, SIDE, SIDE, &one, &error), &error, "classify");
+    CHECK(one.foreign == predictions[0].foreign && one.set == predictions[0].set &&
+          one.probability == predictions[0].probability);
+    CHECK(lensnet_classifier_reliability(classifier).sets == 1 &&
+          lensnet_classifier_reliability(classifier).foreign == 1 &&
+          lensnet_classifier_reliability(classifier).temperature == (double)temperature);
+    lensnet_classifier_destroy(classifier);
+    options.calibrated = 0; /* plain softmax, to the bit */
+    predict_all(predictions, calibrated, NULL, &options, pixels);
+    CHECK(memcmp(plain, calibrated, sizeof plain) == 0 && predictions[0].set_size == -1);
+    options.calibrated = 1; /* nothing is known for eight views but what is foreign */
+    options.views = 8;
+    predict_all(predictions, NULL, NULL, &options, pixels);
+    CHECK(predictions[0].set_size == -1 && predictions[0].unknown);
+    options.coverage = 1;
+    CHECK(lensnet_classifier_load(&classifier, PATH, &options, &error) == LENSNET_ERROR_ARGUMENT);
+    free(pixels);
+    lensnet_model_destroy(model);
+}
+
+/* Wrong sizes and numbers of each tensor. */
+static void test_belief_refused(void)
+{
+    static const float wrong[2] = {INFINITY, -1};
+    static const struct {
+        const char *name;
+        size_t count;
+        const float *values;
+    } files[] = {{"lensnet.calibration.1.temperature", 2, wrong},
+                 {"lensnet.calibration.1.temperature", 1, wrong},
+                 {"lensnet.calibration.1.temperature", 1, wrong + 1},
+                 {"lensnet.foreign.mean", 2, wrong}};
+    size_t i;
+    for (i = 0; i < sizeof files / sizeof *files; i++) {
+        lensnet_classifier *classifier = (lensnet_classifier *)&error;
+        belief_tensor added;
+        lensnet_model_destroy(saved_model(LENSNET_DTYPE_F32));
+        added.name = files[i].name;
+        added.count = files[i].count;
+        added.values = files[i].values;
+        add_tensors(&added, 1);
+        CHECK(lensnet_classifier_load(&classifier, PATH, NULL, &error) == LENSNET_ERROR_FORMAT);
+        CHECK(classifier == NULL && strstr(error.text, added.name) != NULL);
+    }
+}
+
 int main(void)
 {
     test_sessions();
@@ -550,6 +752,8 @@ int main(void)
     test_refused_files();
     test_weights_without_numbers();
     test_refused_images();
+    test_belief();
+    test_belief_refused();
     remove(PATH);
     return test_end();
 }
