@@ -47,6 +47,7 @@
  *     >>host           the default hooks
  *     >>math           the code of >>mathematics
  *     >>isa            instruction sets and the one fused multiply-add
+ *     >>vectors        the language of the kernels
  *     >>rows           elementwise and row kernels
  *     >>gemm-tiles     register tiles of the matrix products
  *     >>bfloat         products in bfloat16: rounding, packing, tiles
@@ -2832,6 +2833,171 @@ static int lnp_arithmetic_is_exact(lensnet_isa isa)
     return exact;
 }
 /* =================================================================================================
+ * >>vectors  The one language of the kernels: vectors of the compiler (gcc and clang), with C's own
+ * operators, and the few functions for what operators cannot say. A kernel is an inline function
+ * whose first parameter is the instruction set, a constant; forced into a wrapper that has the set's
+ * target attribute, it becomes that set's code, and a debugger steps through it. Other compilers take
+ * the `_ref` twins.
+ *
+ * What needs an intrinsic stands in a function of its own with the target attribute, and takes its
+ * vectors by address, for how they are passed by value depends on the target. It is `static inline`
+ * and not forced: so a function without the attribute may call it, and it vanishes once that one has
+ * been forced into a wrapper.
+ * ============================================================================================== */
+
+#if defined(__GNUC__)
+#define LNP_VECTORS 1
+#else
+#define LNP_VECTORS 0
+#endif
+
+#if LNP_VECTORS
+
+typedef float lnp_v16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float lnp_v8 __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float lnp_v4 __attribute__((vector_size(16), aligned(4), may_alias));
+typedef double lnp_d4 __attribute__((vector_size(32), aligned(8), may_alias));
+typedef uint64_t lnp_q4 __attribute__((vector_size(32), aligned(8), may_alias));
+
+/* One register of floats: which of the three is in use follows from the instruction set. */
+typedef union lnp_vector {
+    lnp_v16 v16; /* AVX-512 */
+    lnp_v8 v8;   /* AVX2 */
+    lnp_v4 v4;   /* NEON, SSE2, others */
+} lnp_vector;
+
+/* Before a loop whose number of turns is a constant: arrays of vectors become registers. */
+#if defined(__clang__)
+#define LNP_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define LNP_UNROLL _Pragma("GCC unroll 32")
+#endif
+
+/* A hint: never faults, whatever the address. */
+#define LNP_FETCH(line) __builtin_prefetch((const void *)(line))
+/* Hides where a pointer came from: without it gcc keeps the addresses of all rows from the
+ * beginning of a tile to its end, in vector registers if need be. */
+#define LNP_FORGET(pointer) __asm__("" : "+r"(pointer))
+/* Nothing is loaded before that stands behind: compilers load too early what then has no register. */
+#define LNP_IN_ORDER() __asm__ volatile("" ::: "memory")
+
+#if LNP_X86
+LNP_TARGET_AVX2 static inline void lnp_splat_avx2(lnp_v8 *v, const float *x)
+{
+    *v = (lnp_v8)_mm256_set1_ps(*x);
+}
+
+LNP_TARGET_AVX2 static inline void lnp_fma_avx2(lnp_v8 *sum, const lnp_v8 *a, const lnp_v8 *b)
+{
+    *sum = (lnp_v8)_mm256_fmadd_ps((__m256)*a, (__m256)*b, (__m256)*sum);
+}
+#endif
+
+#if LNP_AVX512
+LNP_TARGET_AVX512 static inline void lnp_splat_avx512(lnp_v16 *v, const float *x)
+{
+    *v = (lnp_v16)_mm512_set1_ps(*x);
+}
+
+LNP_TARGET_AVX512 static inline void lnp_fma_avx512(lnp_v16 *sum, const lnp_v16 *a,
+                                                    const lnp_v16 *b)
+{
+    *sum = (lnp_v16)_mm512_fmadd_ps((__m512)*a, (__m512)*b, (__m512)*sum);
+}
+#endif
+
+#if LNP_BFLOAT
+/* Two products a lane, of pairs of bfloat16: see >>bfloat. */
+LNP_TARGET_BFLOAT static inline void lnp_fma_pairs(lnp_v16 *sum, const lnp_v16 *a, const lnp_v16 *b)
+{
+    *sum = (lnp_v16)_mm512_dpbf16_ps((__m512)*sum, (__m512bh)*a, (__m512bh)*b);
+}
+#endif
+
+/* Four at a time of what lnp_fma does for one: a baseline with the instruction has it, elsewhere the
+ * sum in double is rounded to odd, by integers alone, for comparisons of wide vectors are what
+ * compilers take apart. `inexact` has its top bit set where something was lost; where the sum is
+ * infinite or no number, what was lost is no number either and must not count. */
+LNP_INLINE lnp_v4 lnp_fma_four(lnp_v4 a, lnp_v4 b, lnp_v4 c)
+{
+#if LNP_NEON
+    return (lnp_v4)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#elif LNP_X86 && defined(__FMA__)
+    return (lnp_v4)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+#else
+    const lnp_d4 product = __builtin_convertvector(a, lnp_d4) * __builtin_convertvector(b, lnp_d4);
+    const lnp_d4 addend = __builtin_convertvector(c, lnp_d4);
+    const lnp_d4 sum = product + addend, part = sum - product;
+    const lnp_d4 lost = (product - (sum - part)) + (addend - part);
+    const lnp_q4 bits = (lnp_q4)sum, magnitude = bits & 0x7fffffffffffffffu;
+    const lnp_q4 no_number = magnitude + 0x0010000000000000u;
+    const lnp_q4 inexact = ((lnp_q4)lost | (lnp_q4)(0.0 - lost)) & ~no_number;
+    const lnp_q4 too_far = ((lnp_q4)lost ^ bits) & inexact; /* the sum was rounded away from zero */
+    return __builtin_convertvector((lnp_d4)((bits - (too_far >> 63)) | inexact >> 63), lnp_v4);
+#endif
+}
+
+/* Lanes of a register. */
+LNP_INLINE size_t lnp_lanes_of(lensnet_isa isa)
+{
+    return isa >= LENSNET_ISA_AVX512 ? 16 : isa == LENSNET_ISA_AVX2 ? 8 : 4;
+}
+
+LNP_INLINE lnp_vector lnp_load(lensnet_isa isa, const float *x)
+{
+    lnp_vector v;
+    if (isa >= LENSNET_ISA_AVX512)
+        v.v16 = *(const lnp_v16 *)x;
+    else if (isa == LENSNET_ISA_AVX2)
+        v.v8 = *(const lnp_v8 *)x;
+    else
+        v.v4 = *(const lnp_v4 *)x;
+    return v;
+}
+
+LNP_INLINE void lnp_store(lensnet_isa isa, float *y, lnp_vector v)
+{
+    if (isa >= LENSNET_ISA_AVX512)
+        *(lnp_v16 *)y = v.v16;
+    else if (isa == LENSNET_ISA_AVX2)
+        *(lnp_v8 *)y = v.v8;
+    else
+        *(lnp_v4 *)y = v.v4;
+}
+
+/* The number at x in every lane. */
+LNP_INLINE lnp_vector lnp_splat(lensnet_isa isa, const float *x)
+{
+    const lnp_v4 four = {*x, *x, *x, *x};
+    lnp_vector v;
+    v.v4 = four;
+#if LNP_AVX512
+    if (isa >= LENSNET_ISA_AVX512) lnp_splat_avx512(&v.v16, x);
+#endif
+#if LNP_X86
+    if (isa == LENSNET_ISA_AVX2) lnp_splat_avx2(&v.v8, x);
+#endif
+    (void)isa;
+    return v;
+}
+
+/* *sum += a * b, rounded once: the chain of the law. */
+LNP_INLINE void lnp_multiply_add(lensnet_isa isa, lnp_vector *sum, lnp_vector a, lnp_vector b)
+{
+#if LNP_BFLOAT
+    if (isa == LENSNET_ISA_AVX512_BF16) lnp_fma_pairs(&sum->v16, &a.v16, &b.v16);
+#endif
+#if LNP_AVX512
+    if (isa == LENSNET_ISA_AVX512) lnp_fma_avx512(&sum->v16, &a.v16, &b.v16);
+#endif
+#if LNP_X86
+    if (isa == LENSNET_ISA_AVX2) lnp_fma_avx2(&sum->v8, &a.v8, &b.v8);
+#endif
+    if (isa < LENSNET_ISA_AVX2) sum->v4 = lnp_fma_four(a.v4, b.v4, sum->v4);
+}
+
+#endif
+/* =================================================================================================
  * >>rows  Elementwise and row kernels: GELU, LayerNorm, GRN, sums, pooling, loss, optimiser.
  * Each is written once against a vector of 16 lanes (one AVX-512 register, two of AVX2, four of SSE
  * or NEON) and compiled per instruction set; a plain loop, `_ref`, stands beside it. Multiply and
@@ -2950,9 +3116,6 @@ typedef struct lnp_row_kernels {
 
 #if defined(__GNUC__)
 
-typedef float lnp_v16 __attribute__((vector_size(64), aligned(4), may_alias));
-typedef float lnp_v8 __attribute__((vector_size(32), aligned(4), may_alias));
-typedef float lnp_v4 __attribute__((vector_size(16), aligned(4), may_alias));
 typedef uint32_t lnp_u16 __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t lnp_i16 __attribute__((vector_size(64), aligned(4), may_alias));
 
@@ -4661,9 +4824,10 @@ static double lnp_sum_of_squares(const lnp_row_kernels *kernels, const float *x,
  * 320 were up to 4 % slower. */
 #define LNP_K_BLOCK ((size_t)384)
 /* Floats from row to row in a packed tile of the left operand: LNP_K_BLOCK + 16. */
-#define LNP_ROW_PITCH     400
-#define LNP_TILE_ROWS_MAX 14
-#define LNP_COLUMNS_MAX   32
+#define LNP_ROW_PITCH        400
+#define LNP_TILE_ROWS_MAX    14
+#define LNP_TILE_VECTORS_MAX 4
+#define LNP_COLUMNS_MAX      32
 
 /* One tile: c[i][j] = chain over k of a(i, k) * b[k][j]. With `start` (one value per column) the
  * chains begin there, else with what stands in c. `ahead`: one cache line per step of k is fetched
@@ -4700,70 +4864,12 @@ typedef struct lnp_gemm_kernels {
     const struct lnp_bfloat_kernels *bfloat; /* NULL: float32 */
 } lnp_gemm_kernels;
 
-/* Text repeated for the rows of a tile: X(0) X(1) ... */
-/* clang-format off */
-#define LNP_REPEAT_1(X)  X(0)
-#define LNP_REPEAT_2(X)  LNP_REPEAT_1(X) X(1)
-#define LNP_REPEAT_3(X)  LNP_REPEAT_2(X) X(2)
-#define LNP_REPEAT_4(X)  LNP_REPEAT_3(X) X(3)
-#define LNP_REPEAT_5(X)  LNP_REPEAT_4(X) X(4)
-#define LNP_REPEAT_6(X)  LNP_REPEAT_5(X) X(5)
-#define LNP_REPEAT_7(X)  LNP_REPEAT_6(X) X(6)
-#define LNP_REPEAT_8(X)  LNP_REPEAT_7(X) X(7)
-#define LNP_REPEAT_9(X)  LNP_REPEAT_8(X) X(8)
-#define LNP_REPEAT_10(X) LNP_REPEAT_9(X) X(9)
-#define LNP_REPEAT_11(X) LNP_REPEAT_10(X) X(10)
-#define LNP_REPEAT_12(X) LNP_REPEAT_11(X) X(11)
-#define LNP_REPEAT_13(X) LNP_REPEAT_12(X) X(12)
-#define LNP_REPEAT_14(X) LNP_REPEAT_13(X) X(13)
-
-#if LNP_X86 || LNP_NEON
-/* A hint: never faults, whatever the address. */
-#define LNP_FETCH(line) __builtin_prefetch((const void *)(line))
-/* Hides where a pointer came from: without it gcc keeps the addresses of all rows from the
- * beginning of a tile to its end, in vector registers if need be. */
-#define LNP_FORGET(pointer) __asm__("" : "+r"(pointer))
-#endif
-
 /* Rows of weights that are fetched ahead of those being packed. */
 #define LNP_PACK_AHEAD 8
 
 #define LNP_TILE_PARAMETERS                                                                        \
     const float *a, const float *b, size_t steps, const float *start, float *c, size_t c_stride,   \
         const float *ahead
-
-/* The body of every tile with intrinsics. The output tile that comes next, at `next_c`, is fetched
- * at the beginning. The vector macros below name the registers c0_0, c0_1, c1_0 ...; a register per
- * name is what makes the compiler keep them (checked in the assembly of gcc 12 and clang 14: no
- * spill inside the loop). */
-#define LNP_TILE_BODY(isa, rows, vectors, row_step, k_step, next_c)                                \
-    {                                                                                              \
-        enum { row_pitch = row_step };                                                             \
-        const size_t stride = c_stride;                                                            \
-        float *row = next_c;                                                                       \
-        LNP_REPEAT_##rows(LNP_##isa##_DECLARE_##vectors)                                           \
-        LNP_REPEAT_##rows(LNP_##isa##_FETCH_##vectors)                                             \
-        row = c;                                                                                   \
-        LNP_FORGET(row);                                                                           \
-        if (start) {                                                                               \
-            LNP_REPEAT_##rows(LNP_##isa##_START_##vectors)                                         \
-        } else {                                                                                   \
-            LNP_REPEAT_##rows(LNP_##isa##_LOAD_##vectors)                                          \
-        }                                                                                          \
-        for (; steps; steps--) {                                                                   \
-            LNP_##isa##_COLUMNS_##vectors                                                          \
-            LNP_REPEAT_##rows(LNP_##isa##_STEP_##vectors)                                          \
-            LNP_FETCH(ahead);                                                                      \
-            ahead += 16;                                                                           \
-            a += k_step;                                                                           \
-            b += LNP_##isa##_WIDTH_##vectors;                                                      \
-        }                                                                                          \
-        row = c;                                                                                   \
-        LNP_FORGET(row);                                                                           \
-        LNP_REPEAT_##rows(LNP_##isa##_STORE_##vectors)                                             \
-    }
-
-/* clang-format on */
 
 /* ---- plain loops: for machines without one of the sets below, and for rests ------------------ */
 
@@ -4810,79 +4916,92 @@ static const lnp_gemm_kernels lnp_gemm_reference = {LENSNET_ISA_REFERENCE,
                                                     lnp_pack_panel_portable,
                                                     NULL};
 
-#define LNP_ROW_OF_TILES_4(kind, vectors, isa)                                                     \
-    {                                                                                              \
-        lnp_##kind##_1x##vectors##_##isa, lnp_##kind##_2x##vectors##_##isa,                        \
-            lnp_##kind##_3x##vectors##_##isa, lnp_##kind##_4x##vectors##_##isa                     \
-    }
-#define LNP_ROW_OF_TILES_6(kind, vectors, isa)                                                     \
-    {                                                                                              \
-        lnp_##kind##_1x##vectors##_##isa, lnp_##kind##_2x##vectors##_##isa,                        \
-            lnp_##kind##_3x##vectors##_##isa, lnp_##kind##_4x##vectors##_##isa,                    \
-            lnp_##kind##_5x##vectors##_##isa, lnp_##kind##_6x##vectors##_##isa                     \
-    }
-#define LNP_ROW_OF_TILES_14(kind, vectors, isa)                                                    \
-    {                                                                                              \
-        lnp_##kind##_1x##vectors##_##isa, lnp_##kind##_2x##vectors##_##isa,                        \
-            lnp_##kind##_3x##vectors##_##isa, lnp_##kind##_4x##vectors##_##isa,                    \
-            lnp_##kind##_5x##vectors##_##isa, lnp_##kind##_6x##vectors##_##isa,                    \
-            lnp_##kind##_7x##vectors##_##isa, lnp_##kind##_8x##vectors##_##isa,                    \
-            lnp_##kind##_9x##vectors##_##isa, lnp_##kind##_10x##vectors##_##isa,                   \
-            lnp_##kind##_11x##vectors##_##isa, lnp_##kind##_12x##vectors##_##isa,                  \
-            lnp_##kind##_13x##vectors##_##isa, lnp_##kind##_14x##vectors##_##isa                   \
-    }
+#if LNP_VECTORS
+/* ---- the tile -------------------------------------------------------------------------------- */
 
-#if !LNP_NEON
-#define LNP_PORTABLE_LANES 8
-#define LNP_PORTABLE_ROWS  4
-
-LNP_INLINE void lnp_tile_portable(LNP_TILE_PARAMETERS, int rows, int vectors, size_t row_step,
-                                  size_t k_step)
+/* rows x vectors sums of chains, in registers from the beginning to the end: `isa`, `rows` and
+ * `vectors` are constants. (Checked in the assembly of gcc 12 and clang 14: no spill in the loop.) Row
+ * i of the left operand is at a + i * a_row, its next step a_step on. `next` is where the output tile
+ * lies that comes next; it is fetched at the beginning. */
+LNP_INLINE void lnp_tile_run(lensnet_isa isa, int rows, int vectors, size_t a_row, size_t a_step,
+                             const float *next, LNP_TILE_PARAMETERS)
 {
-    const size_t width = (size_t)vectors * LNP_PORTABLE_LANES;
-    float sum[LNP_PORTABLE_ROWS][2 * LNP_PORTABLE_LANES];
-    size_t k, j;
-    int i;
-    (void)ahead;
-    for (i = 0; i < rows; i++)
-        for (j = 0; j < width; j++) sum[i][j] = start ? start[j] : c[(size_t)i * c_stride + j];
-    for (k = 0; k < steps; k++)
+    const size_t lanes = lnp_lanes_of(isa), width = lanes * (size_t)vectors;
+    lnp_vector sum[LNP_TILE_ROWS_MAX][LNP_TILE_VECTORS_MAX], column[LNP_TILE_VECTORS_MAX];
+    const float *from = start ? start : c;
+    const size_t from_stride = start ? 0 : c_stride;
+    int i, j;
+    LNP_UNROLL
+    for (i = 0; i < rows; i++, next += c_stride) {
+        LNP_FETCH(next);
+        if (width > 16) LNP_FETCH(next + 16);
+    }
+    LNP_UNROLL
+    for (i = 0; i < rows; i++, from += from_stride) LNP_UNROLL
+    for (j = 0; j < vectors; j++) sum[i][j] = lnp_load(isa, from + lanes * (size_t)j);
+    for (; steps; steps--) {
+        LNP_UNROLL
+        for (j = 0; j < vectors; j++) column[j] = lnp_load(isa, b + lanes * (size_t)j);
+        LNP_UNROLL
         for (i = 0; i < rows; i++) {
-            const float factor = a[(size_t)i * row_step + k * k_step];
-            for (j = 0; j < width; j++) sum[i][j] = lnp_fma(factor, b[k * width + j], sum[i][j]);
+            const lnp_vector factor = lnp_splat(isa, a + (size_t)i * a_row);
+            LNP_UNROLL
+            for (j = 0; j < vectors; j++) lnp_multiply_add(isa, &sum[i][j], factor, column[j]);
+            if (vectors == 4) LNP_IN_ORDER();
         }
-    for (i = 0; i < rows; i++)
-        for (j = 0; j < width; j++) c[(size_t)i * c_stride + j] = sum[i][j];
+        LNP_FETCH(ahead);
+        ahead += 16;
+        a += a_step;
+        b += width;
+    }
+    LNP_FORGET(c);
+    LNP_UNROLL
+    for (i = 0; i < rows; i++, c += c_stride) LNP_UNROLL
+    for (j = 0; j < vectors; j++) lnp_store(isa, c + lanes * (size_t)j, sum[i][j]);
 }
 
-#define LNP_TILES_PORTABLE(rows, vectors)                                                          \
-    static void lnp_product_##rows##x##vectors##_portable(LNP_TILE_PARAMETERS)                     \
+/* The tiles of one height: for products, and for the weights' gradient with its own step. */
+#define LNP_TILE(name, TARGET, isa, rows, vectors, gradient_step)                                  \
+    TARGET static void lnp_product_##rows##x##vectors##_##name(LNP_TILE_PARAMETERS)                \
     {                                                                                              \
-        lnp_tile_portable(a, b, steps, start, c, c_stride, ahead, rows, vectors, LNP_ROW_PITCH,    \
-                          1);                                                                      \
+        lnp_tile_run(isa, rows, vectors, LNP_ROW_PITCH, 1, c + rows * c_stride, a, b, steps,       \
+                     start, c, c_stride, ahead);                                                   \
     }                                                                                              \
-    static void lnp_gradient_##rows##x##vectors##_portable(LNP_TILE_PARAMETERS)                    \
+    TARGET static void lnp_gradient_##rows##x##vectors##_##name(LNP_TILE_PARAMETERS)               \
     {                                                                                              \
-        lnp_tile_portable(a, b, steps, start, c, c_stride, ahead, rows, vectors, 1,                \
-                          LNP_PORTABLE_ROWS);                                                      \
+        lnp_tile_run(isa, rows, vectors, 1, gradient_step, c + vectors * lnp_lanes_of(isa), a, b,  \
+                     steps, start, c, c_stride, ahead);                                            \
     }
-LNP_TILES_PORTABLE(1, 1)
-LNP_TILES_PORTABLE(2, 1)
-LNP_TILES_PORTABLE(3, 1)
-LNP_TILES_PORTABLE(4, 1)
-LNP_TILES_PORTABLE(1, 2)
-LNP_TILES_PORTABLE(2, 2)
-LNP_TILES_PORTABLE(3, 2)
-LNP_TILES_PORTABLE(4, 2)
+
+/* The heights of a set, once to define their tiles and once to list them. */
+/* clang-format off */
+#define LNP_HEIGHTS_2(TILE, vectors) TILE(1, vectors) TILE(2, vectors)
+#define LNP_HEIGHTS_6(TILE, vectors)                                                               \
+    LNP_HEIGHTS_2(TILE, vectors) TILE(3, vectors) TILE(4, vectors) TILE(5, vectors) TILE(6, vectors)
+#define LNP_HEIGHTS_14(TILE, vectors)                                                              \
+    LNP_HEIGHTS_6(TILE, vectors) TILE(7, vectors) TILE(8, vectors) TILE(9, vectors)                \
+    TILE(10, vectors) TILE(11, vectors) TILE(12, vectors) TILE(13, vectors) TILE(14, vectors)
+/* clang-format on */
+#endif
+
+#if LNP_VECTORS && !LNP_NEON
+/* ---- SSE2 and others: 2 x 16, the multiply-add by emulation but where the baseline has it -------- */
+
+#define LNP_TILE_PORTABLE(rows, vectors)                                                           \
+    LNP_TILE(portable, LNP_UNUSED, LENSNET_ISA_PORTABLE, rows, vectors, 4)
+#define LNP_PRODUCT_PORTABLE(rows, vectors)  lnp_product_##rows##x##vectors##_portable,
+#define LNP_GRADIENT_PORTABLE(rows, vectors) lnp_gradient_##rows##x##vectors##_portable,
+LNP_HEIGHTS_2(LNP_TILE_PORTABLE, 2)
+LNP_HEIGHTS_2(LNP_TILE_PORTABLE, 4)
 
 static const lnp_gemm_kernels lnp_gemm_portable = {
     LENSNET_ISA_PORTABLE,
-    LNP_PORTABLE_ROWS,
-    LNP_PORTABLE_LANES,
-    2 * LNP_PORTABLE_LANES,
-    LNP_PORTABLE_ROWS,
-    {LNP_ROW_OF_TILES_4(product, 1, portable), LNP_ROW_OF_TILES_4(product, 2, portable)},
-    {LNP_ROW_OF_TILES_4(gradient, 1, portable), LNP_ROW_OF_TILES_4(gradient, 2, portable)},
+    2,
+    8,
+    16,
+    4,
+    {{LNP_HEIGHTS_2(LNP_PRODUCT_PORTABLE, 2)}, {LNP_HEIGHTS_2(LNP_PRODUCT_PORTABLE, 4)}},
+    {{LNP_HEIGHTS_2(LNP_GRADIENT_PORTABLE, 2)}, {LNP_HEIGHTS_2(LNP_GRADIENT_PORTABLE, 4)}},
     lnp_copy_block_portable,
     lnp_copy_block_portable,
     lnp_deal_portable,
@@ -4893,48 +5012,12 @@ static const lnp_gemm_kernels lnp_gemm_portable = {
 #if LNP_X86
 /* ---- AVX2 + FMA: 6 x 16, 12 accumulators, 2 columns, 2 for the broadcast --------------------- */
 
-/* clang-format off */
-#define LNP_AVX2_WIDTH_1 8
-#define LNP_AVX2_WIDTH_2 16
-#define LNP_AVX2_DECLARE_1(i) __m256 c##i##_0;
-#define LNP_AVX2_DECLARE_2(i) __m256 c##i##_0, c##i##_1;
-#define LNP_AVX2_FETCH_1(i) LNP_FETCH(row); row += stride;
-#define LNP_AVX2_FETCH_2(i) LNP_FETCH(row); row += stride;
-#define LNP_AVX2_START_1(i) c##i##_0 = _mm256_loadu_ps(start);
-#define LNP_AVX2_START_2(i) LNP_AVX2_START_1(i) c##i##_1 = _mm256_loadu_ps(start + 8);
-#define LNP_AVX2_LOAD_1(i) c##i##_0 = _mm256_loadu_ps(row); row += stride;
-#define LNP_AVX2_LOAD_2(i) c##i##_1 = _mm256_loadu_ps(row + 8); LNP_AVX2_LOAD_1(i)
-#define LNP_AVX2_STORE_1(i) _mm256_storeu_ps(row, c##i##_0); row += stride;
-#define LNP_AVX2_STORE_2(i) _mm256_storeu_ps(row + 8, c##i##_1); LNP_AVX2_STORE_1(i)
-#define LNP_AVX2_COLUMNS_1 const __m256 b_0 = _mm256_loadu_ps(b);
-#define LNP_AVX2_COLUMNS_2 const __m256 b_0 = _mm256_loadu_ps(b), b_1 = _mm256_loadu_ps(b + 8);
-#define LNP_AVX2_STEP_1(i)                                                                         \
-    c##i##_0 = _mm256_fmadd_ps(_mm256_set1_ps(a[i * row_pitch]), b_0, c##i##_0);
-#define LNP_AVX2_STEP_2(i)                                                                         \
-    {                                                                                              \
-        const __m256 factor = _mm256_set1_ps(a[i * row_pitch]);                                    \
-        c##i##_0 = _mm256_fmadd_ps(factor, b_0, c##i##_0);                                         \
-        c##i##_1 = _mm256_fmadd_ps(factor, b_1, c##i##_1);                                         \
-    }
-/* clang-format on */
-
-#define LNP_TILES_AVX2(rows, vectors)                                                              \
-    LNP_TARGET_AVX2 static void lnp_product_##rows##x##vectors##_avx2(LNP_TILE_PARAMETERS)         \
-        LNP_TILE_BODY(AVX2, rows, vectors, LNP_ROW_PITCH, 1, c + rows * stride)                    \
-            LNP_TARGET_AVX2 static void lnp_gradient_##rows##x##vectors##_avx2(                    \
-                LNP_TILE_PARAMETERS) LNP_TILE_BODY(AVX2, rows, vectors, 1, 8, c + 8 * vectors)
-LNP_TILES_AVX2(1, 1)
-LNP_TILES_AVX2(2, 1)
-LNP_TILES_AVX2(3, 1)
-LNP_TILES_AVX2(4, 1)
-LNP_TILES_AVX2(5, 1)
-LNP_TILES_AVX2(6, 1)
-LNP_TILES_AVX2(1, 2)
-LNP_TILES_AVX2(2, 2)
-LNP_TILES_AVX2(3, 2)
-LNP_TILES_AVX2(4, 2)
-LNP_TILES_AVX2(5, 2)
-LNP_TILES_AVX2(6, 2)
+#define LNP_TILE_AVX2(rows, vectors)                                                               \
+    LNP_TILE(avx2, LNP_TARGET_AVX2, LENSNET_ISA_AVX2, rows, vectors, 8)
+#define LNP_PRODUCT_AVX2(rows, vectors)  lnp_product_##rows##x##vectors##_avx2,
+#define LNP_GRADIENT_AVX2(rows, vectors) lnp_gradient_##rows##x##vectors##_avx2,
+LNP_HEIGHTS_6(LNP_TILE_AVX2, 1)
+LNP_HEIGHTS_6(LNP_TILE_AVX2, 2)
 
 LNP_TARGET_AVX2 static __m256i lnp_first_lanes_avx2(size_t count)
 {
@@ -4980,33 +5063,33 @@ LNP_TARGET_AVX2 static void lnp_deal_avx2(float *dealt, size_t pitch, size_t wid
 }
 
 /* Four rows become four columns within every 128-bit lane. */
-#define LNP_AVX2_TRANSPOSE_4(i, j, k, l)                                                           \
-    {                                                                                              \
-        const __m256 ij = _mm256_unpacklo_ps(r##i, r##j), IJ = _mm256_unpackhi_ps(r##i, r##j);     \
-        const __m256 kl = _mm256_unpacklo_ps(r##k, r##l), KL = _mm256_unpackhi_ps(r##k, r##l);     \
-        r##i = _mm256_shuffle_ps(ij, kl, 0x44);                                                    \
-        r##j = _mm256_shuffle_ps(ij, kl, 0xee);                                                    \
-        r##k = _mm256_shuffle_ps(IJ, KL, 0x44);                                                    \
-        r##l = _mm256_shuffle_ps(IJ, KL, 0xee);                                                    \
-    }
-#define LNP_AVX2_JOIN(step, i, j)                                                                  \
-    _mm256_stream_ps(packed + (step)*width, _mm256_permute2f128_ps(r##i, r##j, 0x20));             \
-    _mm256_stream_ps(packed + ((step) + 4) * width, _mm256_permute2f128_ps(r##i, r##j, 0x31));
+LNP_TARGET_AVX2 LNP_INLINE void lnp_turn_four_avx2(__m256 *r)
+{
+    const __m256 top = _mm256_unpacklo_ps(r[0], r[1]), low_top = _mm256_unpackhi_ps(r[0], r[1]);
+    const __m256 end = _mm256_unpacklo_ps(r[2], r[3]), low_end = _mm256_unpackhi_ps(r[2], r[3]);
+    r[0] = _mm256_shuffle_ps(top, end, 0x44);
+    r[1] = _mm256_shuffle_ps(top, end, 0xee);
+    r[2] = _mm256_shuffle_ps(low_top, low_end, 0x44);
+    r[3] = _mm256_shuffle_ps(low_top, low_end, 0xee);
+}
 
 LNP_TARGET_AVX2 static void lnp_transpose_avx2(float *packed, size_t width, const float *w,
                                                size_t stride)
 {
-#define LNP_AVX2_ROW(i)                                                                            \
-    __m256 r##i = _mm256_loadu_ps(w + i * stride);                                                 \
-    LNP_FETCH(w + i * stride + 2 * 16);
-    LNP_REPEAT_8(LNP_AVX2_ROW)
-#undef LNP_AVX2_ROW
-    LNP_AVX2_TRANSPOSE_4(0, 1, 2, 3)
-    LNP_AVX2_TRANSPOSE_4(4, 5, 6, 7)
-    LNP_AVX2_JOIN(0, 0, 4)
-    LNP_AVX2_JOIN(1, 1, 5)
-    LNP_AVX2_JOIN(2, 2, 6)
-    LNP_AVX2_JOIN(3, 3, 7)
+    __m256 r[8];
+    size_t i;
+    LNP_UNROLL
+    for (i = 0; i < 8; i++) {
+        r[i] = _mm256_loadu_ps(w + i * stride);
+        LNP_FETCH(w + i * stride + 2 * 16);
+    }
+    lnp_turn_four_avx2(r);
+    lnp_turn_four_avx2(r + 4);
+    LNP_UNROLL
+    for (i = 0; i < 4; i++) {
+        _mm256_stream_ps(packed + i * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+        _mm256_stream_ps(packed + (i + 4) * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
 }
 
 LNP_TARGET_AVX2 static void lnp_pack_panel_avx2(float *packed, size_t width, const float *w,
@@ -5028,8 +5111,8 @@ static const lnp_gemm_kernels lnp_gemm_avx2 = {
     8,
     16,
     8,
-    {LNP_ROW_OF_TILES_6(product, 1, avx2), LNP_ROW_OF_TILES_6(product, 2, avx2)},
-    {LNP_ROW_OF_TILES_6(gradient, 1, avx2), LNP_ROW_OF_TILES_6(gradient, 2, avx2)},
+    {{LNP_HEIGHTS_6(LNP_PRODUCT_AVX2, 1)}, {LNP_HEIGHTS_6(LNP_PRODUCT_AVX2, 2)}},
+    {{LNP_HEIGHTS_6(LNP_GRADIENT_AVX2, 1)}, {LNP_HEIGHTS_6(LNP_GRADIENT_AVX2, 2)}},
     lnp_copy_block_avx2,
     lnp_pack_rows_avx2,
     lnp_deal_avx2,
@@ -5040,64 +5123,12 @@ static const lnp_gemm_kernels lnp_gemm_avx2 = {
 #if LNP_AVX512
 /* ---- AVX-512: 14 x 32, 28 accumulators, 2 columns, 2 for the broadcast ----------------------- */
 
-/* clang-format off */
-#define LNP_AVX512_WIDTH_1 16
-#define LNP_AVX512_WIDTH_2 32
-#define LNP_AVX512_DECLARE_1(i) __m512 c##i##_0;
-#define LNP_AVX512_DECLARE_2(i) __m512 c##i##_0, c##i##_1;
-#define LNP_AVX512_FETCH_1(i) LNP_FETCH(row); row += stride;
-#define LNP_AVX512_FETCH_2(i) LNP_FETCH(row); LNP_FETCH(row + 16); row += stride;
-#define LNP_AVX512_START_1(i) c##i##_0 = _mm512_loadu_ps(start);
-#define LNP_AVX512_START_2(i) LNP_AVX512_START_1(i) c##i##_1 = _mm512_loadu_ps(start + 16);
-#define LNP_AVX512_LOAD_1(i) c##i##_0 = _mm512_loadu_ps(row); row += stride;
-#define LNP_AVX512_LOAD_2(i) c##i##_1 = _mm512_loadu_ps(row + 16); LNP_AVX512_LOAD_1(i)
-#define LNP_AVX512_STORE_1(i) _mm512_storeu_ps(row, c##i##_0); row += stride;
-#define LNP_AVX512_STORE_2(i) _mm512_storeu_ps(row + 16, c##i##_1); LNP_AVX512_STORE_1(i)
-#define LNP_AVX512_COLUMNS_1 const __m512 b_0 = _mm512_loadu_ps(b);
-#define LNP_AVX512_COLUMNS_2 const __m512 b_0 = _mm512_loadu_ps(b), b_1 = _mm512_loadu_ps(b + 16);
-#define LNP_AVX512_STEP_1(i)                                                                       \
-    c##i##_0 = _mm512_fmadd_ps(_mm512_set1_ps(a[i * row_pitch]), b_0, c##i##_0);
-#define LNP_AVX512_STEP_2(i)                                                                       \
-    {                                                                                              \
-        const __m512 factor = _mm512_set1_ps(a[i * row_pitch]);                                    \
-        c##i##_0 = _mm512_fmadd_ps(factor, b_0, c##i##_0);                                         \
-        c##i##_1 = _mm512_fmadd_ps(factor, b_1, c##i##_1);                                         \
-    }
-/* clang-format on */
-
-#define LNP_TILES_AVX512(rows, vectors)                                                            \
-    LNP_TARGET_AVX512 static void lnp_product_##rows##x##vectors##_avx512(LNP_TILE_PARAMETERS)     \
-        LNP_TILE_BODY(AVX512, rows, vectors, LNP_ROW_PITCH, 1, c + rows * stride)                  \
-            LNP_TARGET_AVX512 static void lnp_gradient_##rows##x##vectors##_avx512(                \
-                LNP_TILE_PARAMETERS) LNP_TILE_BODY(AVX512, rows, vectors, 1, 16, c + 16 * vectors)
-LNP_TILES_AVX512(1, 1)
-LNP_TILES_AVX512(2, 1)
-LNP_TILES_AVX512(3, 1)
-LNP_TILES_AVX512(4, 1)
-LNP_TILES_AVX512(5, 1)
-LNP_TILES_AVX512(6, 1)
-LNP_TILES_AVX512(7, 1)
-LNP_TILES_AVX512(8, 1)
-LNP_TILES_AVX512(9, 1)
-LNP_TILES_AVX512(10, 1)
-LNP_TILES_AVX512(11, 1)
-LNP_TILES_AVX512(12, 1)
-LNP_TILES_AVX512(13, 1)
-LNP_TILES_AVX512(14, 1)
-LNP_TILES_AVX512(1, 2)
-LNP_TILES_AVX512(2, 2)
-LNP_TILES_AVX512(3, 2)
-LNP_TILES_AVX512(4, 2)
-LNP_TILES_AVX512(5, 2)
-LNP_TILES_AVX512(6, 2)
-LNP_TILES_AVX512(7, 2)
-LNP_TILES_AVX512(8, 2)
-LNP_TILES_AVX512(9, 2)
-LNP_TILES_AVX512(10, 2)
-LNP_TILES_AVX512(11, 2)
-LNP_TILES_AVX512(12, 2)
-LNP_TILES_AVX512(13, 2)
-LNP_TILES_AVX512(14, 2)
+#define LNP_TILE_AVX512(rows, vectors)                                                             \
+    LNP_TILE(avx512, LNP_TARGET_AVX512, LENSNET_ISA_AVX512, rows, vectors, 16)
+#define LNP_PRODUCT_AVX512(rows, vectors)  lnp_product_##rows##x##vectors##_avx512,
+#define LNP_GRADIENT_AVX512(rows, vectors) lnp_gradient_##rows##x##vectors##_avx512,
+LNP_HEIGHTS_14(LNP_TILE_AVX512, 1)
+LNP_HEIGHTS_14(LNP_TILE_AVX512, 2)
 
 LNP_TARGET_AVX512 static __mmask16 lnp_first_lanes_avx512(size_t count)
 {
@@ -5149,53 +5180,54 @@ LNP_TARGET_AVX512 static void lnp_deal_avx512(float *dealt, size_t pitch, size_t
  * an uninitialised value inside the plain forms. */
 #define LNP_ALL_LANES ((__mmask16)0xffff)
 
-/* Four rows become four columns within every 128-bit lane; then the lanes of four such groups. */
-#define LNP_AVX512_TRANSPOSE_4(i, j, k, l)                                                         \
-    {                                                                                              \
-        const __m512 ij = _mm512_maskz_unpacklo_ps(LNP_ALL_LANES, r##i, r##j),                     \
-                     IJ = _mm512_maskz_unpackhi_ps(LNP_ALL_LANES, r##i, r##j);                     \
-        const __m512 kl = _mm512_maskz_unpacklo_ps(LNP_ALL_LANES, r##k, r##l),                     \
-                     KL = _mm512_maskz_unpackhi_ps(LNP_ALL_LANES, r##k, r##l);                     \
-        r##i = _mm512_maskz_shuffle_ps(LNP_ALL_LANES, ij, kl, 0x44);                               \
-        r##j = _mm512_maskz_shuffle_ps(LNP_ALL_LANES, ij, kl, 0xee);                               \
-        r##k = _mm512_maskz_shuffle_ps(LNP_ALL_LANES, IJ, KL, 0x44);                               \
-        r##l = _mm512_maskz_shuffle_ps(LNP_ALL_LANES, IJ, KL, 0xee);                               \
-    }
-#define LNP_AVX512_JOIN(step, i, j, k, l)                                                          \
-    {                                                                                              \
-        const __m512 ij = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r##i, r##j, 0x44);             \
-        const __m512 IJ = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r##i, r##j, 0xee);             \
-        const __m512 kl = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r##k, r##l, 0x44);             \
-        const __m512 KL = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r##k, r##l, 0xee);             \
-        _mm512_stream_ps(packed + (step)*width,                                                    \
-                         _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, ij, kl, 0x88));                 \
-        _mm512_stream_ps(packed + ((step) + 4) * width,                                            \
-                         _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, ij, kl, 0xdd));                 \
-        _mm512_stream_ps(packed + ((step) + 8) * width,                                            \
-                         _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, IJ, KL, 0x88));                 \
-        _mm512_stream_ps(packed + ((step) + 12) * width,                                           \
-                         _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, IJ, KL, 0xdd));                 \
-    }
+/* Four rows become four columns within every 128-bit lane. */
+LNP_TARGET_AVX512 LNP_INLINE void lnp_turn_four_avx512(__m512 *r)
+{
+    const __m512 top = _mm512_maskz_unpacklo_ps(LNP_ALL_LANES, r[0], r[1]);
+    const __m512 low_top = _mm512_maskz_unpackhi_ps(LNP_ALL_LANES, r[0], r[1]);
+    const __m512 end = _mm512_maskz_unpacklo_ps(LNP_ALL_LANES, r[2], r[3]);
+    const __m512 low_end = _mm512_maskz_unpackhi_ps(LNP_ALL_LANES, r[2], r[3]);
+    r[0] = _mm512_maskz_shuffle_ps(LNP_ALL_LANES, top, end, 0x44);
+    r[1] = _mm512_maskz_shuffle_ps(LNP_ALL_LANES, top, end, 0xee);
+    r[2] = _mm512_maskz_shuffle_ps(LNP_ALL_LANES, low_top, low_end, 0x44);
+    r[3] = _mm512_maskz_shuffle_ps(LNP_ALL_LANES, low_top, low_end, 0xee);
+}
+
+/* The lanes of r[0], r[4], r[8] and r[12], four such groups, become four columns; `pitch` floats lie
+ * between their places. */
+LNP_TARGET_AVX512 LNP_INLINE void lnp_join_lanes_avx512(float *packed, size_t pitch,
+                                                        const __m512 *r)
+{
+    const __m512 top = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r[0], r[4], 0x44);
+    const __m512 low_top = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r[0], r[4], 0xee);
+    const __m512 end = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r[8], r[12], 0x44);
+    const __m512 low_end = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, r[8], r[12], 0xee);
+    const __m512 first = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, top, end, 0x88);
+    const __m512 second = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, top, end, 0xdd);
+    const __m512 third = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, low_top, low_end, 0x88);
+    const __m512 fourth = _mm512_maskz_shuffle_f32x4(LNP_ALL_LANES, low_top, low_end, 0xdd);
+    _mm512_stream_ps(packed, first);
+    _mm512_stream_ps(packed + pitch, second);
+    _mm512_stream_ps(packed + 2 * pitch, third);
+    _mm512_stream_ps(packed + 3 * pitch, fourth);
+}
 
 /* packed[step][row] = w[row][step] for 16 steps; rows from `count` on are zero. */
 LNP_TARGET_AVX512 static void lnp_transpose_avx512(float *packed, size_t width, const float *w,
                                                    size_t stride, size_t count, size_t steps)
 {
     const __mmask16 mask = lnp_first_lanes_avx512(steps);
-#define LNP_AVX512_ROW(i)                                                                          \
-    __m512 r##i = i < count ? _mm512_maskz_loadu_ps(mask, w + i * stride) : _mm512_setzero_ps();   \
-    if (i < count) LNP_FETCH(w + i * stride + 2 * 16);
-    LNP_REPEAT_14(LNP_AVX512_ROW)
-    LNP_AVX512_ROW(14)
-    LNP_AVX512_ROW(15)
-#undef LNP_AVX512_ROW
-    LNP_AVX512_TRANSPOSE_4(0, 1, 2, 3)
-    LNP_AVX512_TRANSPOSE_4(4, 5, 6, 7)
-    LNP_AVX512_TRANSPOSE_4(8, 9, 10, 11)
-    LNP_AVX512_TRANSPOSE_4(12, 13, 14, 15)
-    LNP_AVX512_JOIN(0, 0, 4, 8, 12)
-    LNP_AVX512_JOIN(1, 1, 5, 9, 13)
-    LNP_AVX512_JOIN(2, 2, 6, 10, 14) LNP_AVX512_JOIN(3, 3, 7, 11, 15)
+    __m512 r[16];
+    size_t i;
+    LNP_UNROLL
+    for (i = 0; i < 16; i++) {
+        r[i] = i < count ? _mm512_maskz_loadu_ps(mask, w + i * stride) : _mm512_setzero_ps();
+        if (i < count) LNP_FETCH(w + i * stride + 2 * 16);
+    }
+    LNP_UNROLL
+    for (i = 0; i < 16; i += 4) lnp_turn_four_avx512(r + i);
+    LNP_UNROLL
+    for (i = 0; i < 4; i++) lnp_join_lanes_avx512(packed + i * width, 4 * width, r + i);
 }
 
 LNP_TARGET_AVX512 static void lnp_pack_panel_avx512(float *packed, size_t width, const float *w,
@@ -5223,8 +5255,8 @@ static const lnp_gemm_kernels lnp_gemm_avx512 = {
     16,
     32,
     16,
-    {LNP_ROW_OF_TILES_14(product, 1, avx512), LNP_ROW_OF_TILES_14(product, 2, avx512)},
-    {LNP_ROW_OF_TILES_14(gradient, 1, avx512), LNP_ROW_OF_TILES_14(gradient, 2, avx512)},
+    {{LNP_HEIGHTS_14(LNP_PRODUCT_AVX512, 1)}, {LNP_HEIGHTS_14(LNP_PRODUCT_AVX512, 2)}},
+    {{LNP_HEIGHTS_14(LNP_GRADIENT_AVX512, 1)}, {LNP_HEIGHTS_14(LNP_GRADIENT_AVX512, 2)}},
     lnp_copy_block_avx512,
     lnp_pack_rows_avx512,
     lnp_deal_avx512,
@@ -5235,76 +5267,12 @@ static const lnp_gemm_kernels lnp_gemm_avx512 = {
 #if LNP_NEON
 /* ---- NEON: 6 x 16, 24 accumulators, 4 for the columns, the rest for the broadcast ------------ */
 
-/* clang-format off */
-/* Without it gcc loads all factors first, and then has too few registers for the sums. */
-#define LNP_NEON_IN_ORDER __asm__ volatile("" ::: "memory");
-#define LNP_NEON_WIDTH_1 8
-#define LNP_NEON_WIDTH_2 16
-#define LNP_NEON_DECLARE_1(i) float32x4_t c##i##_0, c##i##_1;
-#define LNP_NEON_DECLARE_2(i) float32x4_t c##i##_0, c##i##_1, c##i##_2, c##i##_3;
-#define LNP_NEON_FETCH_1(i) LNP_FETCH(row); row += stride;
-#define LNP_NEON_FETCH_2(i) LNP_FETCH(row); row += stride;
-#define LNP_NEON_START_1(i)                                                                        \
-    c##i##_0 = vld1q_f32(start);                                                                   \
-    c##i##_1 = vld1q_f32(start + 4);
-#define LNP_NEON_START_2(i)                                                                        \
-    LNP_NEON_START_1(i)                                                                            \
-    c##i##_2 = vld1q_f32(start + 8);                                                               \
-    c##i##_3 = vld1q_f32(start + 12);
-#define LNP_NEON_LOAD_1(i)                                                                         \
-    c##i##_0 = vld1q_f32(row);                                                                     \
-    c##i##_1 = vld1q_f32(row + 4);                                                                 \
-    row += stride;
-#define LNP_NEON_LOAD_2(i)                                                                         \
-    c##i##_2 = vld1q_f32(row + 8);                                                                 \
-    c##i##_3 = vld1q_f32(row + 12);                                                                \
-    LNP_NEON_LOAD_1(i)
-#define LNP_NEON_STORE_1(i)                                                                        \
-    vst1q_f32(row, c##i##_0);                                                                      \
-    vst1q_f32(row + 4, c##i##_1);                                                                  \
-    row += stride;
-#define LNP_NEON_STORE_2(i)                                                                        \
-    vst1q_f32(row + 8, c##i##_2);                                                                  \
-    vst1q_f32(row + 12, c##i##_3);                                                                 \
-    LNP_NEON_STORE_1(i)
-#define LNP_NEON_COLUMNS_1 const float32x4_t b_0 = vld1q_f32(b), b_1 = vld1q_f32(b + 4);
-#define LNP_NEON_COLUMNS_2                                                                         \
-    LNP_NEON_COLUMNS_1                                                                             \
-    const float32x4_t b_2 = vld1q_f32(b + 8), b_3 = vld1q_f32(b + 12);
-#define LNP_NEON_STEP_1(i)                                                                         \
-    {                                                                                              \
-        const float32x4_t factor = vld1q_dup_f32(a + i * row_pitch);                               \
-        c##i##_0 = vfmaq_f32(c##i##_0, factor, b_0);                                               \
-        c##i##_1 = vfmaq_f32(c##i##_1, factor, b_1);                                               \
-    }
-#define LNP_NEON_STEP_2(i)                                                                         \
-    {                                                                                              \
-        const float32x4_t factor = vld1q_dup_f32(a + i * row_pitch);                               \
-        c##i##_0 = vfmaq_f32(c##i##_0, factor, b_0);                                               \
-        c##i##_1 = vfmaq_f32(c##i##_1, factor, b_1);                                               \
-        c##i##_2 = vfmaq_f32(c##i##_2, factor, b_2);                                               \
-        c##i##_3 = vfmaq_f32(c##i##_3, factor, b_3);                                               \
-        LNP_NEON_IN_ORDER                                                                          \
-    }
-/* clang-format on */
-
-#define LNP_TILES_NEON(rows, vectors)                                                              \
-    static void lnp_product_##rows##x##vectors##_neon(LNP_TILE_PARAMETERS) LNP_TILE_BODY(          \
-        NEON, rows, vectors, LNP_ROW_PITCH, 1,                                                     \
-        c + rows * stride) static void lnp_gradient_##rows##x##vectors##_neon(LNP_TILE_PARAMETERS) \
-        LNP_TILE_BODY(NEON, rows, vectors, 1, 8, c + 8 * vectors)
-LNP_TILES_NEON(1, 1)
-LNP_TILES_NEON(2, 1)
-LNP_TILES_NEON(3, 1)
-LNP_TILES_NEON(4, 1)
-LNP_TILES_NEON(5, 1)
-LNP_TILES_NEON(6, 1)
-LNP_TILES_NEON(1, 2)
-LNP_TILES_NEON(2, 2)
-LNP_TILES_NEON(3, 2)
-LNP_TILES_NEON(4, 2)
-LNP_TILES_NEON(5, 2)
-LNP_TILES_NEON(6, 2)
+#define LNP_TILE_NEON(rows, vectors)                                                               \
+    LNP_TILE(neon, LNP_UNUSED, LENSNET_ISA_PORTABLE, rows, vectors, 8)
+#define LNP_PRODUCT_NEON(rows, vectors)  lnp_product_##rows##x##vectors##_neon,
+#define LNP_GRADIENT_NEON(rows, vectors) lnp_gradient_##rows##x##vectors##_neon,
+LNP_HEIGHTS_6(LNP_TILE_NEON, 2)
+LNP_HEIGHTS_6(LNP_TILE_NEON, 4)
 
 static void lnp_transpose_neon(float *packed, size_t width, const float *w, size_t stride)
 {
@@ -5336,8 +5304,8 @@ static const lnp_gemm_kernels lnp_gemm_neon = {
     8,
     16,
     8,
-    {LNP_ROW_OF_TILES_6(product, 1, neon), LNP_ROW_OF_TILES_6(product, 2, neon)},
-    {LNP_ROW_OF_TILES_6(gradient, 1, neon), LNP_ROW_OF_TILES_6(gradient, 2, neon)},
+    {{LNP_HEIGHTS_6(LNP_PRODUCT_NEON, 2)}, {LNP_HEIGHTS_6(LNP_PRODUCT_NEON, 4)}},
+    {{LNP_HEIGHTS_6(LNP_GRADIENT_NEON, 2)}, {LNP_HEIGHTS_6(LNP_GRADIENT_NEON, 4)}},
     lnp_copy_block_portable,
     lnp_copy_block_portable,
     lnp_deal_portable,
@@ -5357,8 +5325,10 @@ static const lnp_gemm_kernels *lnp_gemm_kernels_for(lensnet_isa isa)
 #endif
 #if LNP_NEON
     return &lnp_gemm_neon;
-#else
+#elif LNP_VECTORS
     return &lnp_gemm_portable;
+#else
+    return &lnp_gemm_reference;
 #endif
 }
 /* =================================================================================================
@@ -5566,77 +5536,12 @@ LNP_TARGET_BFLOAT LNP_INLINE __m512 lnp_pairs_fma(__m512 factor, __m512 column, 
     return _mm512_dpbf16_ps(sum, (__m512bh)factor, (__m512bh)column);
 }
 
-/* The text of one row of a tile; what is beyond `rows` and `vectors`, constants, vanishes. */
-#define LNP_PAIRS_FETCH(i)                                                                         \
-    if ((i) < rows) LNP_FETCH(next + (i)*c_stride);                                                \
-    if ((i) < rows && vectors > 1) LNP_FETCH(next + (i)*c_stride + 16);
-#define LNP_PAIRS_START(i)                                                                         \
-    if ((i) < rows) low[i] = _mm512_loadu_ps(start ? start : c + (i)*c_stride);                    \
-    if ((i) < rows && vectors > 1)                                                                 \
-        high[i] = _mm512_loadu_ps(start ? start + 16 : c + (i)*c_stride + 16);
-#define LNP_PAIRS_STEP(i)                                                                          \
-    if ((i) < rows) {                                                                              \
-        const __m512 factor = _mm512_set1_ps(a[(i)*row_step]);                                     \
-        low[i] = lnp_pairs_fma(factor, left, low[i]);                                              \
-        if (vectors > 1) high[i] = lnp_pairs_fma(factor, right, high[i]);                          \
-    }
-#define LNP_PAIRS_STORE(i)                                                                         \
-    if ((i) < rows) _mm512_storeu_ps(c + (i)*c_stride, low[i]);                                    \
-    if ((i) < rows && vectors > 1) _mm512_storeu_ps(c + (i)*c_stride + 16, high[i]);
-/* clang-format off */
-#define LNP_PAIRS_ROWS(X)                                                                          \
-    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13)
-/* clang-format on */
-
-LNP_TARGET_BFLOAT LNP_INLINE void lnp_tile_pairs(LNP_TILE_PARAMETERS, const float *next, int rows,
-                                                 int vectors, size_t row_step, size_t k_step)
-{
-    __m512 low[LNP_TILE_ROWS_MAX], high[LNP_TILE_ROWS_MAX];
-    LNP_PAIRS_ROWS(LNP_PAIRS_FETCH)
-    LNP_PAIRS_ROWS(LNP_PAIRS_START)
-    for (; steps; steps--) {
-        const __m512 left = _mm512_loadu_ps(b), right = _mm512_loadu_ps(vectors > 1 ? b + 16 : b);
-        LNP_PAIRS_ROWS(LNP_PAIRS_STEP)
-        LNP_FETCH(ahead);
-        ahead += 16;
-        a += k_step;
-        b += 16 * vectors;
-    }
-    LNP_FORGET(c);
-    LNP_PAIRS_ROWS(LNP_PAIRS_STORE)
-}
-
-#define LNP_PAIRS_PRODUCT(rows, vectors)                                                           \
-    LNP_TARGET_BFLOAT static void lnp_product_##rows##x##vectors##_pairs(LNP_TILE_PARAMETERS)      \
-    {                                                                                              \
-        lnp_tile_pairs(a, b, steps, start, c, c_stride, ahead, c + rows * c_stride, rows, vectors, \
-                       LNP_ROW_PITCH, 1);                                                          \
-    }
-#define LNP_PAIRS_GRADIENT(rows, vectors)                                                          \
-    LNP_TARGET_BFLOAT static void lnp_gradient_##rows##x##vectors##_pairs(LNP_TILE_PARAMETERS)     \
-    {                                                                                              \
-        lnp_tile_pairs(a, b, steps, start, c, c_stride, ahead, c + 16 * vectors, rows, vectors, 1, \
-                       16);                                                                        \
-    }
-#define LNP_PAIRS_TILES(rows)                                                                      \
-    LNP_PAIRS_PRODUCT(rows, 1)                                                                     \
-    LNP_PAIRS_PRODUCT(rows, 2)                                                                     \
-    LNP_PAIRS_GRADIENT(rows, 1)                                                                    \
-    LNP_PAIRS_GRADIENT(rows, 2)
-LNP_PAIRS_TILES(1)
-LNP_PAIRS_TILES(2)
-LNP_PAIRS_TILES(3)
-LNP_PAIRS_TILES(4)
-LNP_PAIRS_TILES(5)
-LNP_PAIRS_TILES(6)
-LNP_PAIRS_TILES(7)
-LNP_PAIRS_TILES(8)
-LNP_PAIRS_TILES(9)
-LNP_PAIRS_TILES(10)
-LNP_PAIRS_TILES(11)
-LNP_PAIRS_TILES(12)
-LNP_PAIRS_TILES(13)
-LNP_PAIRS_TILES(14)
+#define LNP_TILE_PAIRS(rows, vectors)                                                              \
+    LNP_TILE(pairs, LNP_TARGET_BFLOAT, LENSNET_ISA_AVX512_BF16, rows, vectors, 16)
+#define LNP_PRODUCT_PAIRS(rows, vectors)  lnp_product_##rows##x##vectors##_pairs,
+#define LNP_GRADIENT_PAIRS(rows, vectors) lnp_gradient_##rows##x##vectors##_pairs,
+LNP_HEIGHTS_14(LNP_TILE_PAIRS, 1)
+LNP_HEIGHTS_14(LNP_TILE_PAIRS, 2)
 
 /* 16 bits each of two vectors, rounded: those of low in the lower half. */
 LNP_TARGET_BFLOAT LNP_INLINE __m512i lnp_round_two(__m512 high, __m512 low)
@@ -5719,8 +5624,8 @@ static const lnp_gemm_kernels lnp_gemm_pairs = {
     16,
     32,
     16,
-    {LNP_ROW_OF_TILES_14(product, 1, pairs), LNP_ROW_OF_TILES_14(product, 2, pairs)},
-    {LNP_ROW_OF_TILES_14(gradient, 1, pairs), LNP_ROW_OF_TILES_14(gradient, 2, pairs)},
+    {{LNP_HEIGHTS_14(LNP_PRODUCT_PAIRS, 1)}, {LNP_HEIGHTS_14(LNP_PRODUCT_PAIRS, 2)}},
+    {{LNP_HEIGHTS_14(LNP_GRADIENT_PAIRS, 1)}, {LNP_HEIGHTS_14(LNP_GRADIENT_PAIRS, 2)}},
     NULL,
     lnp_pack_rows_pairs,
     NULL,

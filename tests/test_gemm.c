@@ -65,44 +65,61 @@ static float float_of(uint32_t bits)
     return value;
 }
 
+static int same_number(float expected, float actual)
+{
+    return expected != expected ? actual != actual : memcmp(&expected, &actual, sizeof actual) == 0;
+}
+
+/* One at a time, and in all lanes of a vector, whose signs differ. */
+static int fma_is_exact(float a, float b, float c)
+{
+    int good = same_number(fmaf(a, b, c), lnp_fma(a, b, c));
+#if LNP_VECTORS
+    const lnp_v4 left = {a, -a, a, -a}, right = {b, b, b, b}, addend = {c, c, -c, -c};
+    float out[4];
+    int l;
+    *(lnp_v4 *)out = lnp_fma_four(left, right, addend);
+    for (l = 0; l < 4; l++) good &= same_number(fmaf(l % 2 ? -a : a, b, l < 2 ? c : -c), out[l]);
+#endif
+    return good;
+}
+
+static uint32_t next_bits(void)
+{
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(state >> 32);
+}
+
 static void test_fma(void)
 {
     static const uint32_t special[] = {0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007fffff,
                                        0x00800000, 0x3f800000, 0xbf800000, 0x3f800001, 0x3f7fffff,
                                        0x7f7fffff, 0xff7fffff, 0x7f800000, 0xff800000, 0x33800000,
-                                       0x34000000, 0x4b800001, 0x1a000001, 0x20000001, 0x7e800001};
+                                       0x34000000, 0x4b800001, 0x1a000001, 0x20000001, 0x7e800001,
+                                       0x7fc00000, 0x33000000, 0x32ffffff, 0x00400000, 0x5f000000};
     const size_t count = sizeof special / sizeof *special;
     size_t i, j, k, bad = 0;
     for (i = 0; i < count; i++)
         for (j = 0; j < count; j++)
-            for (k = 0; k < count; k++) {
-                const float a = float_of(special[i]), b = float_of(special[j]);
-                const float c = float_of(special[k]);
-                const float expected = fmaf(a, b, c), actual = lnp_fma(a, b, c);
-                if (expected != expected ? actual == actual
-                                         : memcmp(&expected, &actual, sizeof actual) != 0)
-                    bad++;
-            }
-    for (i = 0; i < 2000000; i++) {
-        uint32_t bits[3];
-        float a, b, c, expected, actual;
-        for (j = 0; j < 3; j++) {
-            state = state * 6364136223846793005u + 1442695040888963407u;
-            bits[j] = (uint32_t)(state >> 32);
-        }
+            for (k = 0; k < count; k++)
+                bad +=
+                    !fma_is_exact(float_of(special[i]), float_of(special[j]), float_of(special[k]));
+    for (i = 0; i < 1000000; i++) {
+        uint32_t a = next_bits(), b = next_bits(), c = next_bits();
         if (i & 1) { /* exponents near each other, so that the sum cancels or ties */
-            bits[2] = (bits[2] & 0x807fffff) | (uint32_t)(100 + (bits[0] >> 5) % 50) << 23;
-            bits[0] = (bits[0] & 0x807fffff) | (uint32_t)(120 + (bits[1] >> 3) % 8) << 23;
-            bits[1] = (bits[1] & 0x807ff000) | (uint32_t)(115 + (bits[1] >> 7) % 16) << 23;
+            c = (c & 0x807fffff) | (uint32_t)(100 + (a >> 5) % 50) << 23;
+            a = (a & 0x807fffff) | (uint32_t)(120 + (b >> 3) % 8) << 23;
+            b = (b & 0x807ff000) | (uint32_t)(115 + (b >> 7) % 16) << 23;
         }
-        a = float_of(bits[0]);
-        b = float_of(bits[1]);
-        c = float_of(bits[2]);
-        expected = fmaf(a, b, c);
-        actual = lnp_fma(a, b, c);
-        if (expected != expected ? actual == actual
-                                 : memcmp(&expected, &actual, sizeof actual) != 0)
-            bad++;
+        if (i % 4 == 2) { /* a product just beside the middle between two sums */
+            a = 0x3f800000 | (a & 0xff), b = 0x33800000 | (b & 0xff);
+            c = 0x3f800000 | (c & 0x807fffff);
+        }
+        if (i % 8 == 4) { /* small, around where floats lose bits */
+            a = (a & 0x807fffff) | 0x20000000, b = (b & 0x807fffff) | 0x1f000000 | (b & 0x00800000);
+            c &= 0x80ffffff;
+        }
+        bad += !fma_is_exact(float_of(a), float_of(b), float_of(c));
     }
     CHECK(bad == 0);
 }
