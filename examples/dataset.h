@@ -1,10 +1,4 @@
-/* dataset.h - folders of .npy images as batches for a network.
- *
- *     DATA/train/CLASS/NAME.npy   DATA/val/CLASS/NAME.npy   DATA/test/CLASS/NAME.npy
- *
- * The names of the folders in train are the classes, in sorted order. Without a folder `test` the
- * files of `val` are shared out per class: of its sorted names the first half stays, the second half
- * is the test split.
+/* dataset.h - images in folders (folders.h) as batches for a network.
  *
  * Memory is bounded: the names are kept, the pixels of an image are read when a batch wants them (by
  * all threads at once, each its own image) and stay only as far as a cache of a given size reaches.
@@ -17,431 +11,219 @@
 #define DATASET_H
 
 #include "dense.h"
-#include "npy.h"
-#include "system.h"
+#include "folders.h"
 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
-#ifndef LENSNET_H
-#error "dataset.h: include lensnet.h first"
-#endif
-
-typedef struct dataset_file {
-    char *path;
-    int label;     /* the number of its class */
-    uint64_t name; /* hash of CLASS/NAME.npy: what its random numbers hang on */
-    float *pixels; /* once read, while the cache has room; NULL */
-    size_t height, width;
-} dataset_file;
-
-/* Another source of images than files, e.g. a simulator: image `index` of epoch `epoch` into memory
- * from malloc, and where `map` is not NULL, in the same piece of memory, a map of its size: what a
- * network is to find in it, pixel for pixel. Called by several threads at once, `thread` from 0. */
-typedef int (*dataset_source)(float **pixels, float **map, size_t *height, size_t *width,
-                              void *user, size_t index, uint64_t epoch, int thread,
-                              lensnet_error *error);
-
-/* One of train, val and test. */
-typedef struct dataset_split {
-    dataset_file *files;
-    size_t count, capacity;
-    size_t cache_left;     /* bytes that may still be kept */
-    dataset_source source; /* NULL: the files' paths are read */
-    void *user;            /* handed to `source` */
-    int fresh;             /* 1: `source` gives other images in every epoch, so none is kept */
-} dataset_split;
-
-typedef enum { DATASET_TRAIN, DATASET_VAL, DATASET_TEST, DATASET_SPLITS } dataset_kind;
-
-static const char *const dataset_kind_names[DATASET_SPLITS] = {"train", "val", "test"};
-
-typedef struct dataset {
-    system_names classes;
-    dataset_split split[DATASET_SPLITS];
-    int test_from_val; /* 1: there was no folder `test` */
-} dataset;
-
-static int dataset_fail(lensnet_error *error, const char *format, ...)
-{
-    va_list values;
-    va_start(values, format);
-    vsnprintf(error->text, sizeof error->text, format, values);
-    va_end(values);
-    error->code = LENSNET_ERROR_FILE;
-    return 0;
-}
-
-static int dataset_no_memory(lensnet_error *error)
-{
-    return dataset_fail(error, "no memory for the list of images");
-}
-
-static void dataset_split_free(dataset_split *split)
-{
-    size_t i;
-    for (i = 0; i < split->count; i++) {
-        free(split->files[i].path);
-        free(split->files[i].pixels);
-    }
-    free(split->files);
-    memset(split, 0, sizeof *split);
-}
-
-NPY_API void dataset_close(dataset *d)
-{
-    int k;
-    for (k = 0; k < DATASET_SPLITS; k++) dataset_split_free(&d->split[k]);
-    system_names_free(&d->classes);
-    memset(d, 0, sizeof *d);
-}
-
-/* ---- the list of files ---- */
-
-/* Appends an image; takes over `path`, NULL for one from a source. */
-NPY_API int dataset_add(dataset_split *split, char *path, int label, uint64_t name,
-                        lensnet_error *error)
-{
-    dataset_file *file;
-    if (split->count == split->capacity) {
-        size_t capacity = split->capacity ? 2 * split->capacity : 64;
-        file = (dataset_file *)realloc(split->files, capacity * sizeof *file);
-        if (!file) {
-            free(path);
-            return dataset_no_memory(error);
-        }
-        split->files = file;
-        split->capacity = capacity;
-    }
-    file = &split->files[split->count++];
-    memset(file, 0, sizeof *file);
-    file->path = path;
-    file->label = label;
-    file->name = name;
-    return 1;
-}
-
-/* The same for a path that is NULL for want of memory. */
-static int dataset_add_path(dataset_split *split, char *path, int label, uint64_t name,
-                            lensnet_error *error)
-{
-    return path ? dataset_add(split, path, label, name, error) : dataset_no_memory(error);
-}
-
-/* Adds the .npy files of one class's folder, sorted. */
-static int dataset_list_class(dataset_split *split, const char *folder, const char *class_name,
-                              int label, lensnet_error *error)
-{
-    system_names names;
-    char *path = system_path(folder, class_name);
-    size_t i, found = 0;
-    int good = path != NULL || dataset_no_memory(error);
-    memset(&names, 0, sizeof names);
-    if (good && !system_list(&names, path))
-        good = dataset_fail(error, "%s: the folder cannot be read: %s", path, strerror(errno));
-    for (i = 0; good && i < names.count; i++) {
-        char *key;
-        if (!system_ends_in(names.items[i], ".npy")) continue;
-        key = system_path(class_name, names.items[i]);
-        good = key ? dataset_add_path(split, system_path(path, names.items[i]), label,
-                                      lensnet_random_stream(key), error)
-                   : dataset_no_memory(error);
-        free(key);
-        found++;
-    }
-    if (good && !found)
-        good = dataset_fail(
-            error,
-            "%s: the folder of class '%s' holds no .npy files (%zu others); put images "
-            "there, or remove the class from every split",
-            path, class_name, names.count);
-    system_names_free(&names);
-    free(path);
-    return good;
-}
-
-static int dataset_find_class(const system_names *classes, const char *name)
-{
-    size_t i;
-    for (i = 0; i < classes->count; i++)
-        if (strcmp(classes->items[i], name) == 0) return (int)i;
-    return -1;
-}
-
-/* The names of the folders in `folder`. */
-static int dataset_subfolders(system_names *found, const char *folder, lensnet_error *error)
-{
-    system_names names;
-    size_t i;
-    int good = 1;
-    memset(found, 0, sizeof *found);
-    if (!system_list(&names, folder))
-        return dataset_fail(error, "%s: the folder cannot be read: %s", folder, strerror(errno));
-    for (i = 0; good && i < names.count; i++) {
-        char *path = system_path(folder, names.items[i]);
-        if (!path)
-            good = dataset_no_memory(error);
-        else if (system_is_folder(path))
-            good = system_names_add(found, system_copy(names.items[i])) || dataset_no_memory(error);
-        free(path);
-    }
-    system_names_free(&names);
-    if (!good) system_names_free(found);
-    return good;
-}
-
-/* Lists FOLDER/CLASS/NAME.npy for the classes given, in their order. Another folder in there is an
- * error; so is a class without one if `every_class`. The split must be empty. */
-NPY_API int dataset_list_split(dataset_split *split, const char *folder,
-                               const system_names *classes, int every_class, lensnet_error *error)
-{
-    system_names found;
-    size_t i;
-    int good = dataset_subfolders(&found, folder, error);
-    for (i = 0; good && i < found.count; i++)
-        if (dataset_find_class(classes, found.items[i]) < 0) {
-            char list[256] = "";
-            size_t k;
-            for (k = 0; k < classes->count; k++)
-                snprintf(list + strlen(list), sizeof list - strlen(list), "%s'%s'", k ? ", " : "",
-                         classes->items[k]);
-            good = dataset_fail(error,
-                                "%s/%s: '%s' is not one of the classes %s; rename or remove the "
-                                "folder",
-                                folder, found.items[i], found.items[i], list);
-        }
-    for (i = 0; good && i < classes->count; i++) {
-        if (dataset_find_class(&found, classes->items[i]) >= 0)
-            good = dataset_list_class(split, folder, classes->items[i], (int)i, error);
-        else if (every_class)
-            good = dataset_fail(error, "%s: the class '%s' is missing; put its images in %s/%s",
-                                folder, classes->items[i], folder, classes->items[i]);
-    }
-    system_names_free(&found);
-    if (good && !split->count)
-        good =
-            dataset_fail(error, "%s: no images there; expected %s/CLASS/NAME.npy", folder, folder);
-    return good;
-}
-
-static size_t dataset_class_size(const dataset_split *split, int label)
-{
-    size_t i, n = 0;
-    for (i = 0; i < split->count; i++) n += split->files[i].label == label;
-    return n;
-}
-
-/* Moves the second half of each class of `val` (the smaller half if odd) to `test`. Files stand in
- * order of class and name, and stay so. */
-NPY_API int dataset_halve(dataset_split *test, dataset_split *val, lensnet_error *error)
-{
-    size_t first = 0, kept = 0;
-    while (first < val->count) {
-        int label = val->files[first].label;
-        size_t i, n = dataset_class_size(val, label), stays = n - n / 2;
-        for (i = first; i < first + n; i++) {
-            dataset_file file = val->files[i];
-            if (i < first + stays) {
-                val->files[kept++] = file;
-                continue;
-            }
-            val->files[i].path = NULL;
-            if (!dataset_add(test, file.path, file.label, file.name, error)) return 0;
-        }
-        first += n;
-    }
-    val->count = kept;
-    return 1;
-}
-
-/* Lists DATA/val and DATA/test for the classes given; test comes from val if it has no folder. */
-NPY_API int dataset_list_held_out(dataset *d, const char *data, int every_class,
-                                  lensnet_error *error)
-{
-    char *val = system_path(data, "val"), *test = system_path(data, "test");
-    int good = (val && test) || dataset_no_memory(error);
-    if (good) {
-        d->test_from_val = !system_is_folder(test);
-        if (!system_is_folder(val))
-            good = dataset_fail(error,
-                                "%s: there is no folder 'val' in it; expected %s/val/CLASS/"
-                                "NAME.npy",
-                                data, data);
-    }
-    good = good && dataset_list_split(&d->split[DATASET_VAL], val, &d->classes, every_class, error);
-    if (good && d->test_from_val)
-        good = dataset_halve(&d->split[DATASET_TEST], &d->split[DATASET_VAL], error);
-    else if (good)
-        good = dataset_list_split(&d->split[DATASET_TEST], test, &d->classes, every_class, error);
-    free(val);
-    free(test);
-    return good;
-}
-
-/* Every class needs two training images, one to validate and one to test. */
-static int dataset_check_counts(const dataset *d, const char *data, lensnet_error *error)
-{
-    static const size_t least[DATASET_SPLITS] = {2, 1, 1};
-    size_t k;
-    int s;
-    for (k = 0; k < d->classes.count; k++)
-        for (s = 0; s < DATASET_SPLITS; s++) {
-            size_t n = dataset_class_size(&d->split[s], (int)k);
-            if (n >= least[s]) continue;
-            if (s == DATASET_TEST && d->test_from_val)
-                return dataset_fail(error,
-                                    "%s/val/%s: holds 1 image, but the test split is taken from "
-                                    "it too; put 2 or more there, or make a folder %s/test",
-                                    data, d->classes.items[k], data);
-            return dataset_fail(error,
-                                "%s/%s/%s: holds %zu image%s, but %zu or more are needed; add "
-                                "images",
-                                data, dataset_kind_names[s], d->classes.items[k], n,
-                                n == 1 ? "" : "s", least[s]);
-        }
-    return 1;
-}
-
-/* Lists all splits of DATA, and takes the classes from the names in DATA/train. */
-NPY_API int dataset_open(dataset *d, const char *data, lensnet_error *error)
-{
-    char *train = system_path(data, "train");
-    int good = train != NULL || dataset_no_memory(error);
-    memset(d, 0, sizeof *d);
-    if (good && !system_is_folder(data))
-        good = dataset_fail(error,
-                            "%s: there is no such folder; expected %s/train/CLASS/NAME.npy and "
-                            "%s/val/CLASS/NAME.npy",
-                            data, data, data);
-    if (good && !system_is_folder(train))
-        good = dataset_fail(error,
-                            "%s: there is no folder 'train' in it; expected %s/train/CLASS/"
-                            "NAME.npy",
-                            data, data);
-    good = good && dataset_subfolders(&d->classes, train, error);
-    if (good && d->classes.count < 2)
-        good = dataset_fail(error,
-                            "%s: has %zu class folder%s, but a classifier needs two or more; "
-                            "expected %s/CLASS/NAME.npy",
-                            train, d->classes.count, d->classes.count == 1 ? "" : "s", train);
-    good = good && dataset_list_split(&d->split[DATASET_TRAIN], train, &d->classes, 1, error) &&
-           dataset_list_held_out(d, data, 1, error) && dataset_check_counts(d, data, error);
-    free(train);
-    if (!good) dataset_close(d);
-    return good;
-}
-
-/* Gives the classes the order of `labels`, which are the same names: 1. If they are not: 0. */
-NPY_API int dataset_relabel(dataset *d, const char *const *labels, size_t count)
-{
-    char *sorted[1024];
-    int place[1024];
-    size_t i, k;
-    int s;
-    if (count != d->classes.count || count > 1024) return 0;
-    for (k = 0; k < count; k++) {
-        int found = dataset_find_class(&d->classes, labels[k]);
-        if (found < 0) return 0;
-        sorted[k] = d->classes.items[found];
-        place[found] = (int)k;
-    }
-    for (k = 0; k < count; k++) d->classes.items[k] = sorted[k];
-    for (s = 0; s < DATASET_SPLITS; s++)
-        for (i = 0; i < d->split[s].count; i++)
-            d->split[s].files[i].label = place[d->split[s].files[i].label];
-    return 1;
-}
-
-/* Keeps the first `most` files of each class. */
-NPY_API void dataset_limit(dataset_split *split, size_t most)
-{
-    size_t i, kept = 0, in_class = 0;
-    for (i = 0; i < split->count; i++) {
-        in_class = i > 0 && split->files[i].label == split->files[i - 1].label ? in_class + 1 : 0;
-        if (in_class < most) {
-            split->files[kept++] = split->files[i];
-        } else {
-            free(split->files[i].path);
-            free(split->files[i].pixels);
-        }
-    }
-    split->count = kept;
-}
-
-/* A number that changes when a file is added, removed, renamed or moved to another class. */
-NPY_API uint64_t dataset_fingerprint(const dataset *d)
-{
-    uint64_t sum = 0;
-    size_t i;
-    int s;
-    for (s = 0; s < DATASET_SPLITS; s++)
-        for (i = 0; i < d->split[s].count; i++)
-            sum += lensnet_random_bits(d->split[s].files[i].name, (uint64_t)s,
-                                       (uint64_t)d->split[s].files[i].label);
-    return sum;
-}
-
 /* ---- pixels ---- */
 
-static int dataset_check_finite(const float *pixels, size_t height, size_t width, const char *path,
-                                lensnet_error *error)
+/* An image as it is read, and what its file says of it. */
+typedef struct dataset_image {
+    picture picture; /* its pixels are planes (bands, height, width) */
+    float *map;      /* in the same memory; NULL: none */
+    int own;       /* 1: the pixels are the caller's to free; 0: they are borrowed from the cache */
+    size_t mended; /* pixels that were not finite */
+} dataset_image;
+
+NPY_API void dataset_image_free(dataset_image *image)
 {
-    size_t i;
-    for (i = 0; i < height * width; i++)
-        if (!(pixels[i] - pixels[i] == 0.0f)) /* NaN and infinities */
-            return dataset_fail(error,
-                                "%s: the pixel in row %zu, column %zu is %s; mend it with "
-                                "numpy.nan_to_num, or remove the file",
-                                path, i / width, i % width,
-                                pixels[i] != pixels[i] ? "NaN" : "infinite");
+    if (image->own) free(image->picture.pixels);
+    memset(image, 0, sizeof *image);
+}
+
+static size_t dataset_bands(const dataset_split *split)
+{
+    return split->reading.bands > 1 ? split->reading.bands : 1;
+}
+
+/* Mends each band, or says which pixel is in the way. */
+static int dataset_mend(dataset_image *image, const dataset_split *split, const char *path,
+                        lensnet_error *error)
+{
+    picture *p = &image->picture;
+    size_t band, mended = 0;
+    lensnet_error why;
+    for (band = 0; band < p->bands; band++) {
+        if (lensnet_mend(p->pixels + band * p->height * p->width, p->height, p->width,
+                         split->reading.mend, &mended, &why))
+            return dataset_fail(
+                error, "%s: %s; mend it with --nan median or --nan zero, or remove the file", path,
+                why.text);
+        image->mended += mended;
+    }
     return 1;
 }
 
-static int dataset_read(float **pixels, float **map, size_t *height, size_t *width,
-                        const dataset_split *split, size_t index, uint64_t epoch, int thread,
-                        lensnet_error *error)
+static int dataset_read(dataset_image *image, int wants_map, const dataset_split *split,
+                        size_t index, uint64_t epoch, int thread, lensnet_error *error)
 {
     const char *path = split->files[index].path;
-    if (split->source)
-        return split->source(pixels, map, height, width, split->user, index, epoch, thread, error);
-    if (!npy_read_image(pixels, height, width, path, error->text)) {
+    picture *p = &image->picture;
+    memset(image, 0, sizeof *image);
+    image->own = 1;
+    if (split->source) {
+        p->bands = 1;
+        return split->source(&p->pixels, wants_map ? &image->map : NULL, &p->height, &p->width,
+                             split->user, index, epoch, thread, error);
+    }
+    if (!picture_read(p, path, dataset_bands(split), error->text)) {
         error->code = LENSNET_ERROR_FORMAT;
         return 0;
     }
-    if (dataset_check_finite(*pixels, *height, *width, path, error)) return 1;
-    free(*pixels);
+    if (p->pixel_scale == 0) p->pixel_scale = split->reading.pixel_scale;
+    if (dataset_mend(image, split, path, error)) return 1;
+    dataset_image_free(image);
     return 0;
 }
 
-/* Pixels of an image: borrowed from the cache (*own = 0), or in memory that is the caller's (1). */
-static int dataset_pixels(float **pixels, float **map, int *own, size_t *height, size_t *width,
-                          dataset_split *split, size_t index, uint64_t epoch, int thread,
-                          lensnet_error *error)
+/* Image `index`, from the cache or its file. What a file says of its image is not kept in the cache, but
+ * for its pixel scale. dataset_image_free when done. */
+NPY_API int dataset_pixels(dataset_image *image, int wants_map, dataset_split *split, size_t index,
+                           uint64_t epoch, int thread, lensnet_error *error)
 {
     dataset_file *file = &split->files[index];
+    picture *p = &image->picture;
     size_t bytes;
-    *own = !file->pixels;
     if (file->pixels) {
-        *pixels = file->pixels;
-        *height = file->height;
-        *width = file->width;
+        memset(image, 0, sizeof *image);
+        p->pixels = file->pixels;
+        p->bands = dataset_bands(split);
+        p->height = file->height;
+        p->width = file->width;
+        p->pixel_scale = (double)file->pixel_scale;
         return 1;
     }
-    if (!dataset_read(pixels, map, height, width, split, index, epoch, thread, error)) return 0;
-    bytes = *height * *width * sizeof(float);
+    if (!dataset_read(image, wants_map, split, index, epoch, thread, error)) return 0;
+    bytes = p->bands * p->height * p->width * sizeof(float);
 #ifdef _OPENMP
 #pragma omp critical(dataset_cache)
 #endif
-    if (!split->fresh && bytes <= split->cache_left) {
+    if (!split->fresh && bytes <= split->cache_left && p->offset == 0) {
         split->cache_left -= bytes;
-        file->height = *height;
-        file->width = *width;
-        file->pixels = *pixels;
-        *own = 0;
+        file->height = p->height;
+        file->width = p->width;
+        file->pixel_scale = (float)p->pixel_scale;
+        file->pixels = p->pixels;
+        image->own = 0;
     }
     return 1;
 }
+
+/* ---- size and scale ---- */
+
+/* The mean of the pixels along the border: what stands for sky where an image ends. */
+static float dataset_border(const float *pixels, size_t height, size_t width)
+{
+    double sum = 0;
+    size_t x, y, count = 0;
+    for (y = 0; y < height; y++)
+        for (x = 0; x < width; x += y == 0 || y + 1 == height || width == 1 ? 1 : width - 1) {
+            sum += (double)pixels[y * width + x];
+            count++;
+        }
+    return (float)(sum / (double)count);
+}
+
+/* The middle (side, side) of a plane, with sky around it where it ends. */
+static void dataset_window(float *output, size_t side, const float *pixels, size_t height,
+                           size_t width)
+{
+    const float sky = dataset_border(pixels, height, width);
+    const long top =
+        height >= side ? (long)((height - side) / 2) : -(long)((side - height + 1) / 2);
+    const long left = width >= side ? (long)((width - side) / 2) : -(long)((side - width + 1) / 2);
+    size_t y, x;
+    for (y = 0; y < side; y++)
+        for (x = 0; x < side; x++) {
+            long row = top + (long)y, column = left + (long)x;
+            int inside = row >= 0 && column >= 0 && row < (long)height && column < (long)width;
+            output[y * side + x] = inside ? pixels[(size_t)row * width + (size_t)column] : sky;
+        }
+}
+
+/* The side of the square in the middle of the image that shows what the network knows, in the image's
+ * pixels; 0: the image goes in as it is. */
+NPY_API size_t dataset_fit_side(const picture *p, const lensnet_preprocess *network,
+                                dataset_fit_mode mode)
+{
+    const int known = network->crop ? network->crop : network->source_size;
+    const int scaled = p->pixel_scale > 0 && network->pixel_scale > 0;
+    double side = scaled ? known * network->pixel_scale / p->pixel_scale : known;
+    if (!known || mode == DATASET_FIT_STRETCH || (mode == DATASET_FIT_AUTO && !scaled)) return 0;
+    if (network->crop && fabs(side - known) < 0.02 * known) return 0; /* the crop does it */
+    side = floor(side + 0.5);
+    if (!(side >= 1 && side <= 16384)) return 0;
+    if ((double)p->height == side && (double)p->width == side) return 0;
+    return (size_t)side;
+}
+
+/* Cuts or pads the image so, and where the network crops for itself brings it to that size. */
+NPY_API int dataset_fit(dataset_image *image, const lensnet_preprocess *network,
+                        dataset_fit_mode mode, lensnet_error *error)
+{
+    picture *p = &image->picture;
+    const size_t side = dataset_fit_side(p, network, mode);
+    const size_t final = side && network->crop ? (size_t)network->crop : side;
+    float *fitted, *window;
+    void *scratch;
+    size_t band;
+    int good;
+    if (!side) return 1;
+    fitted = (float *)malloc(p->bands * final * final * sizeof *fitted);
+    window = (float *)malloc(side * side * sizeof *window);
+    scratch = malloc(lensnet_resize_scratch_bytes(final, final, side, side, network->resize) + 1);
+    good = (fitted && window && scratch) || dataset_no_memory(error);
+    for (band = 0; good && band < p->bands; band++) {
+        dataset_window(window, side, p->pixels + band * p->height * p->width, p->height, p->width);
+        good = !lensnet_resize(fitted + band * final * final, window, final, final, side, side,
+                               network->resize, scratch, error);
+    }
+    free(window);
+    free(scratch);
+    if (!good) {
+        free(fitted);
+        return 0;
+    }
+    if (image->own) free(p->pixels);
+    p->pixels = fitted;
+    p->height = p->width = final;
+    image->own = 1;
+    return 1;
+}
+
+/* Can the network take the image? Its pixels may stand on a pedestal that was taken off in double. */
+NPY_API int dataset_check_pedestal(const picture *p, const lensnet_preprocess *network,
+                                   lensnet_error *error)
+{
+    if (p->offset == 0 || network->stretch ||
+        network->normalisation == LENSNET_NORMALISATION_ZNORM ||
+        network->normalisation == LENSNET_NORMALISATION_MINMAX ||
+        network->normalisation == LENSNET_NORMALISATION_MINMAX_IMAGENET)
+        return 1;
+    return dataset_fail(
+        error,
+        "its pixels lie around %g and differ by less than 32-bit floating point can tell "
+        "there; take that off, or use a network that normalises each image",
+        p->offset);
+}
+
+/* What a batch of training images says of their size and scale, for those who use the network later. */
+NPY_API int dataset_describe(lensnet_preprocess *network, dataset_split *split,
+                             lensnet_error *error)
+{
+    dataset_image image;
+    if (!split->count) return 1;
+    if (!dataset_pixels(&image, 0, split, 0, 0, 0, error)) return 0;
+    network->source_size =
+        image.picture.height == image.picture.width ? (int)image.picture.height : 0;
+    network->pixel_scale = image.picture.pixel_scale;
+    dataset_image_free(&image);
+    return 1;
+}
+
+/* ---- batches ---- */
 
 /* How images become a batch. */
 typedef struct dataset_recipe {
@@ -455,7 +237,7 @@ typedef struct dataset_recipe {
  * to its channels by itself, which gives the same bits and moves a third of the memory. */
 NPY_API lensnet_preprocess dataset_grey(lensnet_preprocess preprocess)
 {
-    if (preprocess.normalisation != LENSNET_NORMALISATION_IMAGENET &&
+    if (preprocess.bands == 1 && preprocess.normalisation != LENSNET_NORMALISATION_IMAGENET &&
         preprocess.normalisation != LENSNET_NORMALISATION_MINMAX_IMAGENET)
         preprocess.channels = 1;
     return preprocess;
@@ -477,7 +259,8 @@ static int dataset_prepare_map(float *target, const float *map, size_t height, s
     moved = (float *)malloc(side * side * sizeof *moved);
     if (!moved) return dataset_no_memory(error);
     plain.normalisation = LENSNET_NORMALISATION_NONE;
-    plain.channels = 1;
+    plain.stretch = LENSNET_STRETCH_NONE;
+    plain.channels = plain.bands = 1;
     good = !lensnet_preprocess_augmented(moved, map, height, width, &plain, recipe->augmentation,
                                          recipe->seed, recipe->epoch, name, scratch, error);
     if (good) dense_target(target, moved, side, (double)native / (double)side);
@@ -485,32 +268,43 @@ static int dataset_prepare_map(float *target, const float *map, size_t height, s
     return good;
 }
 
+/* One image of a batch, once it is read. */
+static int dataset_prepare_image(float *output, float *target, const dataset_image *image,
+                                 uint64_t name, const dataset_recipe *recipe, lensnet_error *error)
+{
+    const picture *p = &image->picture;
+    void *scratch;
+    int good;
+    if (!dataset_check_pedestal(p, &recipe->preprocess, error)) return 0;
+    scratch =
+        malloc(lensnet_preprocess_scratch_bytes(&recipe->preprocess, p->height, p->width) + 1);
+    good = scratch
+               ? !lensnet_preprocess_augmented(output, p->pixels, p->height, p->width,
+                                               &recipe->preprocess, recipe->augmentation,
+                                               recipe->seed, recipe->epoch, name, scratch, error)
+               : dataset_no_memory(error);
+    if (good && target)
+        good = dataset_prepare_map(target, image->map, p->height, p->width, name, recipe, scratch,
+                                   error);
+    free(scratch);
+    return good;
+}
+
 static int dataset_prepare(float *output, float *target, dataset_split *split, size_t index,
                            int thread, const dataset_recipe *recipe, lensnet_error *error)
 {
-    float *pixels = NULL, *map = NULL;
-    size_t height, width;
-    int own, good;
-    void *scratch;
-    if (!dataset_pixels(&pixels, target ? &map : NULL, &own, &height, &width, split, index,
-                        recipe->epoch, thread, error))
+    dataset_image image;
+    int good;
+    if (!dataset_pixels(&image, target != NULL, split, index, recipe->epoch, thread, error))
         return 0;
-    scratch = malloc(lensnet_preprocess_scratch_bytes(&recipe->preprocess, height, width) + 1);
-    good = scratch
-               ? !lensnet_preprocess_augmented(output, pixels, height, width, &recipe->preprocess,
-                                               recipe->augmentation, recipe->seed, recipe->epoch,
-                                               split->files[index].name, scratch, error)
-               : dataset_no_memory(error);
-    if (good && target)
-        good = dataset_prepare_map(target, map, height, width, split->files[index].name, recipe,
-                                   scratch, error);
+    good = (target || dataset_fit(&image, &recipe->preprocess, split->reading.fit, error)) &&
+           dataset_prepare_image(output, target, &image, split->files[index].name, recipe, error);
     if (!good && split->files[index].path) {
         char sentence[sizeof error->text];
         memcpy(sentence, error->text, sizeof sentence);
         dataset_fail(error, "%s: %.300s", split->files[index].path, sentence);
     }
-    free(scratch);
-    if (own) free(pixels);
+    dataset_image_free(&image);
     return good;
 }
 
@@ -595,13 +389,10 @@ NPY_API int dataset_check(dataset_split *split, int threads, lensnet_error *erro
 #endif
     for (i = 0; i < (long)split->count; i++) {
         lensnet_error mine;
-        float *pixels = NULL;
-        size_t height, width;
-        int own = 0;
+        dataset_image image;
         if (system_interrupted()) continue;
-        if (dataset_pixels(&pixels, NULL, &own, &height, &width, split, (size_t)i, 0,
-                           dataset_thread(), &mine)) {
-            if (own) free(pixels);
+        if (dataset_pixels(&image, 0, split, (size_t)i, 0, dataset_thread(), &mine)) {
+            dataset_image_free(&image);
             continue;
         }
 #ifdef _OPENMP

@@ -754,6 +754,20 @@ static int picture_open(picture_file *f, size_t *frame, int *one, const char *pa
     return good;
 }
 
+/* What stands between a stack's name and the number of an image in it: "" or, for FITS without a unit in
+ * its name, the unit's "[0]". `room` for 16 characters. */
+NPY_API void picture_unit(char room[16], const char *path)
+{
+    picture_file f;
+    size_t frame;
+    struct stat info;
+    int one;
+    room[0] = 0;
+    if (stat(path, &info) != 0 || !picture_open(&f, &frame, &one, path, NULL)) return;
+    if (f.fits) snprintf(room, 16, "[%d]", f.header.unit);
+    picture_close(&f);
+}
+
 /* How many images the file has; 1 for a name that ends in brackets. Reads no pixels. */
 NPY_API int picture_count(size_t *count, const char *path, char *text)
 {

@@ -13,9 +13,7 @@ typedef int (*predict_sink)(void *user, size_t index, const float *probabilities
 /* A batch in the making. */
 typedef struct predict_batch {
     size_t capacity, classes;
-    float **pixels; /* of each image; NULL: it cannot be read */
-    int *own;       /* pixels to be freed */
-    size_t *height, *width;
+    dataset_image *images;  /* pixels NULL: it cannot be read */
     lensnet_error *problem; /* of each image; code LENSNET_OK: none */
     float *probabilities;   /* (capacity, classes) */
     float *block;           /* images of one size, side by side */
@@ -24,10 +22,7 @@ typedef struct predict_batch {
 
 static void predict_batch_free(predict_batch *b)
 {
-    free(b->pixels);
-    free(b->own);
-    free(b->height);
-    free(b->width);
+    free(b->images);
     free(b->problem);
     free(b->probabilities);
     free(b->block);
@@ -38,20 +33,29 @@ static int predict_batch_create(predict_batch *b, size_t capacity, size_t classe
     memset(b, 0, sizeof *b);
     b->capacity = capacity;
     b->classes = classes;
-    b->pixels = (float **)calloc(capacity, sizeof *b->pixels);
-    b->own = (int *)calloc(capacity, sizeof *b->own);
-    b->height = (size_t *)calloc(capacity, sizeof *b->height);
-    b->width = (size_t *)calloc(capacity, sizeof *b->width);
+    b->images = (dataset_image *)calloc(capacity, sizeof *b->images);
     b->problem = (lensnet_error *)calloc(capacity, sizeof *b->problem);
     b->probabilities = (float *)calloc(capacity * classes, sizeof *b->probabilities);
-    if (b->pixels && b->own && b->height && b->width && b->problem && b->probabilities) return 1;
+    if (b->images && b->problem && b->probabilities) return 1;
     predict_batch_free(b);
+    return 0;
+}
+
+/* Reads an image and brings it to the network's size and scale, as far as they are known. */
+static int predict_read_one(dataset_image *image, dataset_split *split, size_t index,
+                            const lensnet_preprocess *network, lensnet_error *error)
+{
+    if (!dataset_pixels(image, 0, split, index, 0, dataset_thread(), error)) return 0;
+    if (dataset_check_pedestal(&image->picture, network, error) &&
+        dataset_fit(image, network, split->reading.fit, error))
+        return 1;
+    dataset_image_free(image);
     return 0;
 }
 
 /* Reads images first ... first + count - 1, each thread its own. */
 static void predict_read(predict_batch *b, dataset_split *split, size_t first, size_t count,
-                         int threads)
+                         const lensnet_preprocess *network, int threads)
 {
     long i;
     (void)threads;
@@ -60,11 +64,9 @@ static void predict_read(predict_batch *b, dataset_split *split, size_t first, s
 #endif
     for (i = 0; i < (long)count; i++) {
         b->problem[i].code = LENSNET_OK;
-        if (dataset_pixels(&b->pixels[i], NULL, &b->own[i], &b->height[i], &b->width[i], split,
-                           first + (size_t)i, 0, dataset_thread(), &b->problem[i]))
+        if (predict_read_one(&b->images[i], split, first + (size_t)i, network, &b->problem[i]))
             continue;
-        b->pixels[i] = NULL;
-        b->own[i] = 0;
+        memset(&b->images[i], 0, sizeof b->images[i]);
         if (!b->problem[i].code) b->problem[i].code = LENSNET_ERROR_FILE;
     }
 }
@@ -73,7 +75,8 @@ static void predict_read(predict_batch *b, dataset_split *split, size_t first, s
 static lensnet_result predict_block(predict_batch *b, lensnet_session *session, size_t first,
                                     size_t end, lensnet_error *error)
 {
-    size_t i, size = b->height[first] * b->width[first];
+    const picture *p = &b->images[first].picture;
+    size_t i, size = p->bands * p->height * p->width;
     if ((end - first) * size > b->block_size) {
         free(b->block);
         b->block_size = (end - first) * size;
@@ -81,14 +84,13 @@ static lensnet_result predict_block(predict_batch *b, lensnet_session *session, 
     }
     if (!b->block) {
         b->block_size = 0;
-        dataset_fail(error, "no memory for images of %zu x %zu pixels", b->height[first],
-                     b->width[first]);
+        dataset_fail(error, "no memory for images of %zu x %zu pixels", p->height, p->width);
         return LENSNET_ERROR_MEMORY;
     }
     for (i = first; i < end; i++)
-        memcpy(b->block + (i - first) * size, b->pixels[i], size * sizeof *b->block);
+        memcpy(b->block + (i - first) * size, b->images[i].picture.pixels, size * sizeof *b->block);
     return lensnet_session_classify(session, b->probabilities + first * b->classes, NULL, b->block,
-                                    end - first, b->height[first], b->width[first], error);
+                                    end - first, p->height, p->width, error);
 }
 
 /* Runs of images of one size go together. If a run fails its images are tried one by one, so that
@@ -97,11 +99,13 @@ static void predict_classify(predict_batch *b, lensnet_session *session, size_t 
 {
     size_t first = 0, end, i;
     for (; first < count; first = end) {
+        const picture *p = &b->images[first].picture, *q;
         end = first + 1;
-        if (!b->pixels[first]) continue;
-        while (end < count && b->pixels[end] && b->height[end] == b->height[first] &&
-               b->width[end] == b->width[first])
-            end++;
+        if (!p->pixels) continue;
+        for (; end < count; end++) {
+            q = &b->images[end].picture;
+            if (!q->pixels || q->height != p->height || q->width != p->width) break;
+        }
         if (!predict_block(b, session, first, end, &b->problem[first])) continue;
         for (i = first; i < end; i++) {
             b->problem[i].code = LENSNET_OK;
@@ -116,22 +120,25 @@ NPY_API int predict_split(const lensnet_classifier *classifier, dataset_split *s
                           int threads, predict_sink sink, void *user, lensnet_error *error)
 {
     const size_t classes = lensnet_classifier_classes(classifier);
+    const lensnet_preprocess *network = lensnet_classifier_preprocess(classifier);
     lensnet_session *session = NULL;
     predict_batch b;
     size_t first, i;
     int good = predict_batch_create(&b, batch, classes);
     if (!good) return dataset_no_memory(error);
+    split->reading.bands = (size_t)network->bands;
     good = !lensnet_session_create(&session, classifier, batch, error);
     for (first = 0; good && first < split->count; first += batch) {
         size_t count = split->count - first < batch ? split->count - first : batch;
-        predict_read(&b, split, first, count, threads);
+        predict_read(&b, split, first, count, network, threads);
         dataset_read_ahead(split, NULL, first + batch, batch);
         predict_classify(&b, session, count);
         for (i = 0; i < count; i++) {
             int bad = b.problem[i].code != LENSNET_OK;
+            if (split->see) split->see(split->seer, first + i, &b.images[i]);
             good = good && sink(user, first + i, bad ? NULL : b.probabilities + i * classes,
                                 bad ? b.problem[i].text : NULL);
-            if (b.own[i]) free(b.pixels[i]);
+            dataset_image_free(&b.images[i]);
         }
     }
     lensnet_session_destroy(session);

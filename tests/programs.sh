@@ -203,7 +203,7 @@ refused "$image: the pixel in row 0, column 0 is NaN" $train
 spoil sh -c ": >$image"
 refused "$image: the file is empty" $train
 spoil sh -c "rm bad/train/vort/*.npy"
-refused "bad/train/vort: the folder of class 'vort' holds no .npy files" $train
+refused "bad/train/vort: the folder of class 'vort' holds no images" $train
 spoil sh -c "mv bad/train/vort/000000.npy . ; rm bad/train/vort/*; mv 000000.npy bad/train/vort"
 refused "bad/train/vort: holds 1 image, but 2" $train
 spoil rm -r bad/val/no

@@ -118,6 +118,162 @@ static void check_listing(void)
     dataset_close(&d);
 }
 
+/* Folders in folders are searched, other files counted; a stack is many images. */
+static void check_search(void)
+{
+    dataset_reading reading;
+    dataset d;
+    float pixels[12 * 11 * 11];
+    const size_t shape[3] = {12, 11, 11};
+    size_t i;
+    memset(&reading, 0, sizeof reading);
+    make_good();
+    put("train/no/part2", "b.npy", 8, 50);
+    put("train/no/part1/deep", "a.NPY", 8, 51);
+    put("train/no", "notes.txt", 8, 0);
+    put("train/no/part1", "image.png", 8, 0);
+    put("train", "README", 8, 0);
+    CHECK(dataset_open(&d, ROOT, &error));
+    CHECK(d.split[DATASET_TRAIN].count == 14 && d.split[DATASET_TRAIN].left_out.count == 3);
+    CHECK(system_ends_in(d.split[DATASET_TRAIN].files[4].path, "no/part1/deep/a.NPY"));
+    CHECK(system_ends_in(d.split[DATASET_TRAIN].files[5].path, "no/part2/b.npy"));
+    CHECK(system_ends_in(d.split[DATASET_TRAIN].left_out.first, "train/no/notes.txt"));
+    CHECK(strstr(d.note, "no folder 'test'"));
+    dataset_close(&d);
+    for (i = 0; i < 12 * 11 * 11; i++) pixels[i] = (float)i;
+    make_good();
+    CHECK(npy_write_float(ROOT "/train/vort/stack.npy", pixels, 3, shape, NULL));
+    CHECK(dataset_open(&d, ROOT, &error));
+    CHECK(!dataset_check(&d.split[DATASET_TRAIN], 1, &error) && strstr(error.text, "--stack"));
+    dataset_close(&d);
+    reading.stack = 1;
+    CHECK(dataset_open_as(&d, ROOT, &reading, &error));
+    CHECK(d.split[DATASET_TRAIN].count == 12 + 12);
+    CHECK(system_ends_in(d.split[DATASET_TRAIN].files[23].path, "vort/stack.npy[11]"));
+    CHECK(dataset_check(&d.split[DATASET_TRAIN], 1, &error));
+    dataset_close(&d);
+}
+
+/* Names of other people's folders, two of them one class. */
+static void check_mapping(void)
+{
+    dataset_reading reading;
+    dataset d;
+    memset(&reading, 0, sizeof reading);
+    reading.classes = "axion=vort,no_sub=no,cdm=sphere";
+    erase(ROOT);
+    put_many("train/axion", 4);
+    put_many("train/cdm", 3);
+    put_many("train/no_sub", 2);
+    put_many("train/vort", 1);
+    put_many("val/axion", 2);
+    put_many("val/cdm", 2);
+    put_many("val/no", 2);
+    CHECK(dataset_open_as(&d, ROOT, &reading, &error));
+    CHECK(d.classes.count == 3 && !strcmp(d.classes.items[0], "no") &&
+          !strcmp(d.classes.items[1], "sphere") && !strcmp(d.classes.items[2], "vort"));
+    CHECK(dataset_class_size(&d.split[DATASET_TRAIN], 2) == 5);
+    CHECK(dataset_class_size(&d.split[DATASET_TRAIN], 0) == 2);
+    dataset_close(&d);
+}
+
+/* ---- shares ---- */
+
+static int in_split(const dataset *d, int kind, const char *ending)
+{
+    size_t i;
+    int found = 0;
+    for (i = 0; i < d->split[kind].count; i++)
+        found |= system_ends_in(d->split[kind].files[i].path, ending);
+    return found;
+}
+
+static int split_of(const dataset *d, const char *ending)
+{
+    int kind, place = -1;
+    for (kind = 0; kind < DATASET_SPLITS; kind++)
+        if (in_split(d, kind, ending)) place = kind;
+    return place;
+}
+
+/* 40 images a class; then equal ones under other names, in another class even. */
+static void check_shares(void)
+{
+    dataset_reading reading;
+    dataset d, again;
+    int k, s, kinds[40];
+    memset(&reading, 0, sizeof reading);
+    CHECK(dataset_parse_share(reading.share, "80/10/10"));
+    CHECK(!dataset_parse_share(reading.share, "80/10") &&
+          !dataset_parse_share(reading.share, "80/10/10/5") &&
+          !dataset_parse_share(reading.share, "80/-10/30") &&
+          !dataset_parse_share(reading.share, "0/50/50"));
+    CHECK(dataset_parse_share(reading.share, "80/10/10"));
+    erase(ROOT);
+    put_many("no", 40);
+    for (k = 0; k < 40; k++) {
+        char name[32];
+        snprintf(name, sizeof name, "%03d.npy", k);
+        put("vort", name, 8, 1000 + (float)k);
+    }
+    CHECK(dataset_open_as(&d, ROOT, &reading, &error));
+    for (k = 0; k < 2; k++)
+        for (s = 0; s < 3; s++) CHECK(dataset_class_size(&d.split[s], k) == (s == 0 ? 32u : 4u));
+    CHECK(strstr(d.note, "80/10/10"));
+    for (k = 0; k < 40; k++) {
+        char name[32];
+        snprintf(name, sizeof name, "no/%03d.npy", k);
+        kinds[k] = split_of(&d, name);
+        CHECK(kinds[k] >= 0);
+        snprintf(name, sizeof name, "copy%03d.npy", k); /* of no/k */
+        put(k % 2 ? "no" : "vort", name, 8, (float)k);
+    }
+    CHECK(dataset_open_as(&again, ROOT, &reading, &error));
+    for (k = 0; k < 40; k++) {
+        char name[32], copy[32];
+        snprintf(name, sizeof name, "no/%03d.npy", k);
+        snprintf(copy, sizeof copy, "copy%03d.npy", k);
+        CHECK(split_of(&again, name) == split_of(&again, copy));
+    }
+    dataset_close(&again);
+    dataset_close(&d);
+    /* train alone, and beside a test folder */
+    erase(ROOT);
+    put_many("train/no", 40);
+    put_many("train/vort", 40); /* the same pixels as in no */
+    CHECK(dataset_open_as(&d, ROOT, &reading, &error));
+    CHECK(d.split[0].count + d.split[1].count + d.split[2].count == 80);
+    dataset_close(&d);
+    put_many("test/no", 2);
+    put_many("test/vort", 2);
+    CHECK(dataset_open_as(&d, ROOT, &reading, &error));
+    CHECK(d.split[DATASET_TEST].count == 4 && d.split[0].count + d.split[1].count == 80);
+    dataset_close(&d);
+    put_many("val/no", 2);
+    put_many("val/vort", 2);
+    CHECK(!dataset_open_as(&d, ROOT, &reading, &error) && strstr(error.text, "leave --split out"));
+}
+
+/* What is measured: a folder, half of another, all there is. */
+static void check_measured(void)
+{
+    static const char *const labels[3] = {"no", "sphere", "vort"};
+    dataset d;
+    dataset_split *split;
+    make_good();
+    CHECK(dataset_open_split(&d, &split, ROOT, DATASET_VAL, labels, 3, NULL, &error));
+    CHECK(split->count == 6 && strstr(d.note, "first half is the validation split"));
+    dataset_close(&d);
+    CHECK(dataset_open_split(&d, &split, ROOT, DATASET_TRAIN, labels, 3, NULL, &error));
+    CHECK(split->count == 12 && !d.note[0]);
+    dataset_close(&d);
+    CHECK(dataset_open_split(&d, &split, ROOT "/val", DATASET_TEST, labels, 3, NULL, &error));
+    CHECK(split->count == 9 && strstr(d.note, "all 9 images in it are measured"));
+    dataset_close(&d);
+    CHECK(!dataset_open_split(&d, &split, ROOT "/val", DATASET_TEST, labels, 2, NULL, &error));
+    CHECK(strstr(error.text, "'vort' is not one of the classes"));
+}
+
 /* The published split: of 2,500 files of each class the first 1,250 and the last 1,250. */
 static void check_halves(void)
 {
@@ -182,10 +338,22 @@ static void check_bad_folders(void)
     make_good();
     put_many("val/blob", 2);
     check_refused(ROOT "/val/blob", "not one of the classes");
+    check_refused(ROOT "/val/blob", "--classes blob=no");
+    make_good();
+    CHECK(rename(ROOT "/val", ROOT "/valid") == 0);
+    check_refused("no folder 'val'", "one named 'valid'");
+    CHECK(rename(ROOT "/valid", ROOT "/Validation") == 0);
+    check_refused("no folder 'val'", "one named 'Validation'");
+    CHECK(rename(ROOT "/train", ROOT "/Training") == 0);
+    check_refused("no folder 'train'", "one named 'Training'");
+    erase(ROOT);
+    put_many("no", 9);
+    put_many("vort", 9);
+    check_refused("no folder 'train'", "--split 80/10/10");
     make_good();
     erase(ROOT "/train/no");
     CHECK(system_make_folder(ROOT "/train/no"));
-    check_refused(ROOT "/train/no", "no .npy files");
+    check_refused(ROOT "/train/no", "holds no images");
     put("train/no", "only.npy", 8, 0);
     check_refused(ROOT "/train/no", "1 image,");
     make_good();
@@ -291,9 +459,101 @@ static void check_fetch(void)
     dataset_close(&d);
 }
 
+/* Pixels that are not finite, and images of several bands. */
+static void check_reading(void)
+{
+    static const float odd[9] = {1, 2, 3, 4, NAN, 6, 7, 8, 90};
+    static const size_t shape[2] = {3, 3};
+    static float batch[32 * 32 * 3];
+    const dataset_batch where = {batch, NULL, NULL};
+    dataset_reading reading;
+    dataset_recipe recipe;
+    dataset_image image;
+    dataset d;
+    float bands[3 * 16 * 16];
+    const size_t colours[3] = {16, 16, 3};
+    size_t i;
+    memset(&reading, 0, sizeof reading);
+    reading.mend = LENSNET_MEND_MEDIAN;
+    make_good();
+    CHECK(npy_write_float(ROOT "/train/no/000.npy", odd, 2, shape, NULL));
+    CHECK(dataset_open_as(&d, ROOT, &reading, &error));
+    CHECK(dataset_pixels(&image, 0, &d.split[0], 0, 0, 0, &error));
+    CHECK(image.mended == 1 && image.picture.pixels[4] == 4);
+    dataset_image_free(&image);
+    dataset_close(&d);
+    for (i = 0; i < 3 * 16 * 16; i++) bands[i] = (float)(i % 3);
+    CHECK(npy_write_float(ROOT "/train/no/000.npy", bands, 3, colours, NULL));
+    reading.bands = 3;
+    CHECK(dataset_open_as(&d, ROOT, &reading, &error));
+    memset(&recipe, 0, sizeof recipe);
+    recipe.preprocess = lensnet_preprocess_defaults();
+    recipe.preprocess.bands = 3;
+    recipe.preprocess.image_size = 32;
+    recipe.preprocess.normalisation = LENSNET_NORMALISATION_MINMAX;
+    recipe.preprocess = dataset_grey(recipe.preprocess);
+    d.split[0].cache_left = 100000;
+    for (i = 0; i < 2; i++) {
+        memset(batch, 0, sizeof batch);
+        CHECK(dataset_fetch(&where, &d.split[0], NULL, 0, 1, &recipe, &error));
+        CHECK(batch[0] == 0 && batch[1] == 0.5f && batch[2] == 1 && batch[3 * 1023 + 2] == 1);
+    }
+    CHECK(d.split[0].files[0].pixels != NULL);
+    CHECK(!dataset_fetch(&where, &d.split[0], NULL, 1, 1, &recipe, &error));
+    CHECK(strstr(error.text, "001.npy") && strstr(error.text, "1 band, but images of 3"));
+    dataset_close(&d);
+}
+
+/* A network that knows 20 pixels of 0.5 arc seconds. */
+static void check_fit(void)
+{
+    lensnet_preprocess network = lensnet_preprocess_defaults();
+    dataset_image image;
+    picture *p = &image.picture;
+    size_t side, i;
+    float pixels[64 * 64];
+    memset(&image, 0, sizeof image);
+    network.source_size = 20;
+    network.pixel_scale = 0.5;
+    p->bands = 1;
+    p->height = p->width = 64;
+    p->pixels = pixels;
+    for (i = 0; i < 64 * 64; i++) pixels[i] = i / 64 == 32 && i % 64 == 32 ? 9.0f : 1.0f;
+    CHECK(dataset_fit_side(p, &network, DATASET_FIT_AUTO) == 0); /* an unknown scale */
+    CHECK(dataset_fit_side(p, &network, DATASET_FIT_CROP) == 20);
+    CHECK(dataset_fit_side(p, &network, DATASET_FIT_STRETCH) == 0);
+    p->pixel_scale = 0.25;
+    CHECK(dataset_fit_side(p, &network, DATASET_FIT_AUTO) == 40);
+    p->pixel_scale = 0.05;
+    CHECK(dataset_fit_side(p, &network, DATASET_FIT_AUTO) == 200);
+    CHECK(dataset_fit(&image, &network, DATASET_FIT_AUTO, &error));
+    CHECK(image.own && p->height == 200 && p->width == 200);
+    CHECK(p->pixels[0] == 1.0f && p->pixels[100 * 200 + 100] == 9.0f);
+    dataset_image_free(&image);
+    /* a network with a crop of its own gets it in its own pixels */
+    memset(&image, 0, sizeof image);
+    p->bands = 1;
+    p->height = p->width = 64;
+    p->pixels = pixels;
+    p->pixel_scale = 0.25;
+    network.crop = 10;
+    for (side = 0; side < 2; side++) {
+        CHECK(dataset_fit(&image, &network, DATASET_FIT_AUTO, &error));
+        CHECK(p->height == 10 && p->width == 10);
+        p->pixel_scale = 0.5; /* the second time: nothing to do */
+    }
+    dataset_image_free(&image);
+}
+
 int main(void)
 {
     check_listing();
+    check_search();
+    check_mapping();
+    check_shares();
+    check_measured();
+    check_reading();
+    check_fit();
     check_halves();
     check_labels();
     check_bad_folders();
