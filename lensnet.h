@@ -1487,15 +1487,6 @@ static int lnp_grow(const lensnet_host *host, void **table, size_t count, size_t
     return 1;
 }
 
-/* --- threads: a loop over outputs, each owned by one worker ------------------------------------- */
-
-#define LNP_PRAGMA(text) _Pragma(#text)
-#ifdef _OPENMP
-#define LNP_PARALLEL_FOR LNP_PRAGMA(omp parallel for num_threads(threads) schedule(static))
-#else
-#define LNP_PARALLEL_FOR
-#endif
-
 /* --- the bits of a number ------------------------------------------------------------------------ */
 
 static uint32_t lnp_float_bits(float value)
@@ -1536,27 +1527,16 @@ LNP_INLINE uint64_t lnp_mode_get(void) { return 0; }
 LNP_INLINE void lnp_mode_set(uint64_t mode) { (void)mode; }
 #endif
 
-/* Sets the mode of the calling thread and of the workers that it will use. The caller's comes first:
- * LLVM's OpenMP puts it back to what it was when the region began. */
-static void lnp_mode_set_all(uint64_t mode, int threads)
-{
-    lnp_mode_set(mode);
-    if (threads <= 1) return;
-#ifdef _OPENMP
-#pragma omp parallel num_threads(threads)
-#endif
-    lnp_mode_set(mode);
-}
-
-/* Entry points stand between these two; the second gives the host its mode back. */
-static uint64_t lnp_mode_enter(int threads)
+/* Entry points stand between these two; the second gives the host its mode back. Workers see to theirs
+ * themselves (lnp_team_help). */
+static uint64_t lnp_mode_enter(void)
 {
     uint64_t host = lnp_mode_get();
-    lnp_mode_set_all(LNP_DEFAULT_MODE, threads);
+    lnp_mode_set(LNP_DEFAULT_MODE);
     return host;
 }
 
-static void lnp_mode_leave(uint64_t host, int threads) { lnp_mode_set_all(host, threads); }
+static void lnp_mode_leave(uint64_t host) { lnp_mode_set(host); }
 /* =================================================================================================
  * >>threads  A team of threads that works through phases: a phase is a function and a number of tasks.
  * This is the only place that knows OpenMP.
@@ -1648,11 +1628,12 @@ static int lnp_threads(const lensnet_host *host)
 #endif
 }
 
-static void lnp_team_begin(lnp_team *team, int threads)
+/* `process` is that of the first object: what was made from it does not live longer. */
+static void lnp_team_begin(lnp_team *team, int threads, int process)
 {
     memset(team, 0, sizeof *team);
     team->threads = threads;
-    team->process = lnp_process();
+    team->process = process;
 }
 
 #ifdef LNP_TEAMS
@@ -1848,6 +1829,13 @@ static void lnp_team_pass(lnp_team *team, lnp_pass pass, void *context)
 #endif
         pass(context);
     if (!open) team->workers = 0;
+}
+
+/* Into how many tasks to cut what consists of `count` even parts: several for each worker, so that others
+ * can take over what one leaves. */
+static size_t lnp_team_shares(const lnp_team *team, size_t count)
+{
+    return team->threads > 1 ? lnp_min(count, 4 * (size_t)team->threads) : lnp_min(count, 1);
 }
 
 typedef struct lnp_single_phase {
@@ -2823,13 +2811,13 @@ LNP_TARGET_AVX2 static int lnp_arithmetic_probe_avx2(void) { return lnp_arithmet
 
 static int lnp_arithmetic_is_exact(lensnet_isa isa)
 {
-    const uint64_t mode = lnp_mode_enter(1);
+    const uint64_t mode = lnp_mode_enter();
     int exact = lnp_arithmetic_probe_plain();
 #if LNP_X86
     if (isa >= LENSNET_ISA_AVX2 && !lnp_arithmetic_probe_avx2()) exact = 0;
 #endif
     (void)isa;
-    lnp_mode_leave(mode, 1);
+    lnp_mode_leave(mode);
     return exact;
 }
 /* =================================================================================================
@@ -4783,26 +4771,37 @@ static void lnp_adamw_update(const lnp_row_kernels *kernels, float *p, float *m,
 
 #define LNP_ROUND_CHUNKS 256
 
+typedef struct lnp_square_sums {
+    const lnp_row_kernels *kernels;
+    const float *x;
+    size_t n;
+    double *partial;
+} lnp_square_sums;
+
+static void lnp_chunk_squares_task(const void *context, size_t chunk, size_t worker)
+{
+    const lnp_square_sums *sums = (const lnp_square_sums *)context;
+    const size_t at = chunk * LNP_CHUNK_VALUES;
+    (void)worker;
+    sums->kernels->chunk_squares(sums->partial + chunk, sums->x + at,
+                                 lnp_min(LNP_CHUNK_VALUES, sums->n - at));
+}
+
 /* Sum of x^2 in double: chunks of LNP_CHUNK_VALUES by any thread, their sums added in order. */
 static double lnp_sum_of_squares(const lnp_row_kernels *kernels, const float *x, size_t n,
-                                 int threads)
+                                 lnp_team *team)
 {
     double sum = 0.0, partial[LNP_ROUND_CHUNKS];
-    while (n) {
-        const size_t part = lnp_min(n, LNP_ROUND_CHUNKS * LNP_CHUNK_VALUES);
-        const int chunks = (int)lnp_ceil_div(part, LNP_CHUNK_VALUES);
-        int i;
-        (void)threads;
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) if (threads > 1 && chunks > 1)
-#endif
-        for (i = 0; i < chunks; i++) {
-            const size_t at = (size_t)i * LNP_CHUNK_VALUES;
-            kernels->chunk_squares(partial + i, x + at, lnp_min(LNP_CHUNK_VALUES, part - at));
-        }
+    lnp_square_sums sums;
+    sums.kernels = kernels;
+    sums.partial = partial;
+    for (; n; x += sums.n, n -= sums.n) {
+        size_t i, chunks;
+        sums.x = x;
+        sums.n = lnp_min(n, LNP_ROUND_CHUNKS * LNP_CHUNK_VALUES);
+        chunks = lnp_ceil_div(sums.n, LNP_CHUNK_VALUES);
+        lnp_team_run(team, lnp_chunk_squares_task, &sums, chunks);
         for (i = 0; i < chunks; i++) sum += partial[i];
-        x += part;
-        n -= part;
     }
     return sum;
 }
@@ -5811,23 +5810,43 @@ static void lnp_pack_straight(const lnp_gemm_kernels *kernels, float *packed, co
     }
 }
 
+typedef struct lnp_packing {
+    const lnp_gemm_kernels *kernels;
+    float *packed;
+    const float *w;
+    size_t n, k;
+    int transposed;
+    size_t rows, unit, shares; /* of w; in whole units; dealt to so many tasks */
+} lnp_packing;
+
+static void lnp_pack_share(const void *context, size_t share, size_t worker)
+{
+    const lnp_packing *p = (const lnp_packing *)context;
+    const size_t units = lnp_ceil_div(p->rows, p->unit);
+    const size_t first = units * share / p->shares * p->unit;
+    const size_t end = lnp_min(p->rows, units * (share + 1) / p->shares * p->unit);
+    (void)worker;
+    (p->transposed ? lnp_pack_transposed : lnp_pack_straight)(p->kernels, p->packed, p->w, p->n,
+                                                              p->k, first, end);
+}
+
 /* Packs B (k, n) into panels. transposed: w is (n, k), as a linear layer keeps it, B[k][n] =
  * w[n][k]; else w is B itself, (k, n). `packed` is 64-byte aligned. Either way a worker has rows of w,
  * which it finds in its own cache when the other order is packed after the one. */
 static void lnp_pack_weights(const lnp_gemm_kernels *kernels, float *packed, const float *w,
-                             size_t n, size_t k, int transposed, int threads)
+                             size_t n, size_t k, int transposed, lnp_team *team)
 {
-    const size_t unit = !transposed && kernels->bfloat ? 2 : 1;
-    const size_t whole = transposed ? lnp_ceil_div(n, kernels->columns) : k;
-    const size_t parts = lnp_ceil_div(whole, unit);
-    ptrdiff_t worker;
-    LNP_PARALLEL_FOR
-    for (worker = 0; worker < threads; worker++) {
-        const size_t first = parts * (size_t)worker / (size_t)threads * unit;
-        const size_t end = lnp_min(whole, parts * ((size_t)worker + 1) / (size_t)threads * unit);
-        (transposed ? lnp_pack_transposed : lnp_pack_straight)(kernels, packed, w, n, k, first,
-                                                               end);
-    }
+    lnp_packing p;
+    p.kernels = kernels;
+    p.packed = packed;
+    p.w = w;
+    p.n = n;
+    p.k = k;
+    p.transposed = transposed;
+    p.rows = transposed ? lnp_ceil_div(n, kernels->columns) : k;
+    p.unit = !transposed && kernels->bfloat ? 2 : 1;
+    p.shares = lnp_team_shares(team, lnp_ceil_div(p.rows, p.unit));
+    lnp_team_run(team, lnp_pack_share, &p, p.shares);
 }
 
 /* ---- rows: forward and dX -------------------------------------------------------------------- */
@@ -6203,19 +6222,40 @@ static size_t lnp_next_block(const lnp_gemm_kernels *kernels, const lnp_chunks *
     return next;
 }
 
-/* One thread's share when each packs its own rows and takes them through all panels. */
-static void lnp_multiply_own_rows(const lnp_gemm_kernels *kernels, const lnp_product *job,
-                                  const lnp_chunks *chunks, float *scratch, size_t worker,
-                                  size_t workers)
+/* A product on its way, as tasks see it. */
+typedef struct lnp_rows_work {
+    const lnp_gemm_kernels *kernels;
+    const lnp_product *job;
+    lnp_chunks chunks;
+    float *scratch;
+    size_t shares; /* of the rows, when each worker packs its own */
+    size_t count;  /* of blocks, when all pack for all; else 0 */
+    lnp_row_block blocks[LNP_SHARED_BLOCKS];
+} lnp_rows_work;
+
+/* As many shares as workers, each cut into blocks, so that what is left of a share can be taken over. */
+static size_t lnp_row_shares(const lnp_rows_work *work, size_t threads)
 {
+    const size_t most_rows =
+        lnp_block_rows(lnp_steps(work->kernels, work->job->k), work->chunks.rows);
+    return threads * lnp_ceil_div(lnp_ceil_div(work->job->m, threads), most_rows);
+}
+
+/* One share of the rows, which the worker packs and takes through all panels. */
+static void lnp_multiply_own_rows(const void *context, size_t share, size_t worker)
+{
+    const lnp_rows_work *work = (const lnp_rows_work *)context;
+    const lnp_gemm_kernels *kernels = work->kernels;
+    const lnp_product *job = work->job;
+    const lnp_chunks *chunks = &work->chunks;
     const size_t most_rows = lnp_block_rows(lnp_steps(kernels, job->k), chunks->rows);
     const size_t panels = lnp_ceil_div(job->n, kernels->columns);
-    const size_t end = lnp_chunk_near(chunks, job->m * (worker + 1) / workers);
-    size_t chunk = lnp_chunk_near(chunks, job->m * worker / workers);
+    const size_t end = lnp_chunk_near(chunks, job->m * (share + 1) / work->shares);
+    size_t chunk = lnp_chunk_near(chunks, job->m * share / work->shares);
     lnp_row_block block;
     size_t next, i;
-    block.packed = scratch + worker * lnp_tile_floats(kernels, job->k) *
-                                 lnp_tiles_in(kernels, lnp_min(job->m, LNP_BLOCK_ROWS));
+    block.packed = work->scratch + worker * lnp_tile_floats(kernels, job->k) *
+                                       lnp_tiles_in(kernels, lnp_min(job->m, LNP_BLOCK_ROWS));
     for (; chunk < end; chunk = next) {
         next = lnp_next_block(kernels, chunks, chunk, end, most_rows, &block);
         lnp_visit_chunks(job, job->begin, chunks, chunk, next);
@@ -6253,100 +6293,78 @@ static size_t lnp_imbalance(const lnp_chunks *chunks, size_t workers)
     return most * workers * 1000 / chunks->m;
 }
 
-/* A worker's share of the rows, the same as where it packs its own, for begin or end. */
-static void lnp_share_visit(const lnp_product *job, lnp_visit visit, const lnp_chunks *chunks,
-                            size_t worker, size_t workers)
+static void lnp_begin_chunk(const void *context, size_t chunk, size_t worker)
 {
-    lnp_visit_chunks(job, visit, chunks, lnp_chunk_near(chunks, job->m * worker / workers),
-                     lnp_chunk_near(chunks, job->m * (worker + 1) / workers));
+    const lnp_rows_work *work = (const lnp_rows_work *)context;
+    (void)worker;
+    lnp_visit_chunks(work->job, work->job->begin, &work->chunks, chunk, chunk + 1);
 }
 
-static void lnp_share_fill(const lnp_gemm_kernels *kernels, const lnp_product *job,
-                           const lnp_row_block *blocks, size_t count, size_t worker, size_t workers)
+static void lnp_end_chunk(const void *context, size_t chunk, size_t worker)
 {
-    size_t all = 0, i, unit, before = 0;
-    for (i = 0; i < count; i++) all += blocks[i].tiles;
-    for (i = 0; i < count; before += blocks[i].tiles, i++)
-        for (unit = lnp_max(before, all * worker / workers);
-             unit < lnp_min(before + blocks[i].tiles, all * (worker + 1) / workers); unit++)
-            lnp_fill_tile(kernels, job, &blocks[i], unit - before);
+    const lnp_rows_work *work = (const lnp_rows_work *)context;
+    (void)worker;
+    lnp_visit_chunks(work->job, work->job->end, &work->chunks, chunk, chunk + 1);
 }
 
-/* A worker's part of the output: a range of panels, of which the first and the last may be shared
- * with a neighbour, so that work is dealt by the block and not by the panel. */
-static void lnp_share_panels(const lnp_gemm_kernels *kernels, const lnp_product *job,
-                             const lnp_row_block *blocks, size_t count, size_t worker,
-                             size_t workers)
+/* Packs a tile, counted through all blocks. */
+static void lnp_fill_for_all(const void *context, size_t tile, size_t worker)
 {
-    const size_t panels = lnp_ceil_div(job->n, kernels->columns);
-    const size_t begin = job->m * panels * worker / workers;
-    const size_t end = job->m * panels * (worker + 1) / workers;
-    size_t i, panel;
-    for (i = 0; i < count; i++)
-        for (panel = begin / job->m; panel < panels && panel * job->m < end; panel++) {
-            const size_t position = panel * job->m + blocks[i].first_row;
-            if (position >= begin && position < end)
-                lnp_multiply_panel(kernels, job, &blocks[i], panel);
-        }
+    const lnp_rows_work *work = (const lnp_rows_work *)context;
+    const lnp_row_block *block = work->blocks;
+    (void)worker;
+    while (tile >= block->tiles) tile -= block++->tiles;
+    lnp_fill_tile(work->kernels, work->job, block, tile);
+}
+
+/* Outputs of one panel and one block; the blocks of a panel follow one another. */
+static void lnp_multiply_for_all(const void *context, size_t index, size_t worker)
+{
+    const lnp_rows_work *work = (const lnp_rows_work *)context;
+    (void)worker;
+    lnp_multiply_panel(work->kernels, work->job, &work->blocks[index % work->count],
+                       index / work->count);
+}
+
+/* All pack for all; then the panels are dealt. */
+static void lnp_multiply_together(const lnp_rows_work *work, lnp_team *team)
+{
+    const size_t panels = lnp_ceil_div(work->job->n, work->kernels->columns);
+    size_t i, tiles = 0;
+    for (i = 0; i < work->count; i++) tiles += work->blocks[i].tiles;
+    if (work->job->begin) lnp_team_run(team, lnp_begin_chunk, work, work->chunks.count);
+    lnp_team_run(team, lnp_fill_for_all, work, tiles);
+    lnp_team_run(team, lnp_multiply_for_all, work, panels * work->count);
+    if (work->job->end) lnp_team_run(team, lnp_end_chunk, work, work->chunks.count);
 }
 
 /* out = bias + A B, see lnp_product. `scratch`: lnp_product_scratch_floats, 64-byte aligned. Each
  * thread packs its own rows; where whole chunks cannot be dealt evenly (few rows: the late stages
- * of a single image) all pack together, and then the panels are dealt. */
+ * of a single image) all pack together. */
 static void lnp_multiply_rows(const lnp_gemm_kernels *kernels, const lnp_product *job,
-                              float *scratch, int threads)
+                              float *scratch, lnp_team *team)
 {
-    lnp_row_block blocks[LNP_SHARED_BLOCKS];
-    lnp_chunks chunks;
-    size_t count = 0;
-    int worker;
+    const size_t threads = (size_t)team->threads;
+    lnp_rows_work work;
     if (!job->m || !job->n) return;
-    chunks = lnp_chunks_of(kernels, job);
+    work.kernels = kernels;
+    work.job = job;
+    work.chunks = lnp_chunks_of(kernels, job);
+    work.scratch = scratch;
+    work.count = 0;
     if (kernels->isa == LENSNET_ISA_REFERENCE) {
-        lnp_multiply_rows_ref(kernels, job, &chunks, scratch);
+        lnp_multiply_rows_ref(kernels, job, &work.chunks, scratch);
         return;
     }
-    if (job->m <= lnp_shared_rows(job->k, threads) &&
-        lnp_imbalance(&chunks, (size_t)threads) > 1030)
-        count = lnp_shared_blocks(kernels, job, &chunks, scratch, blocks);
-    if (!count) {
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-#endif
-        for (worker = 0; worker < threads; worker++)
-            lnp_multiply_own_rows(kernels, job, &chunks, scratch, (size_t)worker, (size_t)threads);
+    if (job->m <= lnp_shared_rows(job->k, team->threads) &&
+        lnp_imbalance(&work.chunks, threads) > 1030)
+        work.count = lnp_shared_blocks(kernels, job, &work.chunks, scratch, work.blocks);
+    if (work.count) {
+        lnp_multiply_together(&work, team);
         return;
     }
-#ifdef _OPENMP
-#pragma omp parallel num_threads(threads)
-#endif
-    {
-        int each;
-        if (job->begin) {
-#ifdef _OPENMP
-#pragma omp for schedule(static, 1)
-#endif
-            for (each = 0; each < threads; each++)
-                lnp_share_visit(job, job->begin, &chunks, (size_t)each, (size_t)threads);
-        }
-#ifdef _OPENMP
-#pragma omp for schedule(static, 1)
-#endif
-        for (each = 0; each < threads; each++)
-            lnp_share_fill(kernels, job, blocks, count, (size_t)each, (size_t)threads);
-#ifdef _OPENMP
-#pragma omp for schedule(static, 1)
-#endif
-        for (each = 0; each < threads; each++)
-            lnp_share_panels(kernels, job, blocks, count, (size_t)each, (size_t)threads);
-        if (job->end) {
-#ifdef _OPENMP
-#pragma omp for schedule(static, 1)
-#endif
-            for (each = 0; each < threads; each++)
-                lnp_share_visit(job, job->end, &chunks, (size_t)each, (size_t)threads);
-        }
-    }
+    work.shares = lnp_row_shares(&work, threads);
+    lnp_team_run(team, lnp_multiply_own_rows, &work, work.shares);
 }
 
 /* ---- the gradient of the weights ------------------------------------------------------------- */
@@ -6684,16 +6702,27 @@ static void lnp_gradient_multiply_block(const lnp_gemm_kernels *kernels,
     }
 }
 
-/* One worker's part of dW. */
-static void lnp_gradient_work(const lnp_gemm_kernels *kernels, const lnp_gradient_product *job,
-                              float *scratch, const lnp_gradient_grid *grid, size_t worker)
+typedef struct lnp_gradient_work {
+    const lnp_gemm_kernels *kernels;
+    const lnp_gradient_product *job;
+    float *scratch;
+    lnp_gradient_grid grid;
+} lnp_gradient_work;
+
+/* One cell of the grid, with the scratch of that cell. */
+static void lnp_gradient_cell(const void *context, size_t cell, size_t worker)
 {
+    const lnp_gradient_work *work = (const lnp_gradient_work *)context;
+    const lnp_gemm_kernels *kernels = work->kernels;
+    const lnp_gradient_product *job = work->job;
+    const lnp_gradient_grid *grid = &work->grid;
     const size_t steps = lnp_gradient_steps(kernels, job);
     const size_t dy_floats = lnp_gradient_dy_floats(kernels, steps, job->n, grid->across);
     const size_t x_floats = lnp_gradient_x_floats(kernels, steps);
     const size_t panels = lnp_ceil_div(job->k, kernels->columns);
-    const size_t i = worker / grid->along, j = worker % grid->along;
+    const size_t i = cell / grid->along, j = cell % grid->along;
     lnp_gradient_block block;
+    (void)worker;
     block.tiles = lnp_tiles_in(kernels, job->n);
     block.first_tile = lnp_share_start(block.tiles, grid->across, i);
     block.last_tile = lnp_share_start(block.tiles, grid->across, i + 1);
@@ -6701,7 +6730,7 @@ static void lnp_gradient_work(const lnp_gemm_kernels *kernels, const lnp_gradien
     block.last_panel = lnp_share_start(panels, grid->along, j + 1);
     block.all = steps;
     block.pitch = lnp_gradient_pitch(steps);
-    block.dy = scratch + worker * (dy_floats + x_floats);
+    block.dy = work->scratch + cell * (dy_floats + x_floats);
     block.x = block.dy + dy_floats;
     for (block.first_row = 0; block.first_row < steps; block.first_row += block.rows) {
         block.rows = lnp_min(lnp_gradient_rows(steps), steps - block.first_row);
@@ -6713,23 +6742,20 @@ static void lnp_gradient_work(const lnp_gemm_kernels *kernels, const lnp_gradien
 /* dw += dY^T X, see lnp_gradient_product. `scratch`: lnp_gradient_scratch_floats, 64-byte
  * aligned. */
 static void lnp_multiply_gradient(const lnp_gemm_kernels *kernels, const lnp_gradient_product *job,
-                                  float *scratch, int threads)
+                                  float *scratch, lnp_team *team)
 {
-    lnp_gradient_grid grid;
-    int worker, workers;
+    lnp_gradient_work work;
     if (!job->m || !job->n || !job->k) return;
     if (kernels->isa == LENSNET_ISA_REFERENCE) {
         (kernels->bfloat ? lnp_multiply_gradient_bfloat_ref : lnp_multiply_gradient_ref)(job,
                                                                                          scratch);
         return;
     }
-    grid = lnp_gradient_grid_of(kernels, job->n, job->k, (size_t)threads);
-    workers = (int)(grid.across * grid.along);
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-#endif
-    for (worker = 0; worker < workers; worker++)
-        lnp_gradient_work(kernels, job, scratch, &grid, (size_t)worker);
+    work.kernels = kernels;
+    work.job = job;
+    work.scratch = scratch;
+    work.grid = lnp_gradient_grid_of(kernels, job->n, job->k, (size_t)team->threads);
+    lnp_team_run(team, lnp_gradient_cell, &work, work.grid.across * work.grid.along);
 }
 /* =================================================================================================
  * >>depthwise  Direct 7x7 depthwise convolution, stride 1, zero padding 3, NHWC: forward, input
@@ -6796,17 +6822,32 @@ static void lnp_depthwise_pack_group(float *group, const float *weight, size_t c
         }
 }
 
+typedef struct lnp_depthwise_packing {
+    float *packed;
+    const float *weight;
+    size_t c;
+    int mirrored;
+} lnp_depthwise_packing;
+
+static void lnp_depthwise_pack_task(const void *context, size_t group, size_t worker)
+{
+    const lnp_depthwise_packing *p = (const lnp_depthwise_packing *)context;
+    (void)worker;
+    lnp_depthwise_pack_group(p->packed + group * 16 * LNP_TAPS, p->weight, p->c, group * 16,
+                             p->mirrored);
+}
+
 /* From weight (C,1,7,7), as PyTorch has it: for lnp_depthwise_forward, or mirrored for
  * lnp_depthwise_input_gradient. */
 static void lnp_depthwise_pack(float *packed, const float *weight, size_t c, int mirrored,
-                               int threads)
+                               lnp_team *team)
 {
-    ptrdiff_t group;
-    (void)threads;
-    LNP_PARALLEL_FOR
-    for (group = 0; group < (ptrdiff_t)lnp_ceil_div(c, 16); group++)
-        lnp_depthwise_pack_group(packed + (size_t)group * 16 * LNP_TAPS, weight, c,
-                                 (size_t)group * 16, mirrored);
+    lnp_depthwise_packing p;
+    p.packed = packed;
+    p.weight = weight;
+    p.c = c;
+    p.mirrored = mirrored;
+    lnp_team_run(team, lnp_depthwise_pack_task, &p, lnp_ceil_div(c, 16));
 }
 
 /* The tap 0 of channel c; taps are 16 floats apart. */
@@ -7177,35 +7218,62 @@ static size_t lnp_depthwise_task_rows(size_t n, size_t h, int threads)
     return lnp_min(LNP_DEPTHWISE_ROWS, lnp_ceil_div(h, tasks));
 }
 
+/* A convolution of n samples on its way: what its tasks need. */
+typedef struct lnp_depthwise_work {
+    const lnp_depthwise_kernels *kernels;
+    const lnp_row_kernels *rows;
+    float *out, *mean, *rstd;
+    const float *in, *packed, *bias, *residual;
+    lnp_map map;
+    float eps;
+    size_t step, blocks; /* rows of a task, tasks of a sample */
+} lnp_depthwise_work;
+
+static void lnp_depthwise_task(const void *context, size_t task, size_t worker)
+{
+    const lnp_depthwise_work *d = (const lnp_depthwise_work *)context;
+    const size_t h = d->map.h, w = d->map.w, c = d->map.c;
+    const size_t sample = task / d->blocks, y0 = task % d->blocks * d->step;
+    const size_t y1 = lnp_min(h, y0 + d->step), pixels = (y1 - y0) * w;
+    const size_t pixel = (sample * h + y0) * w, at = sample * h * w * c;
+    float *out = d->out + pixel * c;
+    (void)worker;
+    lnp_depthwise_rows(d->kernels, d->out + at, d->bias, d->in + at, d->packed, &d->map, y0, y1);
+    if (d->residual) d->rows->add(out, d->residual + pixel * c, out, pixels * c);
+    if (d->mean)
+        d->rows->row_statistics(d->mean + pixel, d->rstd + pixel, out, c, pixels, c, d->eps);
+}
+
+static void lnp_depthwise_run(lnp_depthwise_work *d, size_t n, lnp_team *team)
+{
+    if (!n || !d->map.h || !d->map.w || !d->map.c) return;
+    d->step = lnp_depthwise_task_rows(n, d->map.h, team->threads);
+    d->blocks = lnp_ceil_div(d->map.h, d->step);
+    lnp_team_run(team, lnp_depthwise_task, d, n * d->blocks);
+}
+
 /* out (n,h,w,c) = bias + conv(x), bias may be NULL. Where mean and rstd (n*h*w) are not NULL, they
  * get the LayerNorm statistics of out, taken while its rows are in cache. out is not x. */
 static void lnp_depthwise_forward(const lnp_depthwise_kernels *kernels, const lnp_row_kernels *rows,
                                   float *out, float *mean, float *rstd, const float *x,
                                   const float *packed, const float *bias, size_t n, size_t h,
-                                  size_t w, size_t c, float eps, int threads)
+                                  size_t w, size_t c, float eps, lnp_team *team)
 {
-    lnp_map map;
-    size_t step, blocks;
-    int task, tasks;
-    if (!n || !h || !w || !c) return;
-    map.h = h;
-    map.w = w;
-    map.c = c;
-    step = lnp_depthwise_task_rows(n, h, threads);
-    blocks = lnp_ceil_div(h, step);
-    tasks = (int)(n * blocks);
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) if (threads > 1 && tasks > 1)
-#endif
-    for (task = 0; task < tasks; task++) {
-        const size_t sample = (size_t)task / blocks, y0 = (size_t)task % blocks * step;
-        const size_t y1 = lnp_min(h, y0 + step), pixel = (sample * h + y0) * w;
-        const size_t at = sample * h * w * c;
-        lnp_depthwise_rows(kernels, out + at, bias, x + at, packed, &map, y0, y1);
-        if (mean)
-            rows->row_statistics(mean + pixel, rstd + pixel, out + pixel * c, c, (y1 - y0) * w, c,
-                                 eps);
-    }
+    lnp_depthwise_work d;
+    memset(&d, 0, sizeof d);
+    d.kernels = kernels;
+    d.rows = rows;
+    d.out = out;
+    d.mean = mean;
+    d.rstd = rstd;
+    d.in = x;
+    d.packed = packed;
+    d.bias = bias;
+    d.map.h = h;
+    d.map.w = w;
+    d.map.c = c;
+    d.eps = eps;
+    lnp_depthwise_run(&d, n, team);
 }
 
 /* dx (n,h,w,c) = residual + conv(dy, mirrored): residual is a tensor like dx, or NULL; packed
@@ -7214,27 +7282,20 @@ static void lnp_depthwise_input_gradient(const lnp_depthwise_kernels *kernels,
                                          const lnp_row_kernels *rows, float *dx,
                                          const float *residual, const float *dy,
                                          const float *packed, size_t n, size_t h, size_t w,
-                                         size_t c, int threads)
+                                         size_t c, lnp_team *team)
 {
-    lnp_map map;
-    size_t step, blocks;
-    int task, tasks;
-    if (!n || !h || !w || !c) return;
-    map.h = h;
-    map.w = w;
-    map.c = c;
-    step = lnp_depthwise_task_rows(n, h, threads);
-    blocks = lnp_ceil_div(h, step);
-    tasks = (int)(n * blocks);
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) if (threads > 1 && tasks > 1)
-#endif
-    for (task = 0; task < tasks; task++) {
-        const size_t at = (size_t)task / blocks * h * w * c, y0 = (size_t)task % blocks * step;
-        const size_t y1 = lnp_min(h, y0 + step), first = at + y0 * w * c;
-        lnp_depthwise_rows(kernels, dx + at, NULL, dy + at, packed, &map, y0, y1);
-        if (residual) rows->add(dx + first, residual + first, dx + first, (y1 - y0) * w * c);
-    }
+    lnp_depthwise_work d;
+    memset(&d, 0, sizeof d);
+    d.kernels = kernels;
+    d.rows = rows;
+    d.out = dx;
+    d.in = dy;
+    d.packed = packed;
+    d.residual = residual;
+    d.map.h = h;
+    d.map.w = w;
+    d.map.c = c;
+    lnp_depthwise_run(&d, n, team);
 }
 
 /* -- the gradient of the weights -------------------------------------------------------------- */
@@ -7288,39 +7349,56 @@ static void lnp_depthwise_add_bands(const lnp_row_kernels *rows, float *dweight,
     for (i = 0; dbias && i < channels; i++) dbias[first + i] = total[16 * LNP_TAPS + i];
 }
 
+/* A gradient on its way; `sums` of every band and 16 channels: [sample][band][group]. */
+typedef struct lnp_depthwise_gradient {
+    const lnp_depthwise_kernels *kernels;
+    const lnp_row_kernels *rows;
+    float *dweight, *dbias, *sums;
+    const float *dy, *x;
+    lnp_map map;
+    size_t groups, bands, all_bands; /* of the channels; of a sample, of all */
+} lnp_depthwise_gradient;
+
+static void lnp_depthwise_band_task(const void *context, size_t i, size_t worker)
+{
+    const lnp_depthwise_gradient *d = (const lnp_depthwise_gradient *)context;
+    const size_t band = i / d->groups, at = band / d->bands * d->map.h * d->map.w * d->map.c;
+    (void)worker;
+    lnp_depthwise_band_sums(d->kernels, d->rows, d->sums + i * LNP_BAND_SUMS, d->dy + at, d->x + at,
+                            &d->map, band % d->bands, i % d->groups * 16);
+}
+
+static void lnp_depthwise_add_task(const void *context, size_t group, size_t worker)
+{
+    const lnp_depthwise_gradient *d = (const lnp_depthwise_gradient *)context;
+    (void)worker;
+    lnp_depthwise_add_bands(d->rows, d->dweight, d->dbias, d->sums + group * LNP_BAND_SUMS,
+                            d->groups * LNP_BAND_SUMS, d->all_bands, d->map.c, group * 16);
+}
+
 /* dweight (C,1,7,7) and dbias (C; may be NULL) continue over dy, x (n,h,w,c). Work is dealt in the
  * order of the rows, so that a thread has about those that it had before. */
 static void lnp_depthwise_weight_gradient(const lnp_depthwise_kernels *kernels,
                                           const lnp_row_kernels *rows, float *dweight, float *dbias,
                                           const float *dy, const float *x, size_t n, size_t h,
-                                          size_t w, size_t c, float *scratch, int threads)
+                                          size_t w, size_t c, float *scratch, lnp_team *team)
 {
-    const size_t groups = lnp_ceil_div(c, 16), bands = lnp_depthwise_bands(h);
-    ptrdiff_t i;
-    lnp_map map;
-    (void)threads;
-    map.h = h;
-    map.w = w;
-    map.c = c;
-#ifdef _OPENMP
-#pragma omp parallel num_threads(threads) if (threads > 1)
-#endif
-    {
-#ifdef _OPENMP
-#pragma omp for schedule(static)
-#endif
-        for (i = 0; i < (ptrdiff_t)(n * bands * groups); i++) {
-            const size_t band = (size_t)i / groups, at = band / bands * h * w * c;
-            lnp_depthwise_band_sums(kernels, rows, scratch + (size_t)i * LNP_BAND_SUMS, dy + at,
-                                    x + at, &map, band % bands, (size_t)i % groups * 16);
-        }
-#ifdef _OPENMP
-#pragma omp for schedule(static)
-#endif
-        for (i = 0; i < (ptrdiff_t)groups; i++)
-            lnp_depthwise_add_bands(rows, dweight, dbias, scratch + (size_t)i * LNP_BAND_SUMS,
-                                    groups * LNP_BAND_SUMS, n * bands, c, (size_t)i * 16);
-    }
+    lnp_depthwise_gradient d;
+    d.kernels = kernels;
+    d.rows = rows;
+    d.dweight = dweight;
+    d.dbias = dbias;
+    d.sums = scratch;
+    d.dy = dy;
+    d.x = x;
+    d.map.h = h;
+    d.map.w = w;
+    d.map.c = c;
+    d.groups = lnp_ceil_div(c, 16);
+    d.bands = lnp_depthwise_bands(h);
+    d.all_bands = n * d.bands;
+    lnp_team_run(team, lnp_depthwise_band_task, &d, d.all_bands * d.groups);
+    lnp_team_run(team, lnp_depthwise_add_task, &d, d.groups);
 }
 /* =================================================================================================
  * >>parameters  Names, shapes and flat buffers of the weights, and their copies in kernel order.
@@ -7375,6 +7453,7 @@ struct lensnet_parameters {
     float *values, *gradients;
     uint64_t version; /* of the values; packed copies carry the version they were made from */
     int frozen;
+    int process;           /* that created them (lnp_process) */
     lensnet_error failure; /* of the first bad lensnet_parameter_add */
 };
 
@@ -7403,6 +7482,7 @@ lensnet_result lensnet_parameters_create(lensnet_parameters **parameters, const 
     p->gemm[0] = *lnp_gemm_kernels_for(lnp_detect_isa(host->isa_cap));
     p->gemm[1] = lnp_bfloat_kernels_for(lnp_detect_isa(host->isa_cap));
     p->version = 1;
+    p->process = lnp_process();
     *parameters = p;
     return LENSNET_OK;
 }
@@ -7505,36 +7585,71 @@ static void lnp_set_all(float *values, float value, size_t n)
     while (n--) *values++ = value;
 }
 
-/* Normal values from (seed, name, index), by all threads: Tiny has 28 million. */
-static void lnp_draw(float *values, const lnp_weight *w, double deviation, uint64_t seed,
-                     int threads)
+#define LNP_DRAWN_AT_A_TIME ((size_t)4096)
+
+typedef struct lnp_drawing {
+    float *values;
+    size_t size;
+    double deviation;
+    uint64_t seed, stream;
+} lnp_drawing;
+
+static void lnp_draw_task(const void *context, size_t part, size_t worker)
 {
-    const uint64_t stream = lensnet_random_stream(w->name);
-    ptrdiff_t i;
-    (void)threads;
-    LNP_PARALLEL_FOR
-    for (i = 0; i < (ptrdiff_t)w->size; i++)
-        values[i] = (float)(deviation * lensnet_random_normal(seed, stream, (uint64_t)i));
+    const lnp_drawing *d = (const lnp_drawing *)context;
+    const size_t end = lnp_min(d->size, (part + 1) * LNP_DRAWN_AT_A_TIME);
+    size_t i;
+    (void)worker;
+    for (i = part * LNP_DRAWN_AT_A_TIME; i < end; i++)
+        d->values[i] =
+            (float)(d->deviation * lensnet_random_normal(d->seed, d->stream, (uint64_t)i));
 }
 
-static void lnp_initialize(float *values, const lnp_weight *w, uint64_t seed, int threads)
+/* Normal values from (seed, name, index), by all threads: Tiny has 28 million. */
+static void lnp_draw(float *values, const lnp_weight *w, double deviation, uint64_t seed,
+                     lnp_team *team)
+{
+    lnp_drawing d;
+    d.values = values;
+    d.size = w->size;
+    d.deviation = deviation;
+    d.seed = seed;
+    d.stream = lensnet_random_stream(w->name);
+    lnp_team_run(team, lnp_draw_task, &d, lnp_ceil_div(w->size, LNP_DRAWN_AT_A_TIME));
+}
+
+static void lnp_initialize(float *values, const lnp_weight *w, uint64_t seed, lnp_team *team)
 {
     switch (w->initial) {
     case LENSNET_INITIAL_ZERO: lnp_set_all(values, 0.0f, w->size); break;
     case LENSNET_INITIAL_ONE: lnp_set_all(values, 1.0f, w->size); break;
-    case LENSNET_INITIAL_NORMAL_002: lnp_draw(values, w, 0.02, seed, threads); break;
+    case LENSNET_INITIAL_NORMAL_002: lnp_draw(values, w, 0.02, seed, team); break;
     case LENSNET_INITIAL_HE:
-        lnp_draw(values, w, sqrt(2.0 / (double)(w->size / w->shape[0])), seed, threads);
+        lnp_draw(values, w, sqrt(2.0 / (double)(w->size / w->shape[0])), seed, team);
         break;
     }
+}
+
+typedef struct lnp_drawn_parameters {
+    lensnet_parameters *parameters;
+    uint64_t seed;
+    lnp_team team;
+} lnp_drawn_parameters;
+
+static void lnp_initialize_all(void *context)
+{
+    lnp_drawn_parameters *all = (lnp_drawn_parameters *)context;
+    lensnet_parameters *p = all->parameters;
+    size_t i;
+    for (i = 0; i < p->count; i++)
+        lnp_initialize(p->values + p->weights[i].offset, &p->weights[i], all->seed, &all->team);
 }
 
 lensnet_result lensnet_parameters_allocate(lensnet_parameters *p, int gradients, uint64_t seed,
                                            lensnet_error *error)
 {
-    const int threads = p ? lnp_threads(&p->host) : 1;
     uint64_t mode;
-    size_t i;
+    lnp_drawn_parameters all;
     if (!p) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "parameters: NULL");
     if (p->failure.code) return lnp_fail(error, p->failure.code, "%s", p->failure.text);
     if (p->values || p->frozen)
@@ -7549,10 +7664,12 @@ lensnet_result lensnet_parameters_allocate(lensnet_parameters *p, int gradients,
                         (double)p->size / 1e6);
     }
     if (gradients) memset(p->gradients, 0, p->size * sizeof(float));
-    mode = lnp_mode_enter(threads);
-    for (i = 0; i < p->count; i++)
-        lnp_initialize(p->values + p->weights[i].offset, &p->weights[i], seed, threads);
-    lnp_mode_leave(mode, threads);
+    mode = lnp_mode_enter();
+    all.parameters = p;
+    all.seed = seed;
+    lnp_team_begin(&all.team, lnp_threads(&p->host), p->process);
+    lnp_team_pass(&all.team, lnp_initialize_all, &all);
+    lnp_mode_leave(mode);
     return LENSNET_OK;
 }
 
@@ -7594,29 +7711,46 @@ static float *lnp_gradients(const lensnet_parameters *p, int index)
 
 /* --- copies in kernel order -------------------------------------------------------------------- */
 
-/* (K, C, R, S) -> (K, R, S, C), the order in which im2col lays out a channels-last patch, or back. */
-static void lnp_turn_taps(float *to, const float *from, const lnp_weight *w, int back, int threads)
+typedef struct lnp_turning {
+    float *to;
+    const float *from;
+    size_t channels, taps;
+    int back;
+} lnp_turning;
+
+static void lnp_turn_filter(const void *context, size_t filter, size_t worker)
 {
-    const size_t c_count = w->shape[1], taps = w->shape[2] * w->shape[3];
-    ptrdiff_t o;
-    (void)threads;
-    LNP_PARALLEL_FOR
-    for (o = 0; o < (ptrdiff_t)w->shape[0]; o++) {
-        const size_t first = (size_t)o * c_count * taps;
-        size_t t, c;
-        for (t = 0; t < taps; t++)
-            for (c = 0; c < c_count; c++) {
-                const size_t by_channel = first + c * taps + t, by_tap = first + t * c_count + c;
-                to[back ? by_channel : by_tap] = from[back ? by_tap : by_channel];
-            }
-    }
+    const lnp_turning *turn = (const lnp_turning *)context;
+    const size_t first = filter * turn->channels * turn->taps;
+    size_t t, c;
+    (void)worker;
+    for (t = 0; t < turn->taps; t++)
+        for (c = 0; c < turn->channels; c++) {
+            const size_t by_channel = first + c * turn->taps + t;
+            const size_t by_tap = first + t * turn->channels + c;
+            turn->to[turn->back ? by_channel : by_tap] =
+                turn->from[turn->back ? by_tap : by_channel];
+        }
+}
+
+/* (K, C, R, S) -> (K, R, S, C), the order in which im2col lays out a channels-last patch, or back. */
+static void lnp_turn_taps(float *to, const float *from, const lnp_weight *w, int back,
+                          lnp_team *team)
+{
+    lnp_turning turn;
+    turn.to = to;
+    turn.from = from;
+    turn.channels = w->shape[1];
+    turn.taps = w->shape[2] * w->shape[3];
+    turn.back = back;
+    lnp_team_run(team, lnp_turn_filter, &turn, w->shape[0]);
 }
 
 static int lnp_has_taps(const lnp_weight *w) { return w->shape[2] * w->shape[3] > 1; }
 
 /* One copy of the matrices at `values`, in im2col's order. */
 static void lnp_pack_matrices(const lensnet_parameters *p, const lnp_weight *w, int copy,
-                              const float *values, int threads)
+                              const float *values, lnp_team *team)
 {
     const int backward = lnp_is_backward(copy);
     const lnp_gemm_kernels *gemm = lnp_copy_gemm(p, copy);
@@ -7624,25 +7758,25 @@ static void lnp_pack_matrices(const lensnet_parameters *p, const lnp_weight *w, 
     size_t g;
     for (g = 0; g < w->groups; g++, values += n * k)
         lnp_pack_weights(gemm, w->packed[copy] + g * lnp_packed_floats(gemm, n, k), values, n, k,
-                         !backward, threads);
+                         !backward, team);
 }
 
 /* All copies that exist. `scratch` holds w->size floats if the tensor has taps. */
 static void lnp_pack_weight(const lensnet_parameters *p, lnp_weight *w, const float *values,
-                            float *scratch, int threads)
+                            float *scratch, lnp_team *team)
 {
     int copy;
     if (w->use == LNP_USE_MATRIX && lnp_has_taps(w)) {
-        lnp_turn_taps(scratch, values, w, 0, threads);
+        lnp_turn_taps(scratch, values, w, 0, team);
         values = scratch;
     }
     for (copy = 0; copy < LNP_COPIES; copy++) {
         if (!w->packed[copy]) continue;
         if (w->use == LNP_USE_MATRIX)
-            lnp_pack_matrices(p, w, copy, values, threads);
+            lnp_pack_matrices(p, w, copy, values, team);
         else
             lnp_depthwise_pack(w->packed[copy], values, w->shape[0], lnp_is_backward(copy),
-                               threads);
+                               team);
     }
 }
 
@@ -7658,7 +7792,7 @@ static size_t lnp_pack_scratch_floats(const lensnet_parameters *p)
 /* Brings the packed copies up to date; free when nothing changed. Weights for which the scratch is too
  * small came into use after it was planned: a later graph's, which packs them itself. */
 static void lnp_parameters_pack(lensnet_parameters *p, float *scratch, size_t scratch_floats,
-                                int threads)
+                                lnp_team *team)
 {
     size_t i;
     if (p->frozen) return;
@@ -7666,7 +7800,7 @@ static void lnp_parameters_pack(lensnet_parameters *p, float *scratch, size_t sc
         lnp_weight *w = &p->weights[i];
         if (w->use <= LNP_USE_PLAIN || w->packed_version == p->version) continue;
         if (w->use == LNP_USE_MATRIX && lnp_has_taps(w) && w->size > scratch_floats) continue;
-        lnp_pack_weight(p, w, p->values + w->offset, scratch, threads);
+        lnp_pack_weight(p, w, p->values + w->offset, scratch, team);
         w->packed_version = p->version;
     }
 }
@@ -7674,7 +7808,7 @@ static void lnp_parameters_pack(lensnet_parameters *p, float *scratch, size_t sc
 /* Brings the gradients of convolutions, which were summed in im2col's order, into the order of their
  * shapes. What is larger than the scratch, a later graph uses: here it is zero. */
 static void lnp_gradients_channels_first(lensnet_parameters *p, float *scratch,
-                                         size_t scratch_floats, int threads)
+                                         size_t scratch_floats, lnp_team *team)
 {
     size_t i;
     for (i = 0; i < p->count; i++) {
@@ -7682,7 +7816,7 @@ static void lnp_gradients_channels_first(lensnet_parameters *p, float *scratch,
         float *gradient = p->gradients + w->offset;
         if (w->use != LNP_USE_MATRIX || !lnp_has_taps(w) || w->size > scratch_floats) continue;
         memcpy(scratch, gradient, w->size * sizeof(float));
-        lnp_turn_taps(gradient, scratch, w, 1, threads);
+        lnp_turn_taps(gradient, scratch, w, 1, team);
     }
 }
 
@@ -7737,10 +7871,13 @@ static lensnet_result lnp_freeze_weight(lensnet_parameters *p, size_t index, con
 {
     lnp_weight *w = &p->weights[index];
     lensnet_result result;
+    lnp_team alone;
     if (w->use > LNP_USE_PLAIN) {
         result = lnp_allocate_copies(p, w, error);
-        if (!result) lnp_pack_weight(p, w, values, scratch, 1);
-        return result;
+        if (result) return result;
+        lnp_team_begin(&alone, 1, 0);
+        lnp_pack_weight(p, w, values, scratch, &alone);
+        return LENSNET_OK;
     }
     w->frozen = (float *)lnp_allocate(&p->host, w->size * sizeof(float));
     if (!w->frozen)
@@ -7847,7 +7984,7 @@ struct lensnet_graph {
     lensnet_precision precision; /* of what is recorded next */
     lnp_row_kernels rows;
     lnp_depthwise_kernels depthwise;
-    int threads;
+    lnp_team team;
     lnp_activation *tensors;
     size_t tensor_count, tensor_capacity;
     lnp_op *ops;
@@ -7876,6 +8013,7 @@ typedef struct lnp_run {
     double target_weight;          /* what the cross-entropy is divided by, of the whole batch */
     double losses[LENSNET_LOSSES]; /* sums over the samples so far */
     const float *targets[LENSNET_LOSSES]; /* by name; NULL: none */
+    int backward;
     float *scratch;
 } lnp_run;
 
@@ -7891,8 +8029,8 @@ typedef struct lnp_operator {
 } lnp_operator;
 
 static const lnp_operator *lnp_operator_of(lnp_kind kind);
-static void lnp_add_parallel(const lensnet_graph *g, float *y, const float *a, const float *b,
-                             size_t n);
+static void lnp_zero_parallel(lensnet_graph *g, float *y, size_t n);
+static void lnp_add_parallel(lensnet_graph *g, float *y, const float *a, const float *b, size_t n);
 
 /* --- recording --------------------------------------------------------------------------------- */
 
@@ -7973,7 +8111,7 @@ lensnet_result lensnet_graph_create(lensnet_graph **graph, lensnet_parameters *p
     isa = lnp_detect_isa(g->host.isa_cap);
     g->rows = lnp_row_kernels_for(isa);
     g->depthwise = lnp_depthwise_kernels_for(isa);
-    g->threads = lnp_threads(&g->host);
+    lnp_team_begin(&g->team, lnp_threads(&g->host), parameters->process);
     g->input = g->logits = g->cross_entropy = -1;
     *graph = g;
     return LENSNET_OK;
@@ -8532,6 +8670,22 @@ static void lnp_report_losses(lensnet_outputs *outputs, const lnp_run *run)
     }
 }
 
+/* The whole batch, one micro-batch after the other. */
+static void lnp_run_pass(void *context)
+{
+    lnp_run *run = (lnp_run *)context;
+    lensnet_graph *g = run->graph;
+    lensnet_parameters *p = g->parameters;
+    lnp_parameters_pack(p, run->scratch, g->scratch_floats, &g->team);
+    if (run->backward) lnp_zero_parallel(g, p->gradients, p->size);
+    for (run->first = 0; run->first < run->batch->count; run->first += run->n) {
+        run->n = lnp_min(g->micro_batch, run->batch->count - run->first);
+        lnp_run_forward(run);
+        if (run->backward) lnp_run_backward(run);
+    }
+    if (run->backward) lnp_gradients_channels_first(p, run->scratch, g->scratch_floats, &g->team);
+}
+
 static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch,
                                     lensnet_outputs *outputs, int backward, float *collected,
                                     lensnet_tensor collect, lensnet_error *error)
@@ -8546,22 +8700,15 @@ static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch
     run.outputs = outputs;
     result = lnp_find_targets(&run, backward, error);
     if (result) return result;
-    mode = lnp_mode_enter(g->threads);
+    mode = lnp_mode_enter();
     run.collected = collected;
     run.collect = collect.index;
     run.scratch = g->block + g->activation_floats;
     run.target_weight = lnp_target_weight(g, batch);
-    lnp_parameters_pack(g->parameters, run.scratch, g->scratch_floats, g->threads);
-    if (backward) memset(g->parameters->gradients, 0, g->parameters->size * sizeof(float));
-    for (run.first = 0; run.first < batch->count; run.first += run.n) {
-        run.n = lnp_min(g->micro_batch, batch->count - run.first);
-        lnp_run_forward(&run);
-        if (backward) lnp_run_backward(&run);
-    }
-    if (backward)
-        lnp_gradients_channels_first(g->parameters, run.scratch, g->scratch_floats, g->threads);
+    run.backward = backward;
+    lnp_team_pass(&g->team, lnp_run_pass, &run);
     if (outputs) lnp_report_losses(outputs, &run);
-    lnp_mode_leave(mode, g->threads);
+    lnp_mode_leave(mode);
     return LENSNET_OK;
 }
 
@@ -8616,34 +8763,52 @@ void lensnet_tensor_shape(const lensnet_graph *g, lensnet_tensor x, size_t *heig
 
 #define LNP_PIECE ((size_t)8192) /* floats an elementwise worker takes at a time: a third of L1 */
 
-static ptrdiff_t lnp_pieces(size_t n) { return (ptrdiff_t)lnp_ceil_div(n, LNP_PIECE); }
+static size_t lnp_pieces(size_t n) { return lnp_ceil_div(n, LNP_PIECE); }
 
-static size_t lnp_piece_floats(ptrdiff_t piece, size_t n)
+static size_t lnp_piece_floats(size_t piece, size_t n)
 {
-    return lnp_min(LNP_PIECE, n - (size_t)piece * LNP_PIECE);
+    return lnp_min(LNP_PIECE, n - piece * LNP_PIECE);
 }
 
-static void lnp_zero_parallel(const lensnet_graph *g, float *y, size_t n)
+/* y = kernel(a) or kernel(a, b), or 0 without one. */
+typedef struct lnp_elements {
+    float *y;
+    const float *a, *b;
+    size_t n;
+    void (*one)(float *, const float *, size_t);
+    void (*two)(float *, const float *, const float *, size_t);
+} lnp_elements;
+
+static void lnp_elements_task(const void *context, size_t piece, size_t worker)
 {
-    ptrdiff_t i, pieces = lnp_pieces(n);
-    const int threads = g->threads;
-    (void)threads;
-    LNP_PARALLEL_FOR
-    for (i = 0; i < pieces; i++)
-        memset(y + (size_t)i * LNP_PIECE, 0, lnp_piece_floats(i, n) * sizeof(float));
+    const lnp_elements *e = (const lnp_elements *)context;
+    const size_t at = piece * LNP_PIECE, count = lnp_piece_floats(piece, e->n);
+    (void)worker;
+    if (e->two)
+        e->two(e->y + at, e->a + at, e->b + at, count);
+    else if (e->one)
+        e->one(e->y + at, e->a + at, count);
+    else
+        memset(e->y + at, 0, count * sizeof(float));
 }
 
-static void lnp_add_parallel(const lensnet_graph *g, float *y, const float *a, const float *b,
-                             size_t n)
+static void lnp_zero_parallel(lensnet_graph *g, float *y, size_t n)
 {
-    ptrdiff_t i, pieces = lnp_pieces(n);
-    const int threads = g->threads;
-    (void)threads;
-    LNP_PARALLEL_FOR
-    for (i = 0; i < pieces; i++) {
-        size_t at = (size_t)i * LNP_PIECE;
-        g->rows.add(y + at, a + at, b + at, lnp_piece_floats(i, n));
-    }
+    lnp_elements e = {NULL, NULL, NULL, 0, NULL, NULL};
+    e.y = y;
+    e.n = n;
+    lnp_team_run(&g->team, lnp_elements_task, &e, lnp_pieces(n));
+}
+
+static void lnp_add_parallel(lensnet_graph *g, float *y, const float *a, const float *b, size_t n)
+{
+    lnp_elements e = {NULL, NULL, NULL, 0, NULL, NULL};
+    e.y = y;
+    e.a = a;
+    e.b = b;
+    e.n = n;
+    e.two = g->rows.add;
+    lnp_team_run(&g->team, lnp_elements_task, &e, lnp_pieces(n));
 }
 
 /* Columns are cut into strips for sums down the rows: a strip belongs to one worker. */
@@ -8671,27 +8836,43 @@ static lnp_chunk lnp_chunk_at(size_t row, size_t pixels)
     return chunk;
 }
 
+typedef struct lnp_bias_sums {
+    const lnp_row_kernels *kernels;
+    float *gradient;
+    const float *dy;
+    size_t rows, pixels, columns, width; /* of a strip */
+} lnp_bias_sums;
+
+static void lnp_bias_strip(const void *context, size_t strip, size_t worker)
+{
+    const lnp_bias_sums *b = (const lnp_bias_sums *)context;
+    const size_t c = strip * b->width, count = lnp_min(b->width, b->columns - c);
+    float *gradient = b->gradient + c, sums[LNP_STRIP_COLUMNS];
+    lnp_chunk chunk;
+    size_t row;
+    (void)worker;
+    for (row = 0; row < b->rows; row += chunk.rows) {
+        chunk = lnp_chunk_at(row, b->pixels);
+        memset(sums, 0, count * sizeof(float));
+        b->kernels->column_sum(sums, b->dy + row * b->columns + c, b->columns, chunk.rows, count);
+        b->kernels->add(gradient, gradient, sums, count);
+    }
+}
+
 /* gradient[c] += sum over all rows of dy[row][c], chunk by chunk. */
-static void lnp_bias_gradient(const lensnet_graph *g, float *gradient, const float *dy, size_t rows,
+static void lnp_bias_gradient(lensnet_graph *g, float *gradient, const float *dy, size_t rows,
                               size_t pixels, size_t columns)
 {
-    size_t width = lnp_strip_width(columns, g->threads);
-    ptrdiff_t i, strips = (ptrdiff_t)lnp_ceil_div(columns, width);
-    const int threads = g->threads;
-    (void)threads;
+    lnp_bias_sums b;
     if (!gradient) return;
-    LNP_PARALLEL_FOR
-    for (i = 0; i < strips; i++) {
-        size_t c = (size_t)i * width, count = lnp_min(width, columns - c), row;
-        float sums[LNP_STRIP_COLUMNS];
-        lnp_chunk chunk;
-        for (row = 0; row < rows; row += chunk.rows) {
-            chunk = lnp_chunk_at(row, pixels);
-            memset(sums, 0, count * sizeof(float));
-            g->rows.column_sum(sums, dy + row * columns + c, columns, chunk.rows, count);
-            g->rows.add(gradient + c, gradient + c, sums, count);
-        }
-    }
+    b.kernels = &g->rows;
+    b.gradient = gradient;
+    b.dy = dy;
+    b.rows = rows;
+    b.pixels = pixels;
+    b.columns = columns;
+    b.width = lnp_strip_width(columns, g->team.threads);
+    lnp_team_run(&g->team, lnp_bias_strip, &b, lnp_ceil_div(columns, b.width));
 }
 
 /* gradient[c] += the sums of all chunks, (chunks, columns), in order. */
@@ -8699,6 +8880,22 @@ static void lnp_add_chunks(const lensnet_graph *g, float *gradient, const float 
                            size_t chunks, size_t columns)
 {
     if (gradient) g->rows.column_sum(gradient, sums, columns, chunks, columns);
+}
+
+/* An operator on its way, as its tasks see it. */
+typedef struct lnp_op_work {
+    lnp_run *run;
+    const lnp_op *op;
+    float *dx; /* backward; NULL: not wanted */
+} lnp_op_work;
+
+static void lnp_op_run(lnp_run *run, const lnp_op *op, float *dx, lnp_task task, size_t count)
+{
+    lnp_op_work work;
+    work.run = run;
+    work.op = op;
+    work.dx = dx;
+    lnp_team_run(&run->graph->team, task, &work, count);
 }
 
 static const float *lnp_op_values(const lensnet_graph *g, const lnp_op *op, int k)
@@ -8837,27 +9034,27 @@ static lensnet_result lnp_input_shape(lensnet_graph *g, lnp_op *op, lensnet_erro
     return LENSNET_OK;
 }
 
+static void lnp_input_row(const void *context, size_t row, size_t worker)
+{
+    const lnp_op_work *work = (const lnp_op_work *)context;
+    const lensnet_graph *g = work->run->graph;
+    const lnp_activation *y = lnp_out(g, work->op);
+    const size_t given = work->run->batch->channels;
+    const size_t first = work->run->first * lnp_pixels(y) + row * y->w;
+    const float *from = work->run->batch->images + first * given;
+    float *to = lnp_value(g, work->op->output) + row * y->w * y->c;
+    size_t i, c;
+    (void)worker;
+    if (given == y->c)
+        memcpy(to, from, y->w * y->c * sizeof(float));
+    else
+        for (i = 0; i < y->w; i++)
+            for (c = 0; c < y->c; c++) *to++ = from[i];
+}
+
 static void lnp_input_forward(lnp_run *run, const lnp_op *op)
 {
-    lensnet_graph *g = run->graph;
-    const lnp_activation *y = lnp_out(g, op);
-    size_t given = run->batch->channels, pixels = lnp_pixels(y);
-    const float *images = run->batch->images + run->first * pixels * given;
-    float *value = lnp_value(g, op->output);
-    const int threads = g->threads;
-    ptrdiff_t row; /* of all images */
-    (void)threads;
-    LNP_PARALLEL_FOR
-    for (row = 0; row < (ptrdiff_t)(run->n * y->h); row++) {
-        const float *from = images + (size_t)row * y->w * given;
-        float *to = value + (size_t)row * y->w * y->c;
-        size_t i, c;
-        if (given == y->c)
-            memcpy(to, from, y->w * y->c * sizeof(float));
-        else
-            for (i = 0; i < y->w; i++)
-                for (c = 0; c < y->c; c++) *to++ = from[i];
-    }
+    lnp_op_run(run, op, NULL, lnp_input_row, run->n * lnp_out(run->graph, op)->h);
 }
 
 static void lnp_input_backward(lnp_run *run, const lnp_op *op, float *const *dx)
@@ -8908,10 +9105,10 @@ static size_t lnp_linear_scratch(const lensnet_graph *g, const lnp_op *op, size_
                                  size_t k)
 {
     const lnp_gemm_kernels *gemm = lnp_gemm_of(g, op);
-    size_t floats = lnp_product_scratch_floats(gemm, m, k, g->threads);
+    size_t floats = lnp_product_scratch_floats(gemm, m, k, g->team.threads);
     if (!g->options.training) return floats;
-    floats = lnp_max(floats, lnp_product_scratch_floats(gemm, m, n, g->threads));
-    return lnp_max(floats, lnp_gradient_scratch_floats(gemm, m, n, k, g->threads));
+    floats = lnp_max(floats, lnp_product_scratch_floats(gemm, m, n, g->team.threads));
+    return lnp_max(floats, lnp_gradient_scratch_floats(gemm, m, n, k, g->team.threads));
 }
 
 static void lnp_linear_plan(lensnet_graph *g, lnp_op *op)
@@ -8975,7 +9172,7 @@ static void lnp_linear_forward(lnp_run *run, const lnp_op *op)
     lnp_product job = lnp_product_of(g, op, 0, 1, run->n * lnp_pixels(lnp_in(g, op)));
     job.a = lnp_value(g, op->inputs[0]);
     job.out = lnp_value(g, op->output);
-    lnp_multiply_rows(lnp_gemm_of(g, op), &job, run->scratch, g->threads);
+    lnp_multiply_rows(lnp_gemm_of(g, op), &job, run->scratch, &g->team);
 }
 
 static void lnp_linear_backward(lnp_run *run, const lnp_op *op, float *const *dx)
@@ -8986,13 +9183,13 @@ static void lnp_linear_backward(lnp_run *run, const lnp_op *op, float *const *dx
     lnp_gradient_product weight = lnp_gradient_of(g, op, 0, m);
     weight.dy = dy;
     weight.x = lnp_value(g, op->inputs[0]);
-    lnp_multiply_gradient(lnp_gemm_of(g, op), &weight, run->scratch, g->threads);
+    lnp_multiply_gradient(lnp_gemm_of(g, op), &weight, run->scratch, &g->team);
     lnp_bias_gradient(g, lnp_op_gradients(g, op, 1), dy, m, lnp_pixels(lnp_in(g, op)), weight.n);
     if (dx[0]) {
         lnp_product input = lnp_product_back(g, op, 0, m);
         input.a = dy;
         input.out = dx[0];
-        lnp_multiply_rows(lnp_gemm_of(g, op), &input, run->scratch, g->threads);
+        lnp_multiply_rows(lnp_gemm_of(g, op), &input, run->scratch, &g->team);
     }
 }
 
@@ -9210,36 +9407,50 @@ static void lnp_conv_forward(lnp_run *run, const lnp_op *op)
         if (job.bias) job.bias += group * job.n;
         job.out = lnp_value(g, op->output) + group * job.n;
         job.out_stride = lnp_out(g, op)->c;
-        lnp_multiply_rows(lnp_gemm_of(g, op), &job, run->scratch, g->threads);
+        lnp_multiply_rows(lnp_gemm_of(g, op), &job, run->scratch, &g->team);
+    }
+}
+
+typedef struct lnp_scattering {
+    const lnp_row_kernels *kernels;
+    float *dx;
+    const float *dpatches;
+    const lnp_patches *p;
+    size_t patches; /* of a unit */
+} lnp_scattering;
+
+static void lnp_scatter_unit(const void *context, size_t unit, size_t worker)
+{
+    const lnp_scattering *s = (const lnp_scattering *)context;
+    const lnp_patches *p = s->p;
+    const size_t length = p->r_count * p->s_count * p->group_c, first = unit * s->patches;
+    const float *from = s->dpatches + first * length;
+    lnp_patch_place patch = lnp_patch_place_of(p, first, 0);
+    size_t i, k, count;
+    (void)worker;
+    for (i = 0; i < s->patches; i++, from += length, lnp_patch_next_row(p, &patch)) {
+        lnp_patch_place place = patch;
+        for (k = 0; k < length; k += count) {
+            const float *run = lnp_patch_run(p, &place, length - k, &count);
+            float *to = run ? s->dx + (run - p->x) : NULL;
+            if (to) s->kernels->add(to, to, from + k, count);
+        }
     }
 }
 
 /* Adds each patch's gradient to the pixels it came from, in the order of the patches. A worker has a
  * row of patches where rows share no pixels, else a whole sample. */
-static void lnp_patches_scatter(const lensnet_graph *g, float *dx, const float *dpatches,
+static void lnp_patches_scatter(lensnet_graph *g, float *dx, const float *dpatches,
                                 const lnp_patches *p, size_t samples)
 {
-    const size_t length = p->r_count * p->s_count * p->group_c;
     const size_t units = (p->r_count - 1) * p->dilation < p->stride ? p->out_h : 1;
-    const size_t patches = p->out_h * p->out_w / units;
-    const int threads = g->threads;
-    ptrdiff_t unit;
-    (void)threads;
-    LNP_PARALLEL_FOR
-    for (unit = 0; unit < (ptrdiff_t)(samples * units); unit++) {
-        const size_t first = (size_t)unit * patches;
-        lnp_patch_place patch = lnp_patch_place_of(p, first, 0);
-        const float *from = dpatches + first * length;
-        size_t i, k, count;
-        for (i = 0; i < patches; i++, from += length, lnp_patch_next_row(p, &patch)) {
-            lnp_patch_place place = patch;
-            for (k = 0; k < length; k += count) {
-                const float *run = lnp_patch_run(p, &place, length - k, &count);
-                float *to = run ? dx + (run - p->x) : NULL;
-                if (to) g->rows.add(to, to, from + k, count);
-            }
-        }
-    }
+    lnp_scattering s;
+    s.kernels = &g->rows;
+    s.dx = dx;
+    s.dpatches = dpatches;
+    s.p = p;
+    s.patches = p->out_h * p->out_w / units;
+    lnp_team_run(&g->team, lnp_scatter_unit, &s, samples * units);
 }
 
 static void lnp_conv_backward_group(lnp_run *run, const lnp_op *op, size_t group, float *dpatches,
@@ -9254,14 +9465,14 @@ static void lnp_conv_backward_group(lnp_run *run, const lnp_op *op, size_t group
     weight.x_fill = lnp_patches_fill;
     weight.x_fill_context = &patches;
     weight.dw += group * weight.n * weight.k;
-    lnp_multiply_gradient(lnp_gemm_of(g, op), &weight, scratch, g->threads);
+    lnp_multiply_gradient(lnp_gemm_of(g, op), &weight, scratch, &g->team);
     if (dx) {
         lnp_product input = lnp_product_back(g, op, 0, m);
         input.a = weight.dy;
         input.a_stride = channels;
         input.packed += group * lnp_packed_floats(lnp_gemm_of(g, op), input.n, input.k);
         input.out = dpatches;
-        lnp_multiply_rows(lnp_gemm_of(g, op), &input, scratch, g->threads);
+        lnp_multiply_rows(lnp_gemm_of(g, op), &input, scratch, &g->team);
         lnp_patches_scatter(g, dx, dpatches, &patches, run->n);
     }
 }
@@ -9302,7 +9513,7 @@ static void lnp_depthwise_forward_op(lnp_run *run, const lnp_op *op)
     const lnp_activation *x = lnp_in(g, op);
     lnp_depthwise_forward(&g->depthwise, &g->rows, lnp_value(g, op->output), NULL, NULL,
                           lnp_value(g, op->inputs[0]), lnp_op_weight(g, op, 0)->packed[LNP_FORWARD],
-                          lnp_op_values(g, op, 1), run->n, x->h, x->w, x->c, 0, g->threads);
+                          lnp_op_values(g, op, 1), run->n, x->h, x->w, x->c, 0, &g->team);
 }
 
 static void lnp_depthwise_plan(lensnet_graph *g, lnp_op *op)
@@ -9318,11 +9529,11 @@ static void lnp_depthwise_backward_op(lnp_run *run, const lnp_op *op, float *con
     const float *dy = lnp_gradient(g, op->output);
     lnp_depthwise_weight_gradient(&g->depthwise, &g->rows, lnp_op_gradients(g, op, 0),
                                   lnp_op_gradients(g, op, 1), dy, lnp_value(g, op->inputs[0]),
-                                  run->n, x->h, x->w, x->c, run->scratch, g->threads);
+                                  run->n, x->h, x->w, x->c, run->scratch, &g->team);
     if (dx[0])
         lnp_depthwise_input_gradient(&g->depthwise, &g->rows, dx[0], NULL, dy,
                                      lnp_op_weight(g, op, 0)->packed[LNP_BACKWARD], run->n, x->h,
-                                     x->w, x->c, g->threads);
+                                     x->w, x->c, &g->team);
 }
 
 /* --- layer norm -------------------------------------------------------------------------------- */
@@ -9358,49 +9569,57 @@ static void lnp_layer_norm_plan(lensnet_graph *g, lnp_op *op)
 
 #define LNP_ROWS_AT_A_TIME ((size_t)16)
 
+static void lnp_layer_norm_rows(const void *context, size_t block, size_t worker)
+{
+    const lnp_op_work *work = (const lnp_op_work *)context;
+    const lensnet_graph *g = work->run->graph;
+    const lnp_op *op = work->op;
+    const size_t c = lnp_in(g, op)->c, row = block * LNP_ROWS_AT_A_TIME;
+    const size_t rows = work->run->n * lnp_pixels(lnp_in(g, op));
+    const size_t count = lnp_min(LNP_ROWS_AT_A_TIME, rows - row);
+    const float *x = lnp_value(g, op->inputs[0]) + row * c;
+    float *y = lnp_value(g, op->output) + row * c;
+    float *mean = lnp_place_of(g, op->saved[0]) + row, *rstd = lnp_place_of(g, op->saved[1]) + row;
+    (void)worker;
+    g->rows.row_statistics(mean, rstd, x, c, count, c, op->epsilon);
+    g->rows.normalize_rows(y, c, x, c, mean, rstd, lnp_op_values(g, op, 0), lnp_op_values(g, op, 1),
+                           count, c);
+}
+
 static void lnp_layer_norm_forward(lnp_run *run, const lnp_op *op)
 {
-    lensnet_graph *g = run->graph;
-    const size_t c = lnp_in(g, op)->c, rows = run->n * lnp_pixels(lnp_in(g, op));
-    const float *x = lnp_value(g, op->inputs[0]);
-    const float *w = lnp_op_values(g, op, 0), *b = lnp_op_values(g, op, 1);
-    float *y = lnp_value(g, op->output);
-    float *mean = lnp_place_of(g, op->saved[0]), *rstd = lnp_place_of(g, op->saved[1]);
-    const int threads = g->threads;
-    ptrdiff_t i, blocks = (ptrdiff_t)lnp_ceil_div(rows, LNP_ROWS_AT_A_TIME);
-    (void)threads;
-    LNP_PARALLEL_FOR
-    for (i = 0; i < blocks; i++) {
-        size_t row = (size_t)i * LNP_ROWS_AT_A_TIME,
-               count = lnp_min(LNP_ROWS_AT_A_TIME, rows - row);
-        g->rows.row_statistics(mean + row, rstd + row, x + row * c, c, count, c, op->epsilon);
-        g->rows.normalize_rows(y + row * c, c, x + row * c, c, mean + row, rstd + row, w, b, count,
-                               c);
-    }
+    const size_t rows = run->n * lnp_pixels(lnp_in(run->graph, op));
+    lnp_op_run(run, op, NULL, lnp_layer_norm_rows, lnp_ceil_div(rows, LNP_ROWS_AT_A_TIME));
+}
+
+/* The scratch holds dw and db of every chunk. */
+static void lnp_layer_norm_back_chunk(const void *context, size_t i, size_t worker)
+{
+    const lnp_op_work *work = (const lnp_op_work *)context;
+    const lensnet_graph *g = work->run->graph;
+    const lnp_op *op = work->op;
+    const size_t c = lnp_in(g, op)->c, pixels = lnp_pixels(lnp_in(g, op));
+    const size_t per_sample = lnp_chunk_count(pixels), chunks = work->run->n * per_sample;
+    const size_t row = i / per_sample * pixels + i % per_sample * LNP_CHUNK_ROWS, at = row * c;
+    float *dw = work->run->scratch + i * c, *db = dw + chunks * c;
+    (void)worker;
+    memset(dw, 0, c * sizeof(float));
+    memset(db, 0, c * sizeof(float));
+    g->rows.layer_norm_backward(work->dx ? work->dx + at : NULL, dw, db,
+                                lnp_gradient(g, op->output) + at, lnp_value(g, op->inputs[0]) + at,
+                                lnp_place_of(g, op->saved[0]) + row,
+                                lnp_place_of(g, op->saved[1]) + row, lnp_op_values(g, op, 0),
+                                lnp_chunk_at(row, pixels).rows, c);
 }
 
 static void lnp_layer_norm_backward_op(lnp_run *run, const lnp_op *op, float *const *dx)
 {
     lensnet_graph *g = run->graph;
-    const size_t c = lnp_in(g, op)->c, pixels = lnp_pixels(lnp_in(g, op));
-    const size_t per_sample = lnp_chunk_count(pixels), chunks = run->n * per_sample;
-    const float *x = lnp_value(g, op->inputs[0]), *dy = lnp_gradient(g, op->output);
-    const float *mean = lnp_place_of(g, op->saved[0]), *rstd = lnp_place_of(g, op->saved[1]);
-    float *dw = run->scratch, *db = dw + chunks * c; /* of every chunk */
-    const int threads = g->threads;
-    ptrdiff_t i;
-    (void)threads;
-    memset(dw, 0, 2 * chunks * c * sizeof(float));
-    LNP_PARALLEL_FOR
-    for (i = 0; i < (ptrdiff_t)chunks; i++) {
-        const size_t sample = (size_t)i / per_sample, chunk = (size_t)i % per_sample;
-        const size_t row = sample * pixels + chunk * LNP_CHUNK_ROWS, at = row * c;
-        g->rows.layer_norm_backward(dx[0] ? dx[0] + at : NULL, dw + (size_t)i * c,
-                                    db + (size_t)i * c, dy + at, x + at, mean + row, rstd + row,
-                                    lnp_op_values(g, op, 0), lnp_chunk_at(row, pixels).rows, c);
-    }
-    lnp_add_chunks(g, lnp_op_gradients(g, op, 0), dw, chunks, c);
-    lnp_add_chunks(g, lnp_op_gradients(g, op, 1), db, chunks, c);
+    const size_t c = lnp_in(g, op)->c;
+    const size_t chunks = run->n * lnp_chunk_count(lnp_pixels(lnp_in(g, op)));
+    lnp_op_run(run, op, dx[0], lnp_layer_norm_back_chunk, chunks);
+    lnp_add_chunks(g, lnp_op_gradients(g, op, 0), run->scratch, chunks, c);
+    lnp_add_chunks(g, lnp_op_gradients(g, op, 1), run->scratch + chunks * c, chunks, c);
 }
 
 /* --- gelu, relu, add --------------------------------------------------------------------------- */
@@ -9421,33 +9640,25 @@ static void lnp_activate(lnp_run *run, const lnp_op *op,
                          void (*kernel)(float *, const float *, size_t))
 {
     lensnet_graph *g = run->graph;
-    const size_t n = lnp_value_floats(run, op->output);
-    const float *x = lnp_value(g, op->inputs[0]);
-    float *y = lnp_value(g, op->output);
-    const int threads = g->threads;
-    ptrdiff_t i, pieces = lnp_pieces(n);
-    (void)threads;
-    LNP_PARALLEL_FOR
-    for (i = 0; i < pieces; i++) {
-        size_t at = (size_t)i * LNP_PIECE;
-        kernel(y + at, x + at, lnp_piece_floats(i, n));
-    }
+    lnp_elements e = {NULL, NULL, NULL, 0, NULL, NULL};
+    e.y = lnp_value(g, op->output);
+    e.a = lnp_value(g, op->inputs[0]);
+    e.n = lnp_value_floats(run, op->output);
+    e.one = kernel;
+    lnp_team_run(&g->team, lnp_elements_task, &e, lnp_pieces(e.n));
 }
 
 static void lnp_activate_backward(lnp_run *run, const lnp_op *op, float *dx,
                                   void (*kernel)(float *, const float *, const float *, size_t))
 {
     lensnet_graph *g = run->graph;
-    const size_t n = lnp_value_floats(run, op->output);
-    const float *x = lnp_value(g, op->inputs[0]), *dy = lnp_gradient(g, op->output);
-    const int threads = g->threads;
-    ptrdiff_t i, pieces = lnp_pieces(n);
-    (void)threads;
-    LNP_PARALLEL_FOR
-    for (i = 0; i < pieces; i++) {
-        size_t at = (size_t)i * LNP_PIECE;
-        kernel(dx + at, dy + at, x + at, lnp_piece_floats(i, n));
-    }
+    lnp_elements e = {NULL, NULL, NULL, 0, NULL, NULL};
+    e.y = dx;
+    e.a = lnp_gradient(g, op->output);
+    e.b = lnp_value(g, op->inputs[0]);
+    e.n = lnp_value_floats(run, op->output);
+    e.two = kernel;
+    lnp_team_run(&g->team, lnp_elements_task, &e, lnp_pieces(e.n));
 }
 
 static void lnp_gelu_forward(lnp_run *run, const lnp_op *op)
@@ -9532,71 +9743,123 @@ static void lnp_grn_plan(lensnet_graph *g, lnp_op *op)
         4 * lnp_round_up(g->micro_batch * c, 16); /* totals (double), factors, coefficients */
 }
 
+typedef struct lnp_pixel_sums {
+    const lnp_row_kernels *kernels;
+    double *totals;
+    const float *a, *b;
+    size_t pixels, c, width, strips; /* of the strips, columns and number */
+} lnp_pixel_sums;
+
+static void lnp_pixel_strip(const void *context, size_t i, size_t worker)
+{
+    const lnp_pixel_sums *s = (const lnp_pixel_sums *)context;
+    const size_t sample = i / s->strips, at = i % s->strips * s->width;
+    const size_t offset = sample * s->pixels * s->c + at;
+    (void)worker;
+    lnp_pixel_products(s->kernels, s->totals + sample * s->c + at, s->a + offset, s->b + offset,
+                       s->c, s->pixels, lnp_min(s->width, s->c - at));
+}
+
 /* totals[sample][c]: sums over the pixels of a sample of a * b. */
-static void lnp_pixel_totals(const lensnet_graph *g, double *totals, const float *a, const float *b,
+static void lnp_pixel_totals(lensnet_graph *g, double *totals, const float *a, const float *b,
                              size_t samples, size_t pixels, size_t c)
 {
-    const int threads = g->threads;
-    const size_t width = lnp_strip_width(c, threads), strips = lnp_ceil_div(c, width);
-    ptrdiff_t i;
-    LNP_PARALLEL_FOR
-    for (i = 0; i < (ptrdiff_t)(samples * strips); i++) {
-        size_t sample = (size_t)i / strips, at = (size_t)i % strips * width;
-        size_t count = lnp_min(width, c - at), offset = sample * pixels * c + at;
-        lnp_pixel_products(&g->rows, totals + sample * c + at, a + offset, b + offset, c, pixels,
-                           count);
-    }
+    lnp_pixel_sums s;
+    s.kernels = &g->rows;
+    s.totals = totals;
+    s.a = a;
+    s.b = b;
+    s.pixels = pixels;
+    s.c = c;
+    s.width = lnp_strip_width(c, g->team.threads);
+    s.strips = lnp_ceil_div(c, s.width);
+    lnp_team_run(&g->team, lnp_pixel_strip, &s, samples * s.strips);
+}
+
+/* Of every sample and channel, beside each other in the scratch. */
+static double *lnp_grn_totals(const lnp_run *run) { return (double *)(void *)run->scratch; }
+
+static float *lnp_grn_factor(const lnp_run *run, const lnp_op *op)
+{
+    const lensnet_graph *g = run->graph;
+    return run->scratch + 2 * lnp_round_up(g->micro_batch * lnp_in(g, op)->c, 16);
+}
+
+static float *lnp_grn_coefficient(const lnp_run *run, const lnp_op *op)
+{
+    const lensnet_graph *g = run->graph;
+    return run->scratch + 3 * lnp_round_up(g->micro_batch * lnp_in(g, op)->c, 16);
+}
+
+static size_t lnp_grn_rows(const lnp_run *run, const lnp_op *op)
+{
+    return run->n * lnp_pixels(lnp_in(run->graph, op));
+}
+
+static void lnp_grn_forward_rows(const void *context, size_t block, size_t worker)
+{
+    const lnp_op_work *work = (const lnp_op_work *)context;
+    const lensnet_graph *g = work->run->graph;
+    const lnp_op *op = work->op;
+    const size_t c = lnp_in(g, op)->c, pixels = lnp_pixels(lnp_in(g, op));
+    const size_t end = lnp_min(lnp_grn_rows(work->run, op), (block + 1) * LNP_ROWS_AT_A_TIME);
+    size_t row;
+    (void)worker;
+    for (row = block * LNP_ROWS_AT_A_TIME; row < end; row++)
+        g->rows.scale_shift_rows(
+            lnp_value(g, op->output) + row * c, c, lnp_value(g, op->inputs[0]) + row * c, c,
+            lnp_grn_factor(work->run, op) + row / pixels * c, lnp_op_values(g, op, 1), 1, c);
 }
 
 static void lnp_grn_forward(lnp_run *run, const lnp_op *op)
 {
     lensnet_graph *g = run->graph;
-    const size_t c = lnp_in(g, op)->c, pixels = lnp_pixels(lnp_in(g, op));
-    double *totals = (double *)(void *)run->scratch;
-    float *factor = run->scratch + 2 * lnp_round_up(g->micro_batch * c, 16);
-    float *norm = lnp_place_of(g, op->saved[0]);
+    const size_t c = lnp_in(g, op)->c;
     const float *x = lnp_value(g, op->inputs[0]);
-    float *y = lnp_value(g, op->output);
     size_t sample;
-    const int threads = g->threads;
-    ptrdiff_t i;
-    (void)threads;
-    lnp_pixel_totals(g, totals, x, x, run->n, pixels, c);
+    lnp_pixel_totals(g, lnp_grn_totals(run), x, x, run->n, lnp_pixels(lnp_in(g, op)), c);
     for (sample = 0; sample < run->n; sample++)
-        lnp_grn_factors(norm + sample * c, factor + sample * c, totals + sample * c,
+        lnp_grn_factors(lnp_place_of(g, op->saved[0]) + sample * c,
+                        lnp_grn_factor(run, op) + sample * c, lnp_grn_totals(run) + sample * c,
                         lnp_op_values(g, op, 0), c);
-    LNP_PARALLEL_FOR
-    for (i = 0; i < (ptrdiff_t)(run->n * pixels); i++)
-        g->rows.scale_shift_rows(y + (size_t)i * c, c, x + (size_t)i * c, c,
-                                 factor + (size_t)i / pixels * c, lnp_op_values(g, op, 1), 1, c);
+    lnp_op_run(run, op, NULL, lnp_grn_forward_rows,
+               lnp_ceil_div(lnp_grn_rows(run, op), LNP_ROWS_AT_A_TIME));
+}
+
+static void lnp_grn_backward_rows(const void *context, size_t block, size_t worker)
+{
+    const lnp_op_work *work = (const lnp_op_work *)context;
+    const lensnet_graph *g = work->run->graph;
+    const lnp_op *op = work->op;
+    const size_t c = lnp_in(g, op)->c, pixels = lnp_pixels(lnp_in(g, op));
+    const size_t end = lnp_min(lnp_grn_rows(work->run, op), (block + 1) * LNP_ROWS_AT_A_TIME);
+    size_t row;
+    (void)worker;
+    for (row = block * LNP_ROWS_AT_A_TIME; row < end; row++) {
+        const size_t at = row * c, of_sample = row / pixels * c;
+        g->rows.grn_backward_rows(work->dx + at, lnp_gradient(g, op->output) + at,
+                                  lnp_value(g, op->inputs[0]) + at,
+                                  lnp_grn_factor(work->run, op) + of_sample,
+                                  lnp_grn_coefficient(work->run, op) + of_sample, c, 1, c);
+    }
 }
 
 static void lnp_grn_backward(lnp_run *run, const lnp_op *op, float *const *dx)
 {
     lensnet_graph *g = run->graph;
     const size_t c = lnp_in(g, op)->c, pixels = lnp_pixels(lnp_in(g, op));
-    const size_t part = lnp_round_up(g->micro_batch * c, 16);
-    double *totals = (double *)(void *)run->scratch;
-    float *factor = run->scratch + 2 * part, *coefficient = run->scratch + 3 * part;
     const float *x = lnp_value(g, op->inputs[0]), *dy = lnp_gradient(g, op->output);
     size_t sample;
-    const int threads = g->threads;
-    ptrdiff_t i;
-    (void)threads;
-    lnp_pixel_totals(g, totals, dy, x, run->n, pixels, c);
+    lnp_pixel_totals(g, lnp_grn_totals(run), dy, x, run->n, pixels, c);
     lnp_bias_gradient(g, lnp_op_gradients(g, op, 1), dy, run->n * pixels, pixels, c);
     for (sample = 0; sample < run->n; sample++)
-        lnp_grn_coefficients(coefficient + sample * c, factor + sample * c,
-                             lnp_op_gradients(g, op, 0), totals + sample * c,
-                             lnp_place_of(g, op->saved[0]) + sample * c, lnp_op_values(g, op, 0),
-                             c);
-    if (!dx[0]) return;
-    LNP_PARALLEL_FOR
-    for (i = 0; i < (ptrdiff_t)(run->n * pixels); i++) {
-        size_t at = (size_t)i * c, of_sample = (size_t)i / pixels * c;
-        g->rows.grn_backward_rows(dx[0] + at, dy + at, x + at, factor + of_sample,
-                                  coefficient + of_sample, c, 1, c);
-    }
+        lnp_grn_coefficients(
+            lnp_grn_coefficient(run, op) + sample * c, lnp_grn_factor(run, op) + sample * c,
+            lnp_op_gradients(g, op, 0), lnp_grn_totals(run) + sample * c,
+            lnp_place_of(g, op->saved[0]) + sample * c, lnp_op_values(g, op, 0), c);
+    if (dx[0])
+        lnp_op_run(run, op, dx[0], lnp_grn_backward_rows,
+                   lnp_ceil_div(lnp_grn_rows(run, op), LNP_ROWS_AT_A_TIME));
 }
 
 /* --- drop path --------------------------------------------------------------------------------- */
@@ -10203,7 +10466,7 @@ static void lnp_block_expand(const lnp_block *b, lnp_finish finish)
     job.context = b;
     job.segment_rows = b->pixels;
     job.chunk_rows = LNP_CHUNK_ROWS;
-    lnp_multiply_rows(lnp_gemm_of(b->g, b->op), &job, b->scratch, b->g->threads);
+    lnp_multiply_rows(lnp_gemm_of(b->g, b->op), &job, b->scratch, &b->g->team);
 }
 
 static void lnp_block_grn_statistics(const lnp_block *b)
@@ -10225,7 +10488,7 @@ static void lnp_block_reduce(const lnp_block *b)
     job.out = b->y;
     job.finish = lnp_block_residual;
     job.context = b;
-    lnp_multiply_rows(lnp_gemm_of(b->g, b->op), &job, b->scratch, b->g->threads);
+    lnp_multiply_rows(lnp_gemm_of(b->g, b->op), &job, b->scratch, &b->g->team);
 }
 
 static void lnp_block_forward(lnp_run *run, const lnp_op *op)
@@ -10238,7 +10501,7 @@ static void lnp_block_forward(lnp_run *run, const lnp_op *op)
         lnp_depthwise_forward(&g->depthwise, &g->rows, b.depthwise, b.mean, b.rstd, b.x,
                               lnp_op_weight(g, op, LNP_B_DEPTHWISE)->packed[LNP_FORWARD],
                               lnp_op_values(g, op, LNP_B_DEPTHWISE_BIAS), b.samples, x->h, x->w,
-                              x->c, lnp_block_norm_epsilon, g->threads);
+                              x->c, lnp_block_norm_epsilon, &g->team);
         lnp_block_expand(&b, lnp_block_activate);
         lnp_block_grn_statistics(&b);
         lnp_block_reduce(&b);
@@ -10310,7 +10573,7 @@ static void lnp_block_input_gradient(const lnp_block *b, int parameter, float *o
     job.context = b;
     job.segment_rows = b->pixels;
     job.chunk_rows = LNP_CHUNK_ROWS;
-    lnp_multiply_rows(lnp_gemm_of(b->g, b->op), &job, b->scratch, b->g->threads);
+    lnp_multiply_rows(lnp_gemm_of(b->g, b->op), &job, b->scratch, &b->g->team);
 }
 
 /* dW of W1 or W2; the fill makes its input anew. */
@@ -10322,7 +10585,7 @@ static void lnp_block_weight_gradient(const lnp_block *b, int parameter, const f
     job.x = x;
     job.x_fill = fill;
     job.x_fill_context = b;
-    lnp_multiply_gradient(lnp_gemm_of(b->g, b->op), &job, b->scratch, b->g->threads);
+    lnp_multiply_gradient(lnp_gemm_of(b->g, b->op), &job, b->scratch, &b->g->team);
 }
 
 /* Gradients of GRN's parameters, and what its backward multiplies and adds. */
@@ -10395,11 +10658,11 @@ static void lnp_block_backward_depthwise(const lnp_block *b, const lnp_activatio
     lnp_depthwise_weight_gradient(&g->depthwise, &g->rows,
                                   lnp_op_gradients(g, b->op, LNP_B_DEPTHWISE),
                                   lnp_op_gradients(g, b->op, LNP_B_DEPTHWISE_BIAS), b->dnarrow,
-                                  b->x, b->samples, x->h, x->w, x->c, b->bands, g->threads);
+                                  b->x, b->samples, x->h, x->w, x->c, b->bands, &g->team);
     if (dx)
         lnp_depthwise_input_gradient(&g->depthwise, &g->rows, dx, b->dy, b->dnarrow,
                                      lnp_op_weight(g, b->op, LNP_B_DEPTHWISE)->packed[LNP_BACKWARD],
-                                     b->samples, x->h, x->w, x->c, g->threads);
+                                     b->samples, x->h, x->w, x->c, &g->team);
 }
 
 static void lnp_block_backward(lnp_run *run, const lnp_op *op, float *const *dx)
@@ -10852,12 +11115,12 @@ static int lnp_is_digit(char c) { return c >= '0' && c <= '9'; }
  * bytes) and rounding mode are: "%.*g". */
 static void lnp_number_text(char *text, size_t capacity, int precision, double number)
 {
-    const uint64_t mode = lnp_mode_enter(1);
+    const uint64_t mode = lnp_mode_enter();
     char local[400]; /* more than "%g" writes at any precision used */
     const char *from;
     char *to = text;
     snprintf(local, sizeof local, "%.*g", precision, number);
-    lnp_mode_leave(mode, 1);
+    lnp_mode_leave(mode);
     for (from = local; *from && to + 1 < text + capacity; from++)
         if (lnp_is_digit(*from) || *from == '-' || *from == '+' || *from == 'e')
             *to++ = *from;
@@ -10884,9 +11147,9 @@ static int lnp_number_parse(const char *text, double *number)
         }
     }
     local[length] = 0;
-    mode = lnp_mode_enter(1);
+    mode = lnp_mode_enter();
     *number = strtod(local, &end);
-    lnp_mode_leave(mode, 1);
+    lnp_mode_leave(mode);
     return !*text && length && !*end;
 }
 
@@ -12078,14 +12341,14 @@ lensnet_result lensnet_archive_read_float(float *values, const lensnet_archive *
     }
     if (entry->count > SIZE_MAX || !lnp_multiply((size_t)entry->count, sizeof(float), &bytes))
         return lnp_no_memory(error, "a tensor", archive->path);
-    mode = lnp_mode_enter(1);
+    mode = lnp_mode_enter();
     if (lnp_types[entry->dtype].bits != 32) {
         result = lnp_archive_read_chunks(values, archive, entry, error);
     } else {
         result = lensnet_archive_read_bytes(values, archive, entry, error);
         if (!result) lnp_to_float(values, (unsigned char *)values, bytes / 4, entry->dtype);
     }
-    lnp_mode_leave(mode, 1);
+    lnp_mode_leave(mode);
     return result;
 }
 
@@ -14018,7 +14281,7 @@ lensnet_result lensnet_preprocess_augmented(float *output, const float *pixels, 
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "preprocess: scratch of lensnet_preprocess_scratch_bytes is needed");
     side = (size_t)preprocess->image_size;
-    mode = lnp_mode_enter(1);
+    mode = lnp_mode_enter();
     result = lnp_preprocess_pixels(first, pixels, &height, &width, preprocess, error);
     second = first + lnp_first_plane(preprocess, height, width);
     area = lnp_round_up(side * side, 16);
@@ -14040,7 +14303,7 @@ lensnet_result lensnet_preprocess_augmented(float *output, const float *pixels, 
             lnp_expand_channels(output, plane, side * side, preprocess->channels,
                                 preprocess->normalisation);
     }
-    lnp_mode_leave(mode, 1);
+    lnp_mode_leave(mode);
     return result;
 }
 
@@ -14196,7 +14459,7 @@ struct lensnet_adamw {
     lensnet_parameters *parameters;
     lensnet_adamw_desc desc;
     lnp_row_kernels rows;
-    int threads;
+    lnp_team team;
     float *first, *second; /* moments, in the order of the values */
     float *average;        /* of the values; NULL: none is kept */
     int swapped;           /* the average stands in the place of the values */
@@ -14252,7 +14515,7 @@ lensnet_result lensnet_adamw_create(lensnet_adamw **adamw, lensnet_parameters *p
     a->parameters = p;
     a->desc = *desc;
     a->rows = lnp_row_kernels_for(lnp_detect_isa(p->host.isa_cap));
-    a->threads = lnp_threads(&p->host);
+    lnp_team_begin(&a->team, lnp_threads(&p->host), p->process);
     bytes = p->size * sizeof(float);
     a->first = (float *)lnp_allocate(&a->host, bytes);
     a->second = (float *)lnp_allocate(&a->host, bytes);
@@ -14301,39 +14564,55 @@ static size_t lnp_decay_run(const lensnet_adamw *a, size_t *index)
     return floats;
 }
 
-static void lnp_adamw_run(lensnet_adamw *a, size_t offset, size_t floats,
-                          const lnp_adamw_constants *constants)
+/* One step over a run of tensors. */
+typedef struct lnp_adamw_work {
+    const lensnet_adamw *adamw;
+    size_t offset, floats;
+    lnp_adamw_constants constants;
+} lnp_adamw_work;
+
+static void lnp_adamw_task(const void *context, size_t piece, size_t worker)
 {
-    lensnet_parameters *p = a->parameters;
-    const int threads = a->threads;
-    ptrdiff_t i, pieces = lnp_pieces(floats);
-    (void)threads;
-    LNP_PARALLEL_FOR
-    for (i = 0; i < pieces; i++) {
-        size_t at = offset + (size_t)i * LNP_PIECE;
-        lnp_adamw_update(&a->rows, p->values + at, a->first + at, a->second + at, p->gradients + at,
-                         lnp_piece_floats(i, floats), constants);
-        if (a->average)
-            a->rows.average_towards(a->average + at, p->values + at,
-                                    (float)(1.0 - a->desc.average_decay),
-                                    lnp_piece_floats(i, floats));
-    }
+    const lnp_adamw_work *work = (const lnp_adamw_work *)context;
+    const lensnet_adamw *a = work->adamw;
+    const lensnet_parameters *p = a->parameters;
+    const size_t at = work->offset + piece * LNP_PIECE;
+    const size_t count = lnp_piece_floats(piece, work->floats);
+    (void)worker;
+    lnp_adamw_update(&a->rows, p->values + at, a->first + at, a->second + at, p->gradients + at,
+                     count, &work->constants);
+    if (a->average)
+        a->rows.average_towards(a->average + at, p->values + at,
+                                (float)(1.0 - a->desc.average_decay), count);
+}
+
+typedef struct lnp_clipping {
+    const lnp_row_kernels *kernels;
+    float *gradients;
+    size_t n;
+    float scale;
+} lnp_clipping;
+
+static void lnp_clip_task(const void *context, size_t piece, size_t worker)
+{
+    const lnp_clipping *clip = (const lnp_clipping *)context;
+    float *gradients = clip->gradients + piece * LNP_PIECE;
+    (void)worker;
+    clip->kernels->scale(gradients, gradients, clip->scale, lnp_piece_floats(piece, clip->n));
 }
 
 /* torch.nn.utils.clip_grad_norm_. */
 static void lnp_clip(lensnet_adamw *a, double norm)
 {
-    lensnet_parameters *p = a->parameters;
+    const lensnet_parameters *p = a->parameters;
     const double scale = a->desc.clip_norm / (norm + 1e-6);
-    const int threads = a->threads;
-    ptrdiff_t i, pieces = lnp_pieces(p->size);
-    (void)threads;
+    lnp_clipping clip;
     if (a->desc.clip_norm <= 0 || scale >= 1) return;
-    LNP_PARALLEL_FOR
-    for (i = 0; i < pieces; i++) {
-        float *g = p->gradients + (size_t)i * LNP_PIECE;
-        a->rows.scale(g, g, (float)scale, lnp_piece_floats(i, p->size));
-    }
+    clip.kernels = &a->rows;
+    clip.gradients = p->gradients;
+    clip.n = p->size;
+    clip.scale = (float)scale;
+    lnp_team_run(&a->team, lnp_clip_task, &clip, lnp_pieces(clip.n));
 }
 
 /* The update itself: decay, moments and weights of each run of tensors. */
@@ -14345,11 +14624,14 @@ static void lnp_adamw_update_all(lensnet_adamw *a, double learning_rate)
     a->steps++;
     while (i < p->count) {
         double decay = lnp_decays(a, &p->weights[i]) ? a->desc.weight_decay : 0.0;
-        lnp_adamw_constants constants = lnp_adamw_constants_at(
-            learning_rate, decay, a->desc.beta1, a->desc.beta2, a->desc.epsilon, a->steps);
-        size_t floats = lnp_decay_run(a, &i);
-        lnp_adamw_run(a, offset, floats, &constants);
-        offset += floats;
+        lnp_adamw_work work;
+        work.adamw = a;
+        work.offset = offset;
+        work.floats = lnp_decay_run(a, &i);
+        work.constants = lnp_adamw_constants_at(learning_rate, decay, a->desc.beta1, a->desc.beta2,
+                                                a->desc.epsilon, a->steps);
+        lnp_team_run(&a->team, lnp_adamw_task, &work, lnp_pieces(work.floats));
+        offset += work.floats;
     }
     lensnet_parameters_changed(p);
 }
@@ -14361,23 +14643,38 @@ static lensnet_result lnp_average_in_place(lensnet_error *error)
                     "lensnet_adamw_swap_average to bring them back first");
 }
 
+typedef struct lnp_adamw_pass {
+    lensnet_adamw *adamw;
+    double learning_rate, norm; /* of all gradients */
+} lnp_adamw_pass;
+
+static void lnp_adamw_step_pass(void *context)
+{
+    lnp_adamw_pass *pass = (lnp_adamw_pass *)context;
+    lensnet_adamw *a = pass->adamw;
+    const lensnet_parameters *p = a->parameters;
+    pass->norm = sqrt(lnp_sum_of_squares(&a->rows, p->gradients, p->size, &a->team));
+    if (!(pass->norm <= 1.7e308)) return;
+    lnp_clip(a, pass->norm);
+    lnp_adamw_update_all(a, pass->learning_rate);
+}
+
 lensnet_result lensnet_adamw_step(lensnet_adamw *a, double learning_rate, double *gradient_norm,
                                   lensnet_error *error)
 {
+    lnp_adamw_pass pass;
     double norm;
     uint64_t mode;
     if (!a || !(learning_rate >= 0) || learning_rate > 1e6)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "AdamW: NULL, or a learning rate outside 0 ... 1e6");
     if (a->swapped) return lnp_average_in_place(error);
-    mode = lnp_mode_enter(a->threads);
-    norm = sqrt(
-        lnp_sum_of_squares(&a->rows, a->parameters->gradients, a->parameters->size, a->threads));
-    if (norm <= 1.7e308) {
-        lnp_clip(a, norm);
-        lnp_adamw_update_all(a, learning_rate);
-    }
-    lnp_mode_leave(mode, a->threads);
+    pass.adamw = a;
+    pass.learning_rate = learning_rate;
+    mode = lnp_mode_enter();
+    lnp_team_pass(&a->team, lnp_adamw_step_pass, &pass);
+    lnp_mode_leave(mode);
+    norm = pass.norm;
     if (gradient_norm) *gradient_norm = norm;
     if (norm <= 1.7e308) return LENSNET_OK;
     return lnp_fail(
@@ -15961,9 +16258,9 @@ lensnet_network lensnet_model_record(lensnet_graph *graph, const lensnet_model *
     uint64_t mode;
     size_t i;
     if (graph && model && graph->parameters == model->parameters && !graph->op_count) {
-        mode = lnp_mode_enter(1); /* drop path's rates are computed here */
+        mode = lnp_mode_enter(); /* drop path's rates are computed here */
         net = lnp_record_network(graph, &model->desc, NULL);
-        lnp_mode_leave(mode, 1);
+        lnp_mode_leave(mode);
         return net;
     }
     if (graph && !graph->failure.code)
@@ -17190,12 +17487,12 @@ static lensnet_result lnp_session_run(lensnet_session *s, const lnp_answers *to,
     if (!s || !pixels)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "session classify: NULL session or pixels");
     result = lnp_session_size(s, height, width, error);
-    mode = lnp_mode_enter(s->graph->threads);
+    mode = lnp_mode_enter();
     for (first = 0; !result && first < count; first += s->batch) {
         const lnp_answers at = lnp_answers_from(to, first, s);
         result = lnp_session_batch(s, &at, pixels, first, lnp_min(s->batch, count - first), error);
     }
-    lnp_mode_leave(mode, s->graph->threads);
+    lnp_mode_leave(mode);
     return result;
 }
 

@@ -46,6 +46,14 @@ static void inputs_free(inputs in)
 }
 
 /* `batch`: samples per call. */
+/* A team that is not open: each phase opens it for itself. */
+static lnp_team *team_of(int threads)
+{
+    static lnp_team team;
+    lnp_team_begin(&team, threads, lnp_process());
+    return &team;
+}
+
 static results run(lensnet_isa isa, const inputs *in, const shape *s, int threads, size_t batch)
 {
     const lnp_depthwise_kernels kernels = lnp_depthwise_kernels_for(isa);
@@ -63,21 +71,21 @@ static results run(lensnet_isa isa, const inputs *in, const shape *s, int thread
     r.added = guarded_new(pixels(s) * s->c);
     r.dweight = guarded_copy(in->dweight);
     r.dbias = guarded_copy(in->dbias);
-    lnp_depthwise_pack(packed.values, in->weight.values, s->c, 0, threads);
-    lnp_depthwise_pack(mirrored.values, in->weight.values, s->c, 1, threads);
+    lnp_depthwise_pack(packed.values, in->weight.values, s->c, 0, team_of(threads));
+    lnp_depthwise_pack(mirrored.values, in->weight.values, s->c, 1, team_of(threads));
     for (i = 0; i < s->n; i += batch) {
         const size_t n = lnp_min(batch, s->n - i), at = i * image;
         lnp_depthwise_forward(&kernels, &rows, r.out.values + at, r.mean.values + i * plane,
                               r.rstd.values + i * plane, in->x.values + at, packed.values,
-                              in->bias.values, n, s->h, s->w, s->c, 1e-6f, threads);
+                              in->bias.values, n, s->h, s->w, s->c, 1e-6f, team_of(threads));
         lnp_depthwise_input_gradient(&kernels, &rows, r.dx.values + at, NULL, in->dy.values + at,
-                                     mirrored.values, n, s->h, s->w, s->c, threads);
+                                     mirrored.values, n, s->h, s->w, s->c, team_of(threads));
         lnp_depthwise_input_gradient(&kernels, &rows, r.added.values + at, in->residual.values + at,
                                      in->dy.values + at, mirrored.values, n, s->h, s->w, s->c,
-                                     threads);
+                                     team_of(threads));
         lnp_depthwise_weight_gradient(&kernels, &rows, r.dweight.values, r.dbias.values,
                                       in->dy.values + at, in->x.values + at, n, s->h, s->w, s->c,
-                                      scratch.values, threads);
+                                      scratch.values, team_of(threads));
     }
     guarded_free(packed);
     guarded_free(mirrored);
@@ -176,13 +184,15 @@ static void test_golden(const char *name, size_t n, size_t c, size_t h, size_t w
     units_expect(packed && out && scratch, "out of memory");
     x = transposed(planes, &s, 0);
     dy = transposed(dplanes, &s, 0);
-    lnp_depthwise_pack(packed, weight, c, 0, 1);
-    lnp_depthwise_forward(&kernels, &rows, out, NULL, NULL, x, packed, bias, n, h, w, c, 0.0f, 1);
+    lnp_depthwise_pack(packed, weight, c, 0, team_of(1));
+    lnp_depthwise_forward(&kernels, &rows, out, NULL, NULL, x, packed, bias, n, h, w, c, 0.0f,
+                          team_of(1));
     compare_planes(out, &s, name, "out");
-    lnp_depthwise_pack(packed, weight, c, 1, 1);
-    lnp_depthwise_input_gradient(&kernels, &rows, out, NULL, dy, packed, n, h, w, c, 1);
+    lnp_depthwise_pack(packed, weight, c, 1, team_of(1));
+    lnp_depthwise_input_gradient(&kernels, &rows, out, NULL, dy, packed, n, h, w, c, team_of(1));
     compare_planes(out, &s, name, "grad.x");
-    lnp_depthwise_weight_gradient(&kernels, &rows, dweight, dbias, dy, x, n, h, w, c, scratch, 1);
+    lnp_depthwise_weight_gradient(&kernels, &rows, dweight, dbias, dy, x, n, h, w, c, scratch,
+                                  team_of(1));
     unit_compare(dweight, name, "grad.w", 2e-6);
     unit_compare(dbias, name, "grad.b", 2e-6);
     free(planes);

@@ -9,6 +9,14 @@
 
 static uint64_t state = 1;
 
+/* A team that is not open: each phase opens it for itself. */
+static lnp_team *team_of(int threads)
+{
+    static lnp_team team;
+    lnp_team_begin(&team, threads, lnp_process());
+    return &team;
+}
+
 /* Values with full mantissas, some zeros, some tiny and some huge, so that rounding is exercised.
  * */
 static float next_value(void)
@@ -255,7 +263,7 @@ static float *run_product(lensnet_isa isa, shape s, int flags, size_t segment_ro
     l.left.rows = s.m;
     l.left.columns = s.k;
     l.left.fits = 1;
-    lnp_pack_weights(kernels, packed, w, s.n, s.k, (flags & TRANSPOSED) != 0, threads);
+    lnp_pack_weights(kernels, packed, w, s.n, s.k, (flags & TRANSPOSED) != 0, team_of(threads));
     memset(&job, 0, sizeof job);
     job.m = s.m;
     job.n = s.n;
@@ -283,7 +291,7 @@ static float *run_product(lensnet_isa isa, shape s, int flags, size_t segment_ro
     l.ended = l.begun + s.m;
     l.whole_chunks = l.in_order = 1;
     if (!l.seen) exit(2);
-    lnp_multiply_rows(kernels, &job, scratch, threads);
+    lnp_multiply_rows(kernels, &job, scratch, team_of(threads));
     for (i = 0; i < cells + 2 * s.m; i++)
         once &= l.seen[i] == (i < cells || flags & WITH_VISITS ? 1 : 0);
     CHECK(once);
@@ -502,7 +510,7 @@ static float *run_gradient(lensnet_isa isa, shape s, size_t segment_rows, int wi
     job.x_fill_context = &right;
     job.dw = dw + GUARD;
     job.segment_rows = segment_rows;
-    lnp_multiply_gradient(kernels, &job, scratch, threads);
+    lnp_multiply_gradient(kernels, &job, scratch, team_of(threads));
     CHECK(right.fits);
     free_block(scratch);
     return dw;

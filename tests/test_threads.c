@@ -42,7 +42,7 @@ static void mill_begin(mill *m, int threads, size_t tasks, size_t phases)
 {
     size_t i;
     memset(m, 0, sizeof *m);
-    lnp_team_begin(&m->team, threads);
+    lnp_team_begin(&m->team, threads, lnp_process());
     m->tasks = tasks;
     m->phases = phases;
     for (i = 0; i < tasks; i++) m->numbers[0][i] = i + 1;

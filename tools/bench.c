@@ -152,6 +152,14 @@ static double seconds_of(const char *text)
     return seconds;
 }
 
+/* A team that is not open: each phase opens it for itself. */
+static lnp_team *team_of(int threads)
+{
+    static lnp_team team;
+    lnp_team_begin(&team, threads, lnp_process());
+    return &team;
+}
+
 static lensnet_host host_with(size_t threads)
 {
     lensnet_host host = lensnet_host_defaults();
@@ -753,13 +761,13 @@ typedef struct product_bench {
 static void product_work(void *context)
 {
     product_bench *b = (product_bench *)context;
-    lnp_multiply_rows(b->kernels, &b->product, b->scratch, b->threads);
+    lnp_multiply_rows(b->kernels, &b->product, b->scratch, team_of(b->threads));
 }
 
 static void gradient_work(void *context)
 {
     product_bench *b = (product_bench *)context;
-    lnp_multiply_gradient(b->kernels, &b->gradient, b->scratch, b->threads);
+    lnp_multiply_gradient(b->kernels, &b->gradient, b->scratch, team_of(b->threads));
 }
 
 /* Y (m, n) = X (m, k) W^T, and dW = dY^T X; dX is such a Y with n and k exchanged. */
@@ -774,7 +782,7 @@ static void bench_product(size_t m, size_t n, size_t k, size_t threads)
     packed = floats(lnp_packed_floats(b.kernels, n, k));
     b.scratch = floats(lnp_max(lnp_product_scratch_floats(b.kernels, m, k, b.threads),
                                lnp_gradient_scratch_floats(b.kernels, m, n, k, b.threads)));
-    lnp_pack_weights(b.kernels, packed, w, n, k, 1, b.threads);
+    lnp_pack_weights(b.kernels, packed, w, n, k, 1, team_of(b.threads));
     b.product.m = b.gradient.m = m;
     b.product.n = b.gradient.n = n;
     b.product.k = b.gradient.k = k;
@@ -826,21 +834,21 @@ static void depthwise_forward_work(void *context)
 {
     depthwise_bench *b = (depthwise_bench *)context;
     lnp_depthwise_forward(&b->kernels, &b->rows, b->out, b->mean, b->rstd, b->x, b->packed, b->bias,
-                          1, b->side, b->side, b->c, 1e-6f, b->threads);
+                          1, b->side, b->side, b->c, 1e-6f, team_of(b->threads));
 }
 
 static void depthwise_input_work(void *context)
 {
     depthwise_bench *b = (depthwise_bench *)context;
     lnp_depthwise_input_gradient(&b->kernels, &b->rows, b->out, NULL, b->x, b->packed, 1, b->side,
-                                 b->side, b->c, b->threads);
+                                 b->side, b->c, team_of(b->threads));
 }
 
 static void depthwise_weight_work(void *context)
 {
     depthwise_bench *b = (depthwise_bench *)context;
     lnp_depthwise_weight_gradient(&b->kernels, &b->rows, b->packed, b->bias, b->out, b->x, 1,
-                                  b->side, b->side, b->c, b->scratch, b->threads);
+                                  b->side, b->side, b->c, b->scratch, team_of(b->threads));
 }
 
 /* Pixels of a row and taps of a filter's row that meet inside the image: what is skipped earns nothing. */
@@ -945,7 +953,7 @@ static void pack_work(void *context)
     network *n = (network *)context;
     lensnet_parameters *p = lensnet_model_parameters(n->model);
     lensnet_parameters_changed(p);
-    lnp_parameters_pack(p, n->images, SIZE_MAX, n->host.threads);
+    lnp_parameters_pack(p, n->images, SIZE_MAX, team_of(n->host.threads));
 }
 
 /* AdamW reads weights, gradients and both moments (and the gradients once more for their norm) and
