@@ -174,6 +174,18 @@ typedef enum lensnet_isa {
     LENSNET_ISA_BEST = 99        /* as a cap: whatever the processor has */
 } lensnet_isa;
 
+/* What matrix products are computed in. Everything else is float32 in both. */
+typedef enum lensnet_precision {
+    LENSNET_PRECISION_FP32 = 0, /* "fp32" */
+    LENSNET_PRECISION_BF16 = 1  /* "bf16": operands rounded to bfloat16, sums in float32 */
+} lensnet_precision;
+
+/* The name in quotes; NULL outside the enum. Static storage. */
+LENSNET_API const char *lensnet_precision_text(lensnet_precision precision);
+/* The precision of that name, or LENSNET_ERROR_ARGUMENT with the names that exist. */
+LENSNET_API lensnet_result lensnet_precision_parse(lensnet_precision *precision, const char *text,
+                                                   lensnet_error *error);
+
 /* All that the library takes from the program around it. Objects copy it when they are created, so
  * it may live on the stack; `user` is handed to each hook unchanged. Hooks may be called from the
  * thread that calls the library only, never from inside a parallel region. */
@@ -226,9 +238,10 @@ typedef struct lensnet_classifier_options {
     int calibrated; /* 1: believe what the file says of its network: temperature, sets, what is foreign;
                         0: plain softmax */
     double coverage; /* of lensnet_prediction.set: 0.01 ... 0.99, raised to the next percent */
+    lensnet_precision precision; /* of its sessions; LENSNET_PRECISION_FP32 */
 } lensnet_classifier_options;
 
-/* host NULL, 1 view, calibrated, coverage 0.9. */
+/* host NULL, 1 view, calibrated, coverage 0.9, fp32. */
 LENSNET_API lensnet_classifier_options lensnet_classifier_defaults(void);
 
 typedef struct lensnet_prediction {
@@ -750,18 +763,6 @@ LENSNET_API lensnet_parameters *lensnet_model_parameters(lensnet_model *model); 
  * a weight beyond F16's range is LENSNET_ERROR_NUMBER. The file appears entirely or not at all. */
 LENSNET_API lensnet_result lensnet_model_save(const lensnet_model *model, const char *path,
                                               lensnet_dtype dtype, lensnet_error *error);
-
-/* What matrix products are computed in. Everything else is float32 in both. */
-typedef enum lensnet_precision {
-    LENSNET_PRECISION_FP32 = 0, /* "fp32" */
-    LENSNET_PRECISION_BF16 = 1  /* "bf16": operands rounded to bfloat16, sums in float32 */
-} lensnet_precision;
-
-/* The name in quotes; NULL outside the enum. Static storage. */
-LENSNET_API const char *lensnet_precision_text(lensnet_precision precision);
-/* The precision of that name, or LENSNET_ERROR_ARGUMENT with the names that exist. */
-LENSNET_API lensnet_result lensnet_precision_parse(lensnet_precision *precision, const char *text,
-                                                   lensnet_error *error);
 
 /* How a graph is to run; start from lensnet_graph_defaults(). */
 typedef struct lensnet_graph_options {
@@ -16676,13 +16677,15 @@ static lensnet_result lnp_supply_from_file(void *context, size_t index, float *v
 }
 
 /* Records the network once, only to learn which form each weight is read in. */
-static lensnet_result lnp_model_learn_uses(lensnet_model *model, lensnet_error *error)
+static lensnet_result lnp_model_learn_uses(lensnet_model *model, lensnet_precision precision,
+                                           lensnet_error *error)
 {
     lensnet_graph_options options = lensnet_graph_defaults();
     lensnet_graph *g;
     lensnet_result result;
     options.height = options.width = (size_t)model->desc.preprocess.image_size;
     options.batch = 1;
+    options.precision = precision;
     result = lensnet_graph_create(&g, model->parameters, &options, error);
     if (result) return result;
     lensnet_output(g, lnp_record_network(g, &model->desc, NULL).logits);
@@ -16692,7 +16695,8 @@ static lensnet_result lnp_model_learn_uses(lensnet_model *model, lensnet_error *
 }
 
 static lensnet_result lnp_model_freeze(lensnet_model **model, const lensnet_archive *archive,
-                                       const lensnet_host *host, lensnet_error *error)
+                                       lensnet_precision precision, const lensnet_host *host,
+                                       lensnet_error *error)
 {
     lensnet_model_desc desc = lensnet_model_defaults();
     lnp_label_table labels;
@@ -16714,7 +16718,7 @@ static lensnet_result lnp_model_freeze(lensnet_model **model, const lensnet_arch
     supply.file = &file;
     supply.slot = lnp_first_slot();
     supply.net = file.net;
-    result = lnp_model_learn_uses(*model, error);
+    result = lnp_model_learn_uses(*model, precision, error);
     if (!result)
         result = lnp_parameters_freeze((*model)->parameters, lnp_supply_from_file, &supply, error);
     if (result) {
@@ -17112,6 +17116,7 @@ lensnet_classifier_options lensnet_classifier_defaults(void)
     o.views = 1;
     o.calibrated = 1;
     o.coverage = 0.9;
+    o.precision = LENSNET_PRECISION_FP32;
     return o;
 }
 
@@ -17128,7 +17133,7 @@ static lensnet_result lnp_classifier_from(lensnet_classifier **classifier,
     c->model = NULL;
     memset(&c->belief, 0, sizeof c->belief);
     c->belief.temperature = 1.0;
-    result = lnp_model_freeze(&c->model, archive, host, error);
+    result = lnp_model_freeze(&c->model, archive, options->precision, host, error);
     if (!result && options->calibrated)
         result = lnp_belief_open(&c->belief, archive, options->views, &c->model->desc, host, error);
     if (result)
@@ -17157,6 +17162,9 @@ static lensnet_result lnp_classifier_load(lensnet_classifier **classifier, const
     if (!(options->coverage >= 0.01 && options->coverage <= 0.99))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "classifier: a coverage of %g; expected 0.01 ... 0.99", options->coverage);
+    if (!lensnet_precision_text(options->precision))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "classifier: precision %d is none",
+                        (int)options->precision);
     host = options->host ? *options->host : lensnet_host_defaults();
     result = path ? lensnet_archive_open(&archive, path, &host, error)
                   : lensnet_archive_open_memory(&archive, bytes, count, &host, error);
@@ -17231,6 +17239,7 @@ static lensnet_result lnp_session_graph(lensnet_session *s, lensnet_error *error
     lensnet_result result;
     options.height = options.width = (size_t)s->preprocess.image_size;
     options.batch = s->batch;
+    options.precision = s->classifier->options.precision;
     result = lensnet_graph_create(&s->graph, model->parameters, &options, error);
     if (result) return result;
     network = lnp_record_network(s->graph, &model->desc, &s->pooled);

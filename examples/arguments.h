@@ -121,6 +121,9 @@ ARGUMENTS_API long arguments_whole(const argument *a, long low, long high)
     return value;
 }
 
+/* Of --precision, in the order of lensnet_precision. */
+static const char *const arguments_precisions[] = {"fp32", "bf16"};
+
 /* The place of the value among `count` words; anything else ends the program. */
 ARGUMENTS_API int arguments_choice(const argument *a, const char *const *words, int count)
 {

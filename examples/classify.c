@@ -20,9 +20,10 @@ static argument options[] = {
     {"--csv", NULL, NULL, "print comma-separated values", 0},
     {"--json", NULL, NULL, "print JSON", 0},
     {"--views", "N", "1", "8: mean over flips and quarter turns, slower and a little better", 0},
+    {"--precision", "P", "fp32", "or bf16: nearly twice as fast where the processor has it", 0},
     {"--batch", "N", "16", "images at a time; changes memory and speed, no result", 0},
     {"--threads", "N", "0", "0: all", 0}};
-enum { CSV, JSON, VIEWS, BATCH, THREADS, OPTIONS };
+enum { CSV, JSON, VIEWS, PRECISION, BATCH, THREADS, OPTIONS };
 
 static const char usage[] =
     "usage: classify [options] WEIGHTS.safetensors IMAGE.npy|FOLDER ...\n"
@@ -228,6 +229,8 @@ int main(int argc, char **argv)
     host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
     choice.host = &host;
     choice.views = (int)arguments_whole(&options[VIEWS], 1, 8);
+    choice.precision =
+        (lensnet_precision)arguments_choice(&options[PRECISION], arguments_precisions, 2);
     for (i = 2; good && i <= words; i++) good = collect(&images, argv[i], 0, &error);
     if (good && !images.count)
         good = dataset_fail(&error, "%s: there are no .npy files in it", argv[2]);

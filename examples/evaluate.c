@@ -19,9 +19,10 @@ static argument options[] = {
     {"--split", "NAME", "test", "test, val or train", 0},
     {"--out", "FOLDER", NULL, "write report, figures and predictions there", 0},
     {"--views", "N", "1", "8: mean over flips and quarter turns, slower and a little better", 0},
+    {"--precision", "P", "fp32", "or bf16: nearly twice as fast where the processor has it", 0},
     {"--batch", "N", "16", "images at a time; changes memory and speed, no result", 0},
     {"--threads", "N", "0", "0: all", 0}};
-enum { SPLIT, OUT, VIEWS, BATCH, THREADS, OPTIONS };
+enum { SPLIT, OUT, VIEWS, PRECISION, BATCH, THREADS, OPTIONS };
 
 static const char usage[] = "usage: evaluate [options] WEIGHTS.safetensors DATA\n"
                             "Measures a classifier on DATA/SPLIT/CLASS/NAME.npy.\n";
@@ -83,6 +84,8 @@ int main(int argc, char **argv)
     host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
     choice.host = &host;
     choice.views = (int)arguments_whole(&options[VIEWS], 1, 8);
+    choice.precision =
+        (lensnet_precision)arguments_choice(&options[PRECISION], arguments_precisions, 2);
     system_catch_interrupts();
     good = !lensnet_classifier_load(&classifier, argv[1], &choice, &error) &&
            open_split(&data, &split, classifier, argv[2], &error);

@@ -247,6 +247,42 @@ static void test_views(void)
     free(turned);
 }
 
+/* Probabilities of `count` images in one session. */
+static void classified(float *probabilities, lensnet_precision precision, size_t batch,
+                       const float *pixels, size_t count)
+{
+    lensnet_classifier_options options = lensnet_classifier_defaults();
+    lensnet_classifier *classifier;
+    lensnet_session *session;
+    options.precision = precision;
+    golden_must(lensnet_classifier_load(&classifier, PATH, &options, &error), &error, "load");
+    golden_must(lensnet_session_create(&session, classifier, batch, &error), &error, "session");
+    CHECK(
+        !lensnet_session_classify(session, probabilities, NULL, pixels, count, SIDE, SIDE, &error));
+    lensnet_session_destroy(session);
+    lensnet_classifier_destroy(classifier);
+}
+
+/* bf16 rounds: other bits than fp32, near them, and the same whatever the batch. */
+static void test_precision(void)
+{
+    lensnet_model *model = saved_model(LENSNET_DTYPE_F32);
+    lensnet_classifier_options options = lensnet_classifier_defaults();
+    lensnet_classifier *classifier;
+    float *pixels = test_pixels(3, SIDE, SIDE), full[9], half[9], one[9];
+    int i;
+    classified(full, LENSNET_PRECISION_FP32, 3, pixels, 3);
+    classified(half, LENSNET_PRECISION_BF16, 3, pixels, 3);
+    classified(one, LENSNET_PRECISION_BF16, 1, pixels, 3);
+    CHECK(memcmp(full, half, sizeof full) != 0);
+    CHECK(memcmp(one, half, sizeof half) == 0);
+    for (i = 0; i < 9; i++) CHECK_CLOSE(half[i], full[i], 1e-2, "bf16");
+    options.precision = (lensnet_precision)2;
+    CHECK(lensnet_classifier_load(&classifier, PATH, &options, &error) == LENSNET_ERROR_ARGUMENT);
+    lensnet_model_destroy(model);
+    free(pixels);
+}
+
 /* ---- files --------------------------------------------------------------------------------------- */
 
 static unsigned char *read_file(size_t *count)
@@ -746,6 +782,7 @@ int main(void)
     test_odd_host();
     test_sharing();
     test_views();
+    test_precision();
     test_memory();
     test_dialects();
     test_fresh_head();

@@ -49,6 +49,7 @@ static const char usage[] =
     "  --batch LIST    images at a time [1,32 forward, 32 training]\n"
     "  --threads LIST  [1 and as many as there are]\n"
     "  --isa NAME      best, avx512, avx2, portable or reference [best]\n"
+    "  --precision LIST  fp32, bf16 [fp32]\n"
     "  --what LIST     forward, train, gemm, depthwise, gelu, optimiser, load, limit, or all "
     "[all]\n"
     "  --seconds X     that each measurement takes at least [2]\n"
@@ -83,7 +84,8 @@ static void release(float *block) { lnp_host_release(block, 0, NULL); }
 typedef struct options {
     const char *variants[LIST];
     size_t sizes[LIST], batches[LIST], threads[LIST];
-    size_t variant_count, size_count, batch_count, thread_count;
+    lensnet_precision precisions[LIST];
+    size_t variant_count, size_count, batch_count, thread_count, precision_count;
     lensnet_isa isa;
     const char *what;
     double seconds;
@@ -113,6 +115,16 @@ static size_t words(const char **list, char *text)
     size_t count = 0;
     for (text = strtok(text, ","); text && count < LIST; text = strtok(NULL, ","))
         list[count++] = text;
+    return count;
+}
+
+static size_t precisions(lensnet_precision *list, char *text)
+{
+    const char *names[LIST];
+    const size_t count = words(names, text);
+    size_t i;
+    for (i = 0; i < count; i++) must(lensnet_precision_parse(&list[i], names[i], &error));
+    if (!count) fail("--precision takes fp32 and bf16, with a comma");
     return count;
 }
 
@@ -183,6 +195,7 @@ static void read_options(int argc, char **argv)
     chosen.thread_count = chosen.threads[1] > 1 ? 2 : 1;
 #endif
     chosen.isa = lensnet_isa_in_use(NULL);
+    chosen.precision_count = 1;
     chosen.what = "all";
     chosen.seconds = 2;
     for (i = 1; i < argc; i++) {
@@ -207,6 +220,8 @@ static void read_options(int argc, char **argv)
             chosen.thread_count = numbers(chosen.threads, argv[i]);
         else if (strcmp(name, "--isa") == 0)
             chosen.isa = isa_named(argv[i]);
+        else if (strcmp(name, "--precision") == 0)
+            chosen.precision_count = precisions(chosen.precisions, argv[i]);
         else if (strcmp(name, "--what") == 0)
             chosen.what = measurements(argv[i]);
         else if (strcmp(name, "--seconds") == 0)
@@ -290,6 +305,20 @@ typedef void (*limit_loop)(long rounds);
 #define FMA_256(i)      "vfmadd231ps %%ymm14, %%ymm15, %%ymm" #i "\n\t"
 #define ADD_128(i)      "addps %%xmm15, %%xmm" #i "\n\t"
 #define MULTIPLY_128(i) "mulps %%xmm14, %%xmm" #i "\n\t"
+
+#define PAIRS_512(i) "vdpbf16ps %%zmm30, %%zmm31, %%zmm" #i "\n\t"
+
+#if LNP_BFLOAT
+LNP_TARGET_BFLOAT static void limit_loop_pairs(long rounds)
+{
+    __asm__ volatile(TIMES_24(ZERO_512) ZERO_512(30)
+                         ZERO_512(31) "1:\n\t" TIMES_24(PAIRS_512) "dec %0\n\tjnz 1b\n\t"
+                     : "+r"(rounds)
+                     :
+                     : CLOBBERED_LOW, "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22",
+                       "xmm23", "xmm30", "xmm31", "cc");
+}
+#endif
 
 #if LNP_AVX512
 LNP_TARGET_AVX512 static void limit_loop_avx512(long rounds)
@@ -380,9 +409,17 @@ static void clock_loop(long rounds) { (void)rounds; }
 #define CLOCK_CYCLES 0.0
 #endif
 
-/* The loop of the chosen instruction set and the FLOPs of one of its rounds; 0: not known here. */
-static limit_loop limit_choice(double *flops)
+/* The loop of the chosen instruction set and the FLOPs of one of its rounds; 0: not known here. Without
+ * an instruction for bfloat16 its limit is that of float32. */
+static limit_loop limit_choice(double *flops, lensnet_precision precision)
 {
+    (void)precision;
+#if LNP_BFLOAT
+    if (precision == LENSNET_PRECISION_BF16 && chosen.isa == LENSNET_ISA_AVX512_BF16) {
+        *flops = LIMIT_FMAS * 32 * 2;
+        return limit_loop_pairs;
+    }
+#endif
 #if LNP_AVX512
     if (chosen.isa >= LENSNET_ISA_AVX512) {
         *flops = LIMIT_FMAS * 16 * 2;
@@ -414,14 +451,15 @@ static void run_loop(limit_loop loop, long rounds, int threads)
 }
 
 #define THREADS_MAX 1024
-static double limits[THREADS_MAX + 1]; /* GFLOP/s by threads: the best seen so far */
+static double limits[2][THREADS_MAX + 1]; /* GFLOP/s by precision, threads: the best seen so far */
 
 /* Looks again, ten times 10 ms: the clock moves. */
-static double limit_of(size_t threads)
+static double limit_of(size_t threads, lensnet_precision precision)
 {
     const long rounds = 1000000;
     double flops;
-    limit_loop loop = limit_choice(&flops);
+    limit_loop loop = limit_choice(&flops, precision);
+    double *best = &limits[precision][0];
     int i;
     if (threads > THREADS_MAX) fail("too many threads");
     if (flops <= 0) return 0;
@@ -429,10 +467,13 @@ static double limit_of(size_t threads)
         double start = now(), rate;
         run_loop(loop, rounds, (int)threads);
         rate = flops * (double)rounds * (double)threads / (now() - start) / 1e9;
-        if (rate > limits[threads]) limits[threads] = rate;
+        if (rate > best[threads]) best[threads] = rate;
     }
-    return limits[threads];
+    return best[threads];
 }
+
+static double limit_fp32(size_t threads) { return limit_of(threads, LENSNET_PRECISION_FP32); }
+static double limit_bf16(size_t threads) { return limit_of(threads, LENSNET_PRECISION_BF16); }
 
 static double clock_ghz(void)
 {
@@ -523,6 +564,7 @@ typedef struct record {
     char group[16], name[64]; /* "forward" ...; what exactly */
     const char *variant;      /* of a network, else NULL */
     size_t size, batch, threads;
+    lensnet_precision precision;
     timing time;
     double flops, bytes; /* of one repeat; 0: not counted in these */
     double values;       /* elements, for cycles a value; 0 */
@@ -549,9 +591,9 @@ static void report(record *r, work job, void *context)
 {
     double per_image = (double)(r->batch ? r->batch : 1);
     if (record_count == RECORDS) fail("too many measurements for one run");
-    r->limit = limit_of(r->threads);
+    r->limit = limit_of(r->threads, r->precision);
     r->time = measure(job, context);
-    r->limit = limit_of(r->threads);
+    r->limit = limit_of(r->threads, r->precision);
     if (r->limit > 0 && r->flops / r->time.minimum / 1e9 > 0.98 * r->limit) beyond_limit = 1;
     records[record_count++] = *r;
     if (chosen.json) return;
@@ -588,11 +630,12 @@ static void print_json_record(const record *r)
                (unsigned long)r->batch);
     else
         printf("\"name\":\"%s\",", r->name);
-    printf("\"threads\":%lu,\"isa\":\"%s\",\"%s\":%.6g,\"%s\":%.6g,\"repeats\":%lu,",
+    printf("\"threads\":%lu,\"isa\":\"%s\",\"precision\":\"%s\",\"%s\":%.6g,\"%s\":%.6g,"
+           "\"repeats\":%lu,",
            (unsigned long)r->threads, lensnet_isa_text(chosen.isa),
-           r->variant ? "ms_per_image" : "ms", 1e3 * r->time.median / per_image,
-           r->variant ? "min_ms_per_image" : "min_ms", 1e3 * r->time.minimum / per_image,
-           (unsigned long)r->time.repeats);
+           lensnet_precision_text(r->precision), r->variant ? "ms_per_image" : "ms",
+           1e3 * r->time.median / per_image, r->variant ? "min_ms_per_image" : "min_ms",
+           1e3 * r->time.minimum / per_image, (unsigned long)r->time.repeats);
     if (r->flops > 0)
         printf("\"gflops\":%.6g,\"percent_of_limit\":%.4g", gflops(r), percent(r));
     else
@@ -623,7 +666,9 @@ static void print_json(void)
     processor_name(name, sizeof name);
     printf("{\"processor\":\"%s\",\"isa\":\"%s\",\"clock_ghz\":%.4g,", name,
            lensnet_isa_text(chosen.isa), clock_ghz());
-    print_json_by_threads("limit_gflops", limit_of);
+    print_json_by_threads("limit_gflops", limit_fp32);
+    printf(",");
+    print_json_by_threads("limit_gflops_bf16", limit_bf16);
     printf(",");
     print_json_by_threads("copy_gb_per_s", copy_bandwidth);
     for (g = 0; g < sizeof groups / sizeof *groups; g++) {
@@ -660,7 +705,7 @@ static lensnet_model_desc desc_of(const char *variant)
 }
 
 static void network_begin(network *n, const char *variant, size_t size, size_t batch,
-                          size_t threads, int training)
+                          size_t threads, lensnet_precision precision, int training)
 {
     lensnet_model_desc desc = desc_of(variant);
     lensnet_graph_options o = lensnet_graph_defaults();
@@ -673,6 +718,7 @@ static void network_begin(network *n, const char *variant, size_t size, size_t b
     o.height = o.width = size;
     o.batch = batch;
     o.training = training;
+    o.precision = precision;
     must(lensnet_model_graph(&n->graph, n->model, &o, NULL, &error));
     must(lensnet_graph_plan(n->graph, NULL, &error));
     must(lensnet_graph_allocate(n->graph, &error));
@@ -712,15 +758,16 @@ static void train_work(void *context)
 }
 
 static void bench_network(const char *variant, size_t size, size_t batch, size_t threads,
-                          int training)
+                          lensnet_precision precision, int training)
 {
     lensnet_model_desc desc = desc_of(variant);
     record r = blank(training ? "train" : "forward", "", threads);
     network n;
     reset_peak();
-    network_begin(&n, variant, size, batch, threads, training);
-    snprintf(r.name, sizeof r.name, "%s %lu, batch %lu", variant, (unsigned long)size,
-             (unsigned long)batch);
+    network_begin(&n, variant, size, batch, threads, precision, training);
+    snprintf(r.name, sizeof r.name, "%s %lu, batch %lu, %s", variant, (unsigned long)size,
+             (unsigned long)batch, lensnet_precision_text(precision));
+    r.precision = precision;
     r.variant = variant;
     r.size = size;
     r.batch = batch;
@@ -737,21 +784,22 @@ static void bench_network(const char *variant, size_t size, size_t batch, size_t
 static void bench_networks(int training)
 {
     static const size_t usual[2] = {1, 32};
-    size_t v, s, b, t;
+    size_t v, s, b, t, p;
     const size_t *batches = chosen.batch_count ? chosen.batches : usual + training;
     size_t batch_count = chosen.batch_count ? chosen.batch_count : (size_t)(2 - training);
     for (v = 0; v < chosen.variant_count; v++)
         for (s = 0; s < chosen.size_count; s++)
             for (b = 0; b < batch_count; b++)
                 for (t = 0; t < chosen.thread_count; t++)
-                    bench_network(chosen.variants[v], chosen.sizes[s], batches[b],
-                                  chosen.threads[t], training);
+                    for (p = 0; p < chosen.precision_count; p++)
+                        bench_network(chosen.variants[v], chosen.sizes[s], batches[b],
+                                      chosen.threads[t], chosen.precisions[p], training);
 }
 
 /* ---- products ------------------------------------------------------------------------------------ */
 
 typedef struct product_bench {
-    const lnp_gemm_kernels *kernels;
+    lnp_gemm_kernels chosen_kernels, *kernels;
     lnp_product product;
     lnp_gradient_product gradient;
     float *scratch;
@@ -771,13 +819,16 @@ static void gradient_work(void *context)
 }
 
 /* Y (m, n) = X (m, k) W^T, and dW = dY^T X; dX is such a Y with n and k exchanged. */
-static void bench_product(size_t m, size_t n, size_t k, size_t threads)
+static void bench_product(size_t m, size_t n, size_t k, size_t threads, lensnet_precision precision)
 {
     record r = blank("gemm", "", threads);
     product_bench b;
     float *x = floats(m * k), *y = floats(m * n), *w = floats(n * k), *packed;
     memset(&b, 0, sizeof b);
-    b.kernels = lnp_gemm_kernels_for(chosen.isa);
+    b.chosen_kernels = precision == LENSNET_PRECISION_BF16 ? lnp_bfloat_kernels_for(chosen.isa)
+                                                           : *lnp_gemm_kernels_for(chosen.isa);
+    b.kernels = &b.chosen_kernels;
+    r.precision = precision;
     b.threads = (int)threads;
     packed = floats(lnp_packed_floats(b.kernels, n, k));
     b.scratch = floats(lnp_max(lnp_product_scratch_floats(b.kernels, m, k, b.threads),
@@ -793,13 +844,14 @@ static void bench_product(size_t m, size_t n, size_t k, size_t threads)
     b.product.out_stride = b.gradient.dy_stride = n;
     b.gradient.dy = y;
     b.gradient.dw = w;
+    b.gradient.segment_rows = m;
     r.flops = 2 * (double)m * (double)n * (double)k;
-    snprintf(r.name, sizeof r.name, "Y %lu x %lu x %lu", (unsigned long)m, (unsigned long)n,
-             (unsigned long)k);
+    snprintf(r.name, sizeof r.name, "Y %lu x %lu x %lu %s", (unsigned long)m, (unsigned long)n,
+             (unsigned long)k, lensnet_precision_text(precision));
     report(&r, product_work, &b);
     memset(y, 0, m * n * sizeof(float)); /* else dW grows without end */
-    snprintf(r.name, sizeof r.name, "dW %lu x %lu x %lu", (unsigned long)m, (unsigned long)n,
-             (unsigned long)k);
+    snprintf(r.name, sizeof r.name, "dW %lu x %lu x %lu %s", (unsigned long)m, (unsigned long)n,
+             (unsigned long)k, lensnet_precision_text(precision));
     report(&r, gradient_work, &b);
     release(x);
     release(y);
@@ -808,15 +860,17 @@ static void bench_product(size_t m, size_t n, size_t k, size_t threads)
     release(b.scratch);
 }
 
-static void bench_products(const lensnet_model_desc *desc, size_t size, size_t threads)
+static void bench_products(const lensnet_model_desc *desc, size_t size, size_t threads,
+                           lensnet_precision precision)
 {
     size_t stage, side = size / 4;
     for (stage = 0; stage < 4; stage++, side /= 2) {
         size_t c = desc->widths[stage], m = side * side;
-        bench_product(m, 4 * c, c, threads);
-        bench_product(m, c, 4 * c, threads);
+        bench_product(m, 4 * c, c, threads, precision);
+        bench_product(m, c, 4 * c, threads, precision);
         if (stage < 3)
-            bench_product(side / 2 * (side / 2), desc->widths[stage + 1], 4 * c, threads);
+            bench_product(side / 2 * (side / 2), desc->widths[stage + 1], 4 * c, threads,
+                          precision);
     }
 }
 
@@ -966,7 +1020,7 @@ static void bench_optimiser(const char *variant, size_t threads)
     double weights, bandwidth = copy_bandwidth(threads);
     network n;
     float *images;
-    network_begin(&n, variant, 32, 1, threads, 1);
+    network_begin(&n, variant, 32, 1, threads, LENSNET_PRECISION_FP32, 1);
     weights = (double)lensnet_parameters_size(lensnet_model_parameters(n.model));
     train_work(&n);
     snprintf(r.name, sizeof r.name, "AdamW, %s", variant);
@@ -1054,21 +1108,25 @@ static void print_machine(void)
     printf("%s, %s, %.2f GHz, lensnet %d.%d.%d\n", name, lensnet_isa_text(chosen.isa), clock_ghz(),
            LENSNET_VERSION_MAJOR, LENSNET_VERSION_MINOR, LENSNET_VERSION_PATCH);
     for (i = 0; i < chosen.thread_count; i++)
-        printf("%lu thread%s: limit %.1f GFLOP/s, copy %.1f GB/s\n",
+        printf("%lu thread%s: limit %.1f GFLOP/s, bf16 %.1f GFLOP/s, copy %.1f GB/s\n",
                (unsigned long)chosen.threads[i], chosen.threads[i] == 1 ? "" : "s",
-               limit_of(chosen.threads[i]), copy_bandwidth(chosen.threads[i]));
+               limit_fp32(chosen.threads[i]), limit_bf16(chosen.threads[i]),
+               copy_bandwidth(chosen.threads[i]));
+    if (chosen.isa != LENSNET_ISA_AVX512_BF16)
+        printf("no instruction for bfloat16 here: bf16 is computed with float32's\n");
     printf("%-10s %-30s %7s %9s %9s\n", "", "", "threads", "ms", "min ms");
     fflush(stdout);
 }
 
 static void bench_kernels(void)
 {
-    size_t t, s, stage;
+    size_t t, s, p, stage;
     for (t = 0; t < chosen.thread_count; t++) {
         lensnet_model_desc desc = desc_of(chosen.variants[0]);
         for (s = 0; s < chosen.size_count; s++) {
             size_t side = chosen.sizes[s] / 4;
-            if (wanted("gemm")) bench_products(&desc, chosen.sizes[s], chosen.threads[t]);
+            for (p = 0; p < chosen.precision_count && wanted("gemm"); p++)
+                bench_products(&desc, chosen.sizes[s], chosen.threads[t], chosen.precisions[p]);
             for (stage = 0; stage < 4 && wanted("depthwise"); stage++, side /= 2)
                 bench_depthwise(side, desc.widths[stage], chosen.threads[t]);
         }
