@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #ifdef __GNUC__
 #define NPY_API __attribute__((unused)) static
@@ -525,7 +526,16 @@ static int npy_open_header(npy_header *header, FILE *file, const char *path, cha
 
 static FILE *npy_open(const char *path, char *text)
 {
-    FILE *file = fopen(path, "rb");
+    FILE *file;
+#ifdef S_ISREG
+    struct stat info;
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) { /* opening a pipe waits for ever */
+        npy_fail(text, "%s: cannot be read; a file expected, not a folder, a pipe or a device",
+                 path);
+        return NULL;
+    }
+#endif
+    file = fopen(path, "rb");
     if (!file)
         npy_fail(text, "%s: cannot be opened; check the name and your right to read it", path);
     return file;

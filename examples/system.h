@@ -1,4 +1,4 @@
-/* system.h - what the examples need from the operating system: folders, a clock, Ctrl-C. POSIX.
+/* system.h - what the examples need from the operating system: folders, a clock, signals. POSIX.
  * Include it before any other header: it asks for POSIX declarations. */
 #ifndef SYSTEM_H
 #define SYSTEM_H
@@ -137,7 +137,7 @@ SYSTEM_API int system_make_folder(const char *path)
 SYSTEM_API void system_read_ahead(const char *path)
 {
 #ifdef POSIX_FADV_WILLNEED
-    int file = open(path, O_RDONLY);
+    int file = open(path, O_RDONLY | O_NONBLOCK);
     if (file >= 0) {
         posix_fadvise(file, 0, 0, POSIX_FADV_WILLNEED);
         close(file);
@@ -187,21 +187,63 @@ SYSTEM_API const char *system_duration(char *text, double seconds)
 
 /* ---- interruption ---- */
 
-static volatile sig_atomic_t system_interrupted_by;
+static volatile sig_atomic_t system_interrupted_by, system_has_work;
 
+/* Only what may be called in a signal handler. */
 static void system_on_signal(int signal_number)
 {
+    static const char nothing[] = "error: interrupted; nothing is lost\n";
+    static const char saving[] =
+        "\ninterrupted: ending as soon as nothing is lost (again: at once)\n";
+    const int before = errno;
+    const char *words = system_has_work ? saving : nothing;
+    if (!system_interrupted_by && write(STDERR_FILENO, words, strlen(words)) < 0)
+        errno = before; /* nobody reads it */
+    if (!system_has_work) _exit(130);
+    /* a lost connection may be told of more than once */
+    if (signal_number != SIGHUP) signal(signal_number, SIG_DFL);
     system_interrupted_by = signal_number;
-    signal(signal_number, SIG_DFL); /* a second Ctrl-C ends the program at once */
+    errno = before;
 }
 
-/* From now on Ctrl-C and kill only make system_interrupted() true. */
+/* From now on Ctrl-C, kill and a lost connection end the program with a sentence and status 130: at once
+ * until system_begin_work() is called, then they only make system_interrupted() true, and a second
+ * Ctrl-C ends it. A closed pipe and a file beyond the limit are write errors. */
 SYSTEM_API void system_catch_interrupts(void)
 {
-    signal(SIGINT, system_on_signal);
-    signal(SIGTERM, system_on_signal);
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction action, old;
+    size_t i;
+    memset(&action, 0, sizeof action);
+    sigemptyset(&action.sa_mask);
+    action.sa_flags = SA_RESTART;
+    action.sa_handler = system_on_signal;
+    for (i = 0; i < sizeof signals / sizeof *signals; i++) {
+        /* nohup has the last word */
+        if (signals[i] == SIGHUP && sigaction(SIGHUP, NULL, &old) == 0 && old.sa_handler == SIG_IGN)
+            continue;
+        sigaction(signals[i], &action, NULL);
+    }
+    action.sa_handler = SIG_IGN;
+    sigaction(SIGPIPE, &action, NULL);
+#ifdef SIGXFSZ
+    sigaction(SIGXFSZ, &action, NULL);
+#endif
 }
 
+/* There is something to lose now. */
+SYSTEM_API void system_begin_work(void) { system_has_work = 1; }
+
 SYSTEM_API int system_interrupted(void) { return system_interrupted_by != 0; }
+
+/* Writes what is in the standard output's buffer. NULL, or why it cannot be written (a full disk, a
+ * closed pipe), in words; the first reason is given ever after. */
+SYSTEM_API const char *system_flush_output(void)
+{
+    static int why;
+    errno = 0;
+    if (!why && (fflush(stdout) != 0 || ferror(stdout))) why = errno ? errno : EIO;
+    return why ? strerror(why) : NULL;
+}
 
 #endif

@@ -28,6 +28,7 @@
 #include "evaluation.h"
 #include "huggingface.h"
 #include "progress.h"
+#include "run_folder.h"
 #include "simulated.h"
 #include "train_settings.h"
 
@@ -62,7 +63,9 @@ typedef struct run {
     const char *data_path; /* NULL: everything is simulated */
     lensnet_host host;
     system_names texts; /* owns strings that live as long as the run */
-    const char *best, *last, *history_csv, *history_svg, *folder; /* files in --out */
+    const char *best, *history_csv, *history_svg, *folder; /* files in --out */
+    run_folder states;
+    const char *resumed; /* the state that the run goes on from */
     dataset data;
     simulated simulators[DATASET_SPLITS];
     lensnet_model *model;
@@ -104,7 +107,7 @@ static int run_keep(run *r, const char **kept, char *text, lensnet_error *error)
 static int run_name_files(run *r, const char *out, lensnet_error *error)
 {
     return run_keep(r, &r->best, system_path(out, "best.safetensors"), error) &&
-           run_keep(r, &r->last, system_path(out, "last.safetensors"), error) &&
+           run_folder_name(&r->states, out, error) &&
            run_keep(r, &r->history_csv, system_path(out, "history.csv"), error) &&
            run_keep(r, &r->history_svg, system_path(out, "history.svg"), error) &&
            run_keep(r, &r->folder, system_path(out, "huggingface"), error);
@@ -170,8 +173,6 @@ static int data_check(run *r, lensnet_error *error)
     if (good && !split[DATASET_TEST].source)
         good = dataset_check(&split[DATASET_TEST], r->settings.threads, error);
     if (files && system_is_terminal(stderr)) fprintf(stderr, "%40s\r", "");
-    if (good && system_interrupted())
-        good = dataset_fail(error, "interrupted before the first step; nothing was written");
     return good;
 }
 
@@ -357,6 +358,7 @@ static void run_release(run *r)
     for (kind = 0; kind < DATASET_SPLITS; kind++) simulated_close(&r->simulators[kind]);
     free(r->at.rows);
     system_names_free(&r->texts);
+    run_folder_release(&r->states);
 }
 
 /* ---- the training state ---- */
@@ -437,8 +439,8 @@ static int state_save(run *r, lensnet_error *error)
     state_add_whole(&p, "plateau_bad_epochs", (uint64_t)at->plateau.bad_epochs);
     state_add_whole(&p, "plateau_cooldown", (uint64_t)at->plateau.cooldown_left);
     state_add(&p, "history", history.bytes ? history.bytes : "");
-    good = (!history.failed || dataset_no_memory(error)) &&
-           !lensnet_state_save(r->model, r->adamw, p.pairs, p.count, r->last, error);
+    good = (!history.failed || dataset_no_memory(error)) && run_folder_keep(&r->states, error) &&
+           !lensnet_state_save(r->model, r->adamw, p.pairs, p.count, r->states.last, error);
     free(history.bytes);
     r->clock.saved = system_seconds();
     return good;
@@ -520,7 +522,7 @@ static int forecast_pass(run *r, int training, size_t count, double *seconds, le
     const lensnet_batch batch = batch_of(r, count, &dense);
     double start = 0;
     int round, rounds = 4;
-    for (round = 0; round <= rounds && !system_interrupted(); round++) {
+    for (round = 0; round <= rounds; round++) {
         if (round == 1) start = system_seconds(); /* the first round warms up */
         lensnet_parameters_changed(lensnet_model_parameters(r->model)); /* as after a step */
         if (training ? lensnet_forward_backward(r->learn, &batch, NULL, error)
@@ -676,7 +678,7 @@ static void describe(const run *r)
            lensnet_isa_text(lensnet_isa_in_use(&r->host)), dataset_threads(s->threads),
            r->learn_plan.micro_batch);
     printf("memory       %.0f MB expected\n", r->expected_bytes / 1e6);
-    fflush(stdout);
+    system_flush_output();
 }
 
 /* ---- the loop ---- */
@@ -743,7 +745,7 @@ static int train_step(run *r, lensnet_error *error)
 
 static int should_stop(const run *r)
 {
-    return system_interrupted() ||
+    return system_interrupted() || system_flush_output() ||
            (r->settings.stop_after && r->steps_here >= r->settings.stop_after);
 }
 
@@ -841,7 +843,7 @@ static void print_epoch(const run *r, const report_epoch *e, double seconds)
         e->train_loss, e->val_loss, e->val_auc, e->val_accuracy, e->rate,
         system_duration(text, seconds), busy > 0 ? 100 * r->clock.fetching / busy : 0,
         e->best ? "  best" : "");
-    fflush(stdout);
+    system_flush_output();
 }
 
 /* With --average the moving average of the weights is what is judged and kept. */
@@ -971,23 +973,29 @@ static int train_all(run *r, int *stopped, lensnet_error *error)
 
 /* ---- the beginning ---- */
 
+static int check_new(const run *r, lensnet_error *error)
+{
+    return !run_folder_has_state(&r->states) ||
+           dataset_fail(error,
+                        "%s: there is a run already; add --resume to go on with it, or choose "
+                        "another --out",
+                        r->states.last);
+}
+
 /* Options, from the command line alone or also from the state of a stopped run. */
 static int begin_options(run *r, lensnet_archive **state, lensnet_error *error)
 {
     const char *data;
     if (!run_name_files(r, train_value(OPTION_OUT)->value, error)) return 0;
     if (!train_value(OPTION_RESUME)->given) {
-        if (system_exists(r->last))
-            return dataset_fail(error,
-                                "%s: there is a run already; add --resume to go on with it, or "
-                                "choose another --out",
-                                r->last);
+        if (!check_new(r, error)) return 0;
         train_choose_recipe();
         train_apply_recipe();
         return 1;
     }
-    if (lensnet_archive_open(state, r->last, &r->host, error) ||
-        !train_restore_options(*state, r->last, &r->texts, error))
+    if ((system_is_folder(train_value(OPTION_OUT)->value) && !run_folder_lock(&r->states, error)) ||
+        !run_folder_open_state(state, &r->resumed, &r->states, &r->host, error) ||
+        !train_restore_options(*state, r->resumed, &r->texts, error))
         return 0;
     data = lensnet_archive_metadata(*state, "train.data");
     return r->data_path || !data || run_keep(r, &r->data_path, system_copy(data), error);
@@ -1000,7 +1008,7 @@ static int begin(run *r, lensnet_error *error)
     const char *weights = NULL; /* what the model is loaded from */
     int same_labels = 0, good = begin_options(r, &state, error) && data_open(r, error);
     if (good) {
-        weights = state ? r->last : train_value(OPTION_WEIGHTS)->value;
+        weights = state ? r->resumed : train_value(OPTION_WEIGHTS)->value;
         if (strcmp(weights, "none") == 0) weights = NULL;
         good = !weights || model_peek(r, weights, &same_labels, error);
     }
@@ -1016,8 +1024,8 @@ static int begin(run *r, lensnet_error *error)
     good = good && (weights ? model_load(r, weights, same_labels, error) : model_create(r, error));
     good = good && graphs_plan(r, error) && data_check(r, error) && run_allocate(r, error);
     if (good && state)
-        good = state_restore_position(r, state, r->last, error) &&
-               !lensnet_state_load(r->model, r->adamw, r->last, error);
+        good = state_restore_position(r, state, r->resumed, error) &&
+               !lensnet_state_load(r->model, r->adamw, r->resumed, error);
     lensnet_archive_close(state);
     if (good && !system_make_folder(r->settings.out))
         good = dataset_fail(error, "%s: the folder cannot be made: %s; choose another --out",
@@ -1025,6 +1033,8 @@ static int begin(run *r, lensnet_error *error)
     if (good && access(r->settings.out, W_OK) != 0)
         good = dataset_fail(error, "%s: nothing can be written there: %s; choose another --out",
                             r->settings.out, strerror(errno));
+    good = good && run_folder_lock(&r->states, error) && (r->resumed || check_new(r, error));
+    if (good) run_folder_clean(r->settings.out);
     return good;
 }
 
@@ -1045,14 +1055,20 @@ int main(int argc, char **argv)
         describe(&r);
         good = forecast_time(&r, &error);
     }
-    if (good && !system_interrupted()) {
+    if (good) {
         printf("time         %s expected (%.1f images/s, loading %.1f %%)\n\n",
                system_duration(text, r.clock.total),
                (double)r.settings.batch / (r.clock.step + r.clock.fetch),
                100 * r.clock.fetch / (r.clock.step + r.clock.fetch));
-        fflush(stdout);
+        system_flush_output();
     }
+    system_begin_work();
     good = good && train_all(&r, &stopped, &error);
+    if (good && system_flush_output())
+        good = dataset_fail(&error,
+                            "the standard output cannot be written: %s; all is saved, go on with "
+                            "train --resume --out %s",
+                            system_flush_output(), r.settings.out);
     run_release(&r);
     if (!good) fprintf(stderr, "error: %s\n", error.text);
     if (system_interrupted() && (stopped || !good)) return 130;

@@ -120,6 +120,76 @@ good "Ctrl-C must save and end with status 130"
 run ./train --resume --out signal --stop-after 1 && grep -q '^stopped in epoch' out.txt
 good "resume after Ctrl-C"
 
+# A folder has one run at a time; a lost connection saves too; after kill -9 the folder is free, and what
+# was being written is cleared away.
+begin_endless() {
+    ./train data --weights none --size 32 --epochs 500 --batch 8 --out "$1" >endless.txt 2>endless.err &
+    pid=$!
+    count=0
+    while [ ! -s "$1/last.safetensors" ] && [ $count -lt 600 ]; do
+        sleep 0.1
+        count=$((count + 1))
+    done
+}
+begin_endless held
+refused "a run is under way there (process $pid on" ./train --resume --out held
+kill -HUP $pid
+wait $pid
+[ $? -eq 130 ] && grep -q '^stopped in epoch' endless.txt && [ -s held/last.safetensors ] &&
+    [ ! -e held/lock ] && grep -q '^interrupted: ' endless.err
+good "a lost connection must save and end with status 130"
+rm -r held
+begin_endless held
+kill -9 $pid
+wait $pid 2>/dev/null
+: >held/best.safetensors.tmp-0
+: >held/last.safetensors.tmp-7
+ln -s nothing held/mine.tmp-1
+run ./train --resume --out held --stop-after 1 && [ ! -e held/best.safetensors.tmp-0 ] &&
+    [ ! -e held/last.safetensors.tmp-7 ] && [ -L held/mine.tmp-1 ] && [ ! -e held/lock ]
+good "after kill -9 the lock is free, and temporary files are cleared away"
+# before there is anything to lose a signal ends the program at once
+./train --simulate 99999999 --weights none --out refused >out.txt 2>err.txt &
+pid=$!
+sleep 0.3
+kill -TERM $pid
+wait $pid
+[ $? -gt 128 ] && [ ! -e refused ]
+good "a signal before the first step ends the program at once"
+
+# A standard output that cannot be written is an error, and what was done is saved.
+if [ -w /dev/full ]; then
+    ./train data --weights none --size 32 --epochs 2 --batch 8 --out full >/dev/full 2>err.txt
+    [ $? -eq 1 ] && grep -q '^error: the standard output cannot be written: No space left' err.txt
+    good "a full disk under the standard output is an error"
+    run ./train --resume --out full && [ -s full/best.safetensors ]
+    good "and the run can be resumed"
+fi
+mkfifo pipe
+(head -n 1 <pipe >/dev/null) &
+./train data --weights none --size 32 --epochs 2 --batch 8 --out piped >pipe 2>err.txt
+[ $? -eq 1 ] && grep -q '^error: the standard output cannot be written: Broken pipe' err.txt
+good "a closed pipe is an error"
+
+# Two generations of the state: damage is noticed, and the older one used with a word.
+cp -r parts damaged
+[ -s damaged/last.previous.safetensors ] && ! cmp -s damaged/last.safetensors damaged/last.previous.safetensors
+good "the state before the last is kept"
+rm damaged/last.previous.safetensors
+head -c 20000 parts/last.safetensors >damaged/last.safetensors
+refused "damaged/last.safetensors" ./train --resume --out damaged
+cp parts/last.previous.safetensors damaged/
+run ./train --resume --out damaged &&
+    grep -q '^warning: .*last.safetensors.* Going on from the state before it, damaged/last.previous' err.txt
+good "a damaged state is named, and the one before it used"
+for file in best.safetensors last.safetensors history.csv predictions.csv; do
+    cmp whole/$file damaged/$file >/dev/null 2>&1
+    good "$file of the run that lost its last state must be that of the other to the byte"
+done
+rm damaged/last.safetensors
+run ./train --resume --out damaged && cmp whole/last.safetensors damaged/last.safetensors
+good "the older state alone is enough"
+
 # Simulated images need no data at all.
 run ./train --weights none --simulate 24 --held-out 12 --size 32 --epochs 1 --batch 8 --out simulated
 good "train --simulate"

@@ -700,6 +700,7 @@ static int make_set(const job *j, lensnet_error *error)
         return fail(error, "no images asked for: say how many per class, e.g. --train 100");
     if (!make_folders(j, error)) return 0;
     system_catch_interrupts();
+    system_begin_work();
     snprintf(whole, sizeof whole, "%s/truth.csv", j->folder);
     snprintf(part, sizeof part, "%s.part", whole);
     table = fopen(part, "w");

@@ -16,6 +16,8 @@
 #ifndef TORCH_FILE_H
 #define TORCH_FILE_H
 
+#include <sys/stat.h>
+
 #include "../examples/pickle.h"
 #include "../examples/zip.h"
 
@@ -658,11 +660,21 @@ static int torch_is_legacy(const unsigned char *bytes, size_t size)
            memcmp(bytes, torch_legacy_mark, sizeof torch_legacy_mark) == 0;
 }
 
+/* NULL for what is no file too: opening a pipe waits for ever. */
+static FILE *torch_open(const char *path)
+{
+#ifdef S_ISREG
+    struct stat info;
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) return NULL;
+#endif
+    return fopen(path, "rb");
+}
+
 /* Does the file begin like one of torch's? 0 too when it cannot be read. */
 static int torch_file_probe(const char *path)
 {
     unsigned char bytes[sizeof torch_legacy_mark];
-    FILE *stream = fopen(path, "rb");
+    FILE *stream = torch_open(path);
     size_t size = stream ? fread(bytes, 1, sizeof bytes, stream) : 0;
     if (stream) fclose(stream);
     return torch_is_zip(bytes, size) || torch_is_legacy(bytes, size);
@@ -683,7 +695,7 @@ static void torch_file_close(torch_file *file)
 
 static int torch_file_load(torch_file *file)
 {
-    FILE *stream = fopen(file->path, "rb");
+    FILE *stream = torch_open(file->path);
     long size = -1;
     if (stream && fseek(stream, 0, SEEK_END) == 0) size = ftell(stream);
     if (size >= 0 && fseek(stream, 0, SEEK_SET) == 0) {

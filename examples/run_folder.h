@@ -1,0 +1,172 @@
+/* run_folder.h - the folder of a training run: one run in it at a time, and two generations of its
+ * state, so that a damaged one is noticed and the one before it used. Include system.h, lensnet.h and
+ * dataset.h first.
+ *
+ * The lock is the kernel's (flock): it goes with the process, however that ends, so a killed run's folder
+ * is free at once. On network file systems it holds between machines where the server keeps locks (NFS
+ * does, by default); where there are none the run says so and goes on without. */
+#ifndef RUN_FOLDER_H
+#define RUN_FOLDER_H
+
+#include <sys/file.h>
+
+typedef struct run_folder {
+    char *lock_path;       /* FOLDER/lock; names the process that holds it */
+    int lock;              /* its descriptor, 0 while it is not held */
+    char *last, *previous; /* the state, and the one before it */
+    char *between;         /* what is to become the one before it */
+    int last_damaged;      /* the older one was used: it must outlive the next save */
+} run_folder;
+
+SYSTEM_API int run_folder_name(run_folder *f, const char *folder, lensnet_error *error)
+{
+    memset(f, 0, sizeof *f);
+    f->lock_path = system_path(folder, "lock");
+    f->last = system_path(folder, "last.safetensors");
+    f->previous = system_path(folder, "last.previous.safetensors");
+    f->between = system_path(folder, "last.previous.safetensors.tmp-0");
+    return (f->lock_path && f->last && f->previous && f->between) || dataset_no_memory(error);
+}
+
+/* ---- one run at a time --------------------------------------------------------------------------- */
+
+/* Who holds the lock, as he wrote it there. `text` has room for 200 characters. */
+static const char *run_folder_owner(char *text, int descriptor)
+{
+    ssize_t length = read(descriptor, text, 199);
+    text[length > 0 ? length : 0] = 0;
+    text[strcspn(text, "\n")] = 0;
+    return *text ? text : "another process";
+}
+
+static void run_folder_sign(int descriptor)
+{
+    char host[100] = "", text[200];
+    gethostname(host, sizeof host - 1);
+    snprintf(text, sizeof text, "process %ld on %s\n", (long)getpid(), host);
+    if (ftruncate(descriptor, 0) != 0 || write(descriptor, text, strlen(text)) < 0)
+        return; /* a lock without a name holds as well */
+}
+
+/* 1 if the lock's file still stands under its name: its last owner may have removed it meanwhile. */
+static int run_folder_named(const run_folder *f, int descriptor)
+{
+    struct stat opened, named;
+    return fstat(descriptor, &opened) == 0 && stat(f->lock_path, &named) == 0 &&
+           opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
+/* Takes the lock; a folder in which another run is under way is an error. */
+SYSTEM_API int run_folder_lock(run_folder *f, lensnet_error *error)
+{
+    char owner[200];
+    while (!f->lock) {
+        const int descriptor = open(f->lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666);
+        const int taken = descriptor >= 0 ? flock(descriptor, LOCK_EX | LOCK_NB) : -1;
+        if (descriptor < 0)
+            return dataset_fail(error, "%s: the lock cannot be made: %s; choose another --out",
+                                f->lock_path, strerror(errno));
+        if (taken != 0 && errno == EWOULDBLOCK) {
+            dataset_fail(error,
+                         "%s: a run is under way there (%s); wait for it, or choose another --out",
+                         f->lock_path, run_folder_owner(owner, descriptor));
+            close(descriptor);
+            return 0;
+        }
+        if (taken != 0)
+            fprintf(stderr, "warning: %s: no locks there (%s): see that no other run uses it\n",
+                    f->lock_path, strerror(errno));
+        if (run_folder_named(f, descriptor)) {
+            run_folder_sign(descriptor);
+            f->lock = descriptor;
+        } else {
+            close(descriptor);
+        }
+    }
+    return 1;
+}
+
+/* Gives up the lock and what belongs to `f`. */
+SYSTEM_API void run_folder_release(run_folder *f)
+{
+    if (f->lock) {
+        unlink(f->lock_path);
+        close(f->lock);
+    }
+    free(f->lock_path);
+    free(f->last);
+    free(f->previous);
+    free(f->between);
+    memset(f, 0, sizeof *f);
+}
+
+/* ---- what killed runs left ----------------------------------------------------------------------- */
+
+/* "NAME.tmp-12" */
+static int run_folder_is_temporary(const char *name)
+{
+    const char *ending = strstr(name, ".tmp-");
+    return ending && ending[5] && ending[5 + strspn(ending + 5, "0123456789")] == 0;
+}
+
+/* Removes the temporary files that no process holds. */
+SYSTEM_API void run_folder_clean(const char *folder)
+{
+    system_names names;
+    size_t i;
+    if (!system_list(&names, folder)) return;
+    for (i = 0; i < names.count; i++) {
+        char *path =
+            run_folder_is_temporary(names.items[i]) ? system_path(folder, names.items[i]) : NULL;
+        int file = path ? open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK) : -1;
+        if (file >= 0) {
+            if (flock(file, LOCK_EX | LOCK_NB) == 0) unlink(path);
+            close(file);
+        }
+        free(path);
+    }
+    system_names_free(&names);
+}
+
+/* ---- two generations of the state ---------------------------------------------------------------- */
+
+/* Before a new state is saved as `last`: the old one is kept as `previous` too. One of them is whole at
+ * every moment. */
+SYSTEM_API int run_folder_keep(run_folder *f, lensnet_error *error)
+{
+    int good;
+    if (f->last_damaged || !system_exists(f->last)) {
+        f->last_damaged = 0;
+        return 1;
+    }
+    unlink(f->between);
+    good = link(f->last, f->between) == 0 ? rename(f->between, f->previous) == 0
+                                          : rename(f->last, f->previous) == 0;
+    return good || dataset_fail(error, "%s: the state before it cannot be kept: %s", f->previous,
+                                strerror(errno));
+}
+
+SYSTEM_API int run_folder_has_state(const run_folder *f)
+{
+    return system_exists(f->last) || system_exists(f->previous);
+}
+
+/* Opens the newest state that is whole: `last`, or with a word the one before it. *path is then where it
+ * stands, for as long as `f` lives. */
+SYSTEM_API int run_folder_open_state(lensnet_archive **state, const char **path, run_folder *f,
+                                     const lensnet_host *host, lensnet_error *error)
+{
+    lensnet_error older;
+    *path = f->last;
+    if (!lensnet_archive_open(state, f->last, host, error)) return 1;
+    if (error->code == LENSNET_ERROR_MEMORY || !system_exists(f->previous) ||
+        lensnet_archive_open(state, f->previous, host, &older))
+        return 0;
+    fprintf(stderr, "warning: %s Going on from the state before it, %s.\n", error->text,
+            f->previous);
+    f->last_damaged = 1;
+    *path = f->previous;
+    return 1;
+}
+
+#endif
