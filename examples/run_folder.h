@@ -151,18 +151,51 @@ SYSTEM_API int run_folder_has_state(const run_folder *f)
     return system_exists(f->last) || system_exists(f->previous);
 }
 
+/* Reads every tensor, which checks its checksum. */
+static lensnet_result run_folder_check(const lensnet_archive *state, lensnet_error *error)
+{
+    lensnet_result result = LENSNET_OK;
+    size_t i;
+    for (i = 0; i < lensnet_archive_count(state) && !result; i++) {
+        const lensnet_archive_entry *entry = lensnet_archive_at(state, i);
+        void *bytes = malloc((size_t)entry->bytes + 1);
+        if (!bytes) {
+            dataset_no_memory(error);
+            return error->code = LENSNET_ERROR_MEMORY;
+        }
+        result = lensnet_archive_read_bytes(bytes, state, entry, error);
+        free(bytes);
+    }
+    return result;
+}
+
+/* Opens a state if all of it is whole. */
+static lensnet_result run_folder_open(lensnet_archive **state, const char *path,
+                                      const lensnet_host *host, lensnet_error *error)
+{
+    lensnet_result result = lensnet_archive_open(state, path, host, error);
+    if (result) return result;
+    result = run_folder_check(*state, error);
+    if (result) {
+        lensnet_archive_close(*state);
+        *state = NULL;
+    }
+    return result;
+}
+
 /* Opens the newest state that is whole: `last`, or with a word the one before it. *path is then where it
  * stands, for as long as `f` lives. */
 SYSTEM_API int run_folder_open_state(lensnet_archive **state, const char **path, run_folder *f,
                                      const lensnet_host *host, lensnet_error *error)
 {
     lensnet_error older;
+    lensnet_result result = run_folder_open(state, f->last, host, error);
     *path = f->last;
-    if (!lensnet_archive_open(state, f->last, host, error)) return 1;
-    if (error->code == LENSNET_ERROR_MEMORY || !system_exists(f->previous) ||
-        lensnet_archive_open(state, f->previous, host, &older))
+    if (!result) return 1;
+    if (result == LENSNET_ERROR_MEMORY || !system_exists(f->previous) ||
+        run_folder_open(state, f->previous, host, &older))
         return 0;
-    fprintf(stderr, "warning: %s Going on from the state before it, %s.\n", error->text,
+    fprintf(stderr, "warning: %s. Going on from the state before it, %s.\n", error->text,
             f->previous);
     f->last_damaged = 1;
     *path = f->previous;

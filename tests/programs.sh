@@ -180,12 +180,22 @@ head -c 20000 parts/last.safetensors >damaged/last.safetensors
 refused "damaged/last.safetensors" ./train --resume --out damaged
 cp parts/last.previous.safetensors damaged/
 run ./train --resume --out damaged &&
-    grep -q '^warning: .*last.safetensors.* Going on from the state before it, damaged/last.previous' err.txt
+    grep -q '^warning: .*last.safetensors.*Going on from the state before it, damaged/last.previous' err.txt
 good "a damaged state is named, and the one before it used"
 for file in best.safetensors last.safetensors history.csv predictions.csv; do
     cmp whole/$file damaged/$file >/dev/null 2>&1
     good "$file of the run that lost its last state must be that of the other to the byte"
 done
+# one bit in the middle of the numbers
+size=$(wc -c <parts/last.safetensors)
+cp parts/last.safetensors damaged/last.safetensors
+byte=$(dd if=parts/last.safetensors bs=1 skip=$((size / 2)) count=1 2>/dev/null | od -An -tu1 | tr -d ' ')
+printf "\\$(printf '%03o' $((byte ^ 4)))" |
+    dd of=damaged/last.safetensors bs=1 seek=$((size / 2)) conv=notrunc 2>/dev/null
+run ./train --resume --out damaged &&
+    grep -q '^warning: .*checksum.* Going on from the state before it' err.txt &&
+    cmp whole/last.safetensors damaged/last.safetensors
+good "a flipped bit in a state is noticed"
 rm damaged/last.safetensors
 run ./train --resume --out damaged && cmp whole/last.safetensors damaged/last.safetensors
 good "the older state alone is enough"
