@@ -795,6 +795,21 @@ LENSNET_API lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_mo
                                                const lensnet_graph_options *options,
                                                const lensnet_loss *loss, lensnet_error *error);
 
+/* Layer-wise learning-rate decay of the ConvNeXt fine-tuning recipes: the deeper, the larger. */
+typedef enum lensnet_layer_decay {
+    LENSNET_LAYER_DECAY_SINGLE = 0, /* every block is a layer of its own (atto ... tiny) */
+    LENSNET_LAYER_DECAY_GROUP =
+        1 /* twelve groups, three blocks each in stage 2 (base and larger) */
+} lensnet_layer_decay;
+
+/* Factors on the learning rate for lensnet_adamw_desc, one for every tensor of the model (`rates` has room
+ * for lensnet_parameters_count): decay^(layer count + 1 - layer), see lensnet_layer_number, 1 for the
+ * classifier and the heads; 0 for stem, downsampling and blocks of the first `frozen` stages (0 ... 4).
+ * decay 1: no decay. */
+LENSNET_API lensnet_result lensnet_model_rates(float *rates, const lensnet_model *model,
+                                               lensnet_layer_decay kind, double decay, int frozen,
+                                               lensnet_error *error);
+
 /* AdamW (Loshchilov & Hutter 2019) as in PyTorch, on all parameters at once. */
 typedef struct lensnet_adamw lensnet_adamw;
 typedef struct lensnet_adamw_desc {
@@ -806,11 +821,15 @@ typedef struct lensnet_adamw_desc {
     double clip_norm;     /* gradients are scaled in place to at most this L2 norm; 0: off; 0 */
     double average_decay; /* d: after every step average = d average + (1 - d) weights (EMA), from a
                              copy of the weights before the first step; 0: no average is kept; 0 */
+    const float
+        *rates; /* factor on the learning rate for every tensor of the parameters, >= 0, copied;
+                             0 freezes: weights stay, their gradients are zeroed and count in no norm.
+                             lensnet_model_rates fills it; NULL: all 1 */
 } lensnet_adamw_desc;
 LENSNET_API lensnet_adamw_desc lensnet_adamw_defaults(void);
 
 /* Moments start at zero. Borrows `parameters`, which must have gradients. NULL desc: the defaults.
- * Allocates 8 bytes a weight, 12 with an average; the caller destroys it. On failure *adamw is NULL. */
+ * Allocates 8 bytes a weight, 12 with an average, 4 a tensor with rates; the caller destroys it. On failure *adamw is NULL. */
 LENSNET_API lensnet_result lensnet_adamw_create(lensnet_adamw **adamw,
                                                 lensnet_parameters *parameters,
                                                 const lensnet_adamw_desc *desc,
@@ -1239,13 +1258,6 @@ LENSNET_API double lensnet_cosine_rate(const lensnet_cosine *cosine, double epoc
 /* Drop-path rate of block number `block` (from 0, in network order) of `blocks`: linear from 0 for
  * the first to `rate` for the last; 0 if there is only one. */
 LENSNET_API double lensnet_drop_path_rate(double rate, int block, int blocks);
-
-/* Layer-wise learning-rate decay of the ConvNeXt fine-tuning recipes: the deeper, the larger. */
-typedef enum lensnet_layer_decay {
-    LENSNET_LAYER_DECAY_SINGLE = 0, /* every block is a layer of its own (atto ... tiny) */
-    LENSNET_LAYER_DECAY_GROUP =
-        1 /* twelve groups, three blocks each in stage 2 (base and larger) */
-} lensnet_layer_decay;
 
 #define LENSNET_LAYER_DOWNSAMPLE                                                                   \
     (-1)                     /* as `block`: the stem (stage 0) or downsampling before a stage */
@@ -14463,6 +14475,7 @@ struct lensnet_adamw {
     lnp_team team;
     float *first, *second; /* moments, in the order of the values */
     float *average;        /* of the values; NULL: none is kept */
+    float *rates;          /* of every tensor; NULL: all 1 */
     int swapped;           /* the average stands in the place of the values */
     uint64_t steps;
 };
@@ -14477,7 +14490,27 @@ lensnet_adamw_desc lensnet_adamw_defaults(void)
     d.decay_all = 1;
     d.clip_norm = 0;
     d.average_decay = 0;
+    d.rates = NULL;
     return d;
+}
+
+/* Copies the factors on the rate. */
+static lensnet_result lnp_adamw_take_rates(lensnet_adamw *a, const float *rates,
+                                           lensnet_error *error)
+{
+    const size_t count = a->parameters->count;
+    size_t i;
+    if (!rates) return LENSNET_OK;
+    for (i = 0; i < count; i++)
+        if (!(rates[i] >= 0.0f && rates[i] <= 1e6f))
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                            "AdamW: the rate's factor for %s is %g; expected 0 ... 1e6",
+                            a->parameters->weights[i].name, (double)rates[i]);
+    a->rates = (float *)lnp_allocate(&a->host, count * sizeof(float));
+    if (!a->rates)
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for the rates of AdamW");
+    memcpy(a->rates, rates, count * sizeof(float));
+    return LENSNET_OK;
 }
 
 static lensnet_result lnp_adamw_check(const lensnet_adamw_desc *d, lensnet_error *error)
@@ -14529,8 +14562,13 @@ lensnet_result lensnet_adamw_create(lensnet_adamw **adamw, lensnet_parameters *p
     }
     memset(a->first, 0, bytes);
     memset(a->second, 0, bytes);
-    *adamw = a;
-    return LENSNET_OK;
+    a->desc.rates = NULL;
+    result = lnp_adamw_take_rates(a, desc->rates, error);
+    if (result)
+        lensnet_adamw_destroy(a);
+    else
+        *adamw = a;
+    return result;
 }
 
 void lensnet_adamw_destroy(lensnet_adamw *a)
@@ -14543,6 +14581,7 @@ void lensnet_adamw_destroy(lensnet_adamw *a)
     lnp_release(&host, a->first, bytes);
     lnp_release(&host, a->second, bytes);
     lnp_release(&host, a->average, bytes);
+    if (a->rates) lnp_release(&host, a->rates, a->parameters->count * sizeof(float));
     lnp_release(&host, a, sizeof *a);
 }
 
@@ -14554,15 +14593,32 @@ static int lnp_decays(const lensnet_adamw *a, const lnp_weight *w)
     return a->desc.decay_all || (w->rank > 1 && w->size > w->shape[w->rank - 1]);
 }
 
-/* Tensors from *index on that decay alike: returns the floats of the run and moves *index past it. */
-static size_t lnp_decay_run(const lensnet_adamw *a, size_t *index)
+static double lnp_rate_factor(const lensnet_adamw *a, size_t index)
+{
+    return a->rates ? (double)a->rates[index] : 1.0;
+}
+
+/* Tensors from *index on that are updated alike: returns the floats of the run and moves *index past it. */
+static size_t lnp_alike_run(const lensnet_adamw *a, size_t *index)
 {
     const lensnet_parameters *p = a->parameters;
-    int decays = lnp_decays(a, &p->weights[*index]);
+    const int decays = lnp_decays(a, &p->weights[*index]);
+    const double factor = lnp_rate_factor(a, *index);
     size_t floats = 0;
-    while (*index < p->count && lnp_decays(a, &p->weights[*index]) == decays)
+    while (*index < p->count && lnp_decays(a, &p->weights[*index]) == decays &&
+           !(lnp_rate_factor(a, *index) < factor) && !(lnp_rate_factor(a, *index) > factor))
         floats += p->weights[(*index)++].size;
     return floats;
+}
+
+/* A frozen weight has no gradient. */
+static void lnp_zero_frozen(lensnet_adamw *a)
+{
+    const lensnet_parameters *p = a->parameters;
+    size_t i;
+    for (i = 0; i < p->count; i++)
+        if (!(lnp_rate_factor(a, i) > 0))
+            memset(p->gradients + p->weights[i].offset, 0, p->weights[i].size * sizeof(float));
 }
 
 /* One step over a run of tensors. */
@@ -14624,14 +14680,16 @@ static void lnp_adamw_update_all(lensnet_adamw *a, double learning_rate)
     if (a->average && !a->steps) memcpy(a->average, p->values, p->size * sizeof(float));
     a->steps++;
     while (i < p->count) {
-        double decay = lnp_decays(a, &p->weights[i]) ? a->desc.weight_decay : 0.0;
+        const double decay = lnp_decays(a, &p->weights[i]) ? a->desc.weight_decay : 0.0;
+        const double factor = lnp_rate_factor(a, i);
         lnp_adamw_work work;
         work.adamw = a;
         work.offset = offset;
-        work.floats = lnp_decay_run(a, &i);
-        work.constants = lnp_adamw_constants_at(learning_rate, decay, a->desc.beta1, a->desc.beta2,
-                                                a->desc.epsilon, a->steps);
-        lnp_team_run(&a->team, lnp_adamw_task, &work, lnp_pieces(work.floats));
+        work.floats = lnp_alike_run(a, &i);
+        work.constants =
+            lnp_adamw_constants_at(factor * learning_rate, decay, a->desc.beta1, a->desc.beta2,
+                                   a->desc.epsilon, a->steps);
+        if (factor > 0) lnp_team_run(&a->team, lnp_adamw_task, &work, lnp_pieces(work.floats));
         offset += work.floats;
     }
     lensnet_parameters_changed(p);
@@ -14673,6 +14731,7 @@ lensnet_result lensnet_adamw_step(lensnet_adamw *a, double learning_rate, double
     pass.adamw = a;
     pass.learning_rate = learning_rate;
     mode = lnp_mode_enter();
+    lnp_zero_frozen(a);
     lnp_team_pass(&a->team, lnp_adamw_step_pass, &pass);
     lnp_mode_leave(mode);
     norm = pass.norm;
@@ -16131,6 +16190,41 @@ const lensnet_model_desc *lensnet_model_description(const lensnet_model *model)
 lensnet_parameters *lensnet_model_parameters(lensnet_model *model)
 {
     return model ? model->parameters : NULL;
+}
+
+/* What AdamW multiplies the rate of a slot's tensor by. */
+static double lnp_slot_rate(const lnp_slot *slot, const int depths[4], lensnet_layer_decay kind,
+                            double decay, int frozen)
+{
+    const int stage = (int)slot->stage;
+    const int last = slot->role == LNP_NORM_WEIGHT || slot->role == LNP_NORM_BIAS ||
+                     lnp_role_is_head(slot->role);
+    if (last) return 1.0;
+    if (stage < frozen) return 0.0;
+    return lensnet_layer_scale(kind, decay, depths, stage,
+                               slot->role >= LNP_BLOCK_DEPTHWISE_WEIGHT ? (int)slot->block
+                                                                        : LENSNET_LAYER_DOWNSAMPLE);
+}
+
+lensnet_result lensnet_model_rates(float *rates, const lensnet_model *model,
+                                   lensnet_layer_decay kind, double decay, int frozen,
+                                   lensnet_error *error)
+{
+    lnp_slot slot = lnp_first_slot();
+    lnp_net net;
+    int depths[4], s;
+    size_t i = 0;
+    if (!rates || !model || !(decay > 0 && decay <= 1) || frozen < 0 || frozen > 4)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "model rates: NULL, a decay of %g (expected 0 < decay <= 1) or %d frozen "
+                        "stages (expected 0 ... 4)",
+                        decay, frozen);
+    net = lnp_net_of(&model->desc);
+    for (s = 0; s < 4; s++) depths[s] = (int)net.depths[s];
+    do rates[i++] = (float)lnp_slot_rate(&slot, depths, kind, decay, frozen);
+    while (lnp_slot_next(&slot, &net));
+    while (i < model->parameters->count) rates[i++] = 1.0f;
+    return LENSNET_OK;
 }
 
 /* --- the network ------------------------------------------------------------------------------- */

@@ -83,6 +83,7 @@ typedef struct run {
     run_position at;
     run_clock clock;
     uint64_t steps_here; /* since the program began */
+    double dense_loss;   /* of the last steps: one part in a hundred of the newest */
     double expected_bytes;
 } run;
 
@@ -736,6 +737,8 @@ static int train_step(run *r, lensnet_error *error)
                             outputs.loss);
     if (result) return 0;
     r->at.loss_sum += outputs.losses[0] * (double)count;
+    r->dense_loss =
+        r->steps_here ? 0.99 * r->dense_loss + 0.01 * outputs.losses[1] : outputs.losses[1];
     r->at.step++;
     r->steps_here++;
     r->clock.fetching += ready - start;
@@ -770,8 +773,8 @@ static int train_epoch(run *r, int *stopped, lensnet_error *error)
         done = run_least((size_t)r->at.step * batch, total);
         rate = progress_rate(&bar, done);
         system_duration(left, rate > 0 ? ((double)(total - done) + later) / rate : 0);
-        snprintf(note, sizeof note, "loss %.4f  all: %s left",
-                 r->at.loss_sum / (double)(done ? done : 1), left);
+        snprintf(note, sizeof note, "loss %.4f  dense %.4f  all: %s left",
+                 r->at.loss_sum / (double)(done ? done : 1), r->dense_loss, left);
         progress_show(&bar, title, done, total, note);
         if (good && system_seconds() - r->clock.saved > TRAIN_SAVE_SECONDS)
             good = state_save(r, error);

@@ -20,9 +20,7 @@ static lensnet_error error;
 
 static void must(lensnet_result result, const char *what)
 {
-    if (!result) return;
-    printf("FAILED %s: %s\n%d passed, %d failed\n", what, error.text, test_passed, test_failed + 1);
-    exit(1);
+    if (result) test_give_up(what, error.text, __FILE__, __LINE__);
 }
 
 /* Numbers in low ... high. */
@@ -302,6 +300,74 @@ static void test_heads(const char *state, const char *saved)
     lensnet_model_destroy(b);
 }
 
+/* ---- rates by layer ------------------------------------------------------------------------------ */
+
+/* The value of a weight by name, its first number. */
+static float first_of(lensnet_model *model, const float *values, const char *name, size_t *index)
+{
+    lensnet_parameters *p = lensnet_model_parameters(model);
+    for (*index = 0; *index < lensnet_parameters_count(p); (*index)++) {
+        lensnet_parameter_info info = lensnet_parameters_info(p, *index);
+        if (!strcmp(info.name, name)) return values[info.offset];
+    }
+    CHECK(!"no such weight");
+    return 0;
+}
+
+/* With the same gradient everywhere AdamW's first step is the rate itself, so each weight moves by its own. */
+static void test_rates(void)
+{
+    static const struct {
+        const char *name;
+        double rate; /* 0.9^(13 - layer) of atto's 12 blocks, two stages frozen */
+    } wanted[] = {{"convnextv2.embeddings.patch_embeddings.weight", 0},
+                  {"convnextv2.encoder.stages.1.layers.1.dwconv.bias", 0},
+                  {"convnextv2.encoder.stages.2.downsampling_layer.1.bias", 0.43046721},
+                  {"convnextv2.encoder.stages.2.layers.0.dwconv.bias", 0.43046721},
+                  {"convnextv2.encoder.stages.2.layers.5.pwconv2.bias", 0.729},
+                  {"convnextv2.encoder.stages.3.layers.1.grn.bias", 0.9},
+                  {"convnextv2.layernorm.bias", 1},
+                  {"classifier.bias", 1},
+                  {"lensnet.heads.dense.bias", 1}};
+    lensnet_model *model = model_with_heads();
+    lensnet_parameters *p = lensnet_model_parameters(model);
+    const size_t count = lensnet_parameters_count(p), size = lensnet_parameters_size(p);
+    float *before = (float *)malloc(size * sizeof(float)),
+          *rates = (float *)malloc(count * sizeof(float));
+    lensnet_adamw_desc desc = lensnet_adamw_defaults();
+    lensnet_adamw *adamw;
+    double norm, moved;
+    size_t i, index;
+    CHECK(lensnet_model_rates(rates, model, LENSNET_LAYER_DECAY_SINGLE, 0, 0, &error) ==
+          LENSNET_ERROR_ARGUMENT);
+    must(lensnet_model_rates(rates, model, LENSNET_LAYER_DECAY_SINGLE, 0.9, 2, &error), "rates");
+    desc.weight_decay = 0;
+    desc.rates = rates;
+    desc.average_decay = 0.5;
+    must(lensnet_adamw_create(&adamw, p, &desc, &error), "adamw");
+    memcpy(before, lensnet_parameters_values(p), size * sizeof(float));
+    for (i = 0; i < size; i++) lensnet_parameters_gradients(p)[i] = 1;
+    must(lensnet_adamw_step(adamw, 0.25, &norm, &error), "step");
+    for (i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        moved = (double)first_of(model, before, wanted[i].name, &index) -
+                (double)first_of(model, lensnet_parameters_values(p), wanted[i].name, &index);
+        CHECK_CLOSE(moved, 0.25 * wanted[i].rate, 1e-6, wanted[i].name);
+        CHECK_CLOSE((double)rates[index], wanted[i].rate, 1e-7, wanted[i].name);
+    }
+    for (i = 0, index = 0; i < count; i++)
+        if (rates[i] > 0) index += lensnet_parameters_info(p, i).size;
+    CHECK_CLOSE(norm, sqrt((double)index), 1e-9 * norm, "the frozen count in no norm");
+    must(lensnet_adamw_swap_average(adamw, &error), "average");
+    CHECK(first_of(model, lensnet_parameters_values(p), wanted[0].name, &index) ==
+          first_of(model, before, wanted[0].name, &index));
+    lensnet_adamw_destroy(adamw);
+    rates[3] = -1;
+    CHECK(lensnet_adamw_create(&adamw, p, &desc, &error) == LENSNET_ERROR_ARGUMENT && !adamw);
+    free(before);
+    free(rates);
+    lensnet_model_destroy(model);
+}
+
 int main(int argc, char **argv)
 {
     char state[512], saved[512];
@@ -312,6 +378,7 @@ int main(int argc, char **argv)
     test_far_out();
     test_refusals();
     test_heads(state, saved);
+    test_rates();
     remove(state);
     remove(saved);
     return test_end();

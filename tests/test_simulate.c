@@ -550,6 +550,36 @@ static void test_order(void)
     free(first);
 }
 
+/* The map beside an image: expected counts with and without what makes the class, from their own calls. */
+static void test_map(int label)
+{
+    sim_params p = sim_defaults(SIM_TEST_I);
+    double *with = (double *)malloc(2 * 22500 * sizeof(double)), *without = with + 22500;
+    float *image = (float *)malloc(3 * 22500 * sizeof(float)), *map = image + 22500;
+    double worst = 0, most = 0;
+    sim_truth truth;
+    sim_workspace *w;
+    int i;
+    CHECK(sim_workspace_create(&w, &p, LENSNET_ISA_BEST, NULL) == LENSNET_OK);
+    sim_image_mapped(image, map, w, 3, label, 5);
+    sim_image_float(map + 22500, &truth, w, 3, label, 5);
+    CHECK(!memcmp(image, map + 22500, 22500 * sizeof(float)));
+    sim_expected(with, w, &truth);
+    truth.subhalos = 0;
+    truth.vortex_mass = 0;
+    truth.label = SIM_NO;
+    sim_expected(without, w, &truth);
+    for (i = 0; i < 22500; i++) {
+        const double wanted = (with[i] - without[i]) / sqrt(with[i]);
+        if (fabs(wanted - (double)map[i]) > worst) worst = fabs(wanted - (double)map[i]);
+        if (fabs(wanted) > most) most = fabs(wanted);
+    }
+    CHECK(label == SIM_NO ? most == 0 && worst == 0 : most > 1 && worst < 1e-5 * most);
+    sim_workspace_destroy(w);
+    free(image);
+    free(with);
+}
+
 /* -------------------------------------------------------------------------------------------------
  * Random numbers: chi-square
  * ---------------------------------------------------------------------------------------------- */
@@ -922,6 +952,9 @@ int main(void)
     test_maps();
     test_same_bits();
     test_order();
+    test_map(SIM_NO);
+    test_map(SIM_SPHERE);
+    test_map(SIM_VORT);
     test_poisson();
     test_poisson_hat();
     test_uniform_and_normal();

@@ -1666,11 +1666,11 @@ SIM_API void sim_image_mapped(float *pixels, float *map, sim_workspace *w, uint6
     smooth.vortex_mass = 0;
     if (label) {
         sim_expected_here(w, &smooth);
-        for (i = 0; i < count; i++) map[i] = (float)w->counts[i];
+        for (i = 0; i < count; i++) map[i] = (float)w->means[i];
     }
     sim_expected_here(w, &truth);
     for (i = 0; i < count; i++) {
-        const double expected = w->counts[i];
+        const double expected = w->means[i];
         map[i] = label && expected > 0 ? (float)((expected - (double)map[i]) / sqrt(expected)) : 0;
     }
     sim_observe_here(w, &truth);
