@@ -2,9 +2,13 @@
  *
  *     static argument table[] = {{"--batch", "N", "32", "images per step"},
  *                                {"--csv", NULL, NULL, "print CSV"}};
- *     arguments_parse(table, 2, &plain, argc, argv);
+ *     words = arguments_parse(table, 2, usage, argc, argv);
  *
- * What is wrong on a command line ends the program with one sentence and exit status 2. */
+ * Values stand behind their option, as --batch 32 or --batch=32. --help and --version are known to every
+ * program. What is wrong on a command line ends the program with one sentence and exit status 2.
+ *
+ * The exit statuses of all programs here: 0 all is well; 1 something could not be done, and stderr says
+ * what; 2 the command line is wrong; 130 stopped by Ctrl-C, 143 by kill. */
 #ifndef ARGUMENTS_H
 #define ARGUMENTS_H
 
@@ -30,7 +34,7 @@ typedef struct argument {
     int given;
 } argument;
 
-/* Ends the program with a sentence. */
+/* Ends the program with a sentence and status 2. */
 ARGUMENTS_API void arguments_fail(const char *format, ...)
 {
     va_list values;
@@ -69,6 +73,80 @@ ARGUMENTS_API void arguments_help(const argument *table, size_t count, const cha
     }
 }
 
+/* How many letters must be changed, put in, left out or swapped with the next to make one word of the
+ * other, but for the dashes; at most 24 letters are looked at. */
+static int arguments_distance(const char *a, const char *b)
+{
+    int cost[25][25], i, j, rows, columns;
+    while (*a == '-') a++;
+    while (*b == '-') b++;
+    rows = (int)strlen(a) < 24 ? (int)strlen(a) : 24;
+    columns = (int)strlen(b) < 24 ? (int)strlen(b) : 24;
+    for (i = 0; i <= rows; i++)
+        for (j = 0; j <= columns; j++) {
+            int best = i && j ? cost[i - 1][j - 1] + (a[i - 1] != b[j - 1]) : i + j;
+            if (i && cost[i - 1][j] + 1 < best) best = cost[i - 1][j] + 1;
+            if (j && cost[i][j - 1] + 1 < best) best = cost[i][j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+                cost[i - 2][j - 2] + 1 < best)
+                best = cost[i - 2][j - 2] + 1;
+            cost[i][j] = best;
+        }
+    return cost[rows][columns];
+}
+
+/* Refuses a word that is no option, and names the one that may be meant: one that it begins, or the
+ * nearest. */
+static void arguments_unknown(const argument *table, size_t count, const char *word)
+{
+    const char *nearest = "--help";
+    int least = arguments_distance(word, nearest);
+    size_t i;
+    for (i = 0; i < count; i++) {
+        int distance = arguments_distance(word, table[i].name);
+        if (strlen(word) > 3 && strncmp(table[i].name, word, strlen(word)) == 0) distance = 0;
+        if (distance < least) {
+            least = distance;
+            nearest = table[i].name;
+        }
+    }
+    if (least <= 2 && least < (int)strlen(word) - 2)
+        arguments_fail("there is no option %s; is %s meant? --help lists them all", word, nearest);
+    arguments_fail("there is no option %s; --help lists them", word);
+}
+
+/* What every program knows. */
+static void arguments_common(const argument *table, size_t count, const char *usage,
+                             const char *word)
+{
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+        arguments_help(table, count, usage);
+    } else if (strcmp(word, "--version") == 0) {
+#ifdef LENSNET_VERSION_MAJOR
+        printf("lensnet %d.%d.%d\n", LENSNET_VERSION_MAJOR, LENSNET_VERSION_MINOR,
+               LENSNET_VERSION_PATCH);
+#else
+        printf("lensnet\n");
+#endif
+    } else {
+        return;
+    }
+    if (fflush(stdout) != 0) {
+        fputs("error: the output could not be written\n", stderr);
+        exit(1);
+    }
+    exit(0);
+}
+
+/* Takes the value of an option from behind its '=' or from the next word. */
+static void arguments_value(argument *a, const char *equals, const char *next)
+{
+    a->given = 1;
+    if (!a->takes && equals) arguments_fail("%s takes no value", a->name);
+    a->value = !a->takes ? "yes" : equals ? equals + 1 : next;
+    if (!a->value) arguments_fail("%s needs a value: %s", a->name, a->takes);
+}
+
 /* Reads the command line into `table`. What is not an option is moved to the front of argv[1 ...];
  * returns how many such words there are. `--help` prints `usage` and the table, then ends. */
 ARGUMENTS_API int arguments_parse(argument *table, size_t count, const char *usage, int argc,
@@ -76,7 +154,7 @@ ARGUMENTS_API int arguments_parse(argument *table, size_t count, const char *usa
 {
     int i, plain = 0, options = 1;
     for (i = 1; i < argc; i++) {
-        char *word = argv[i];
+        char *word = argv[i], *equals;
         argument *a;
         if (!options || word[0] != '-' || !word[1]) {
             argv[1 + plain++] = word;
@@ -86,17 +164,23 @@ ARGUMENTS_API int arguments_parse(argument *table, size_t count, const char *usa
             options = 0;
             continue;
         }
-        if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
-            arguments_help(table, count, usage);
-            exit(0);
-        }
+        arguments_common(table, count, usage, word);
+        equals = strchr(word, '=');
+        if (equals) *equals = 0;
         a = arguments_find(table, count, word);
-        if (!a) arguments_fail("there is no option %s; --help lists them", word);
-        if (a->takes && i + 1 == argc) arguments_fail("%s needs a value: %s", word, a->takes);
-        a->value = a->takes ? argv[++i] : "yes";
-        a->given = 1;
+        if (!a) arguments_unknown(table, count, word);
+        arguments_value(a, equals, i + 1 < argc ? argv[i + 1] : NULL);
+        i += a->takes && !equals;
     }
     return plain;
+}
+
+/* Writes out what was printed; 0 if that could not be done, e.g. for a full disk. Every program ends so. */
+ARGUMENTS_API int arguments_flush(void)
+{
+    int good = fflush(stdout) == 0 && !ferror(stdout);
+    if (!good) fprintf(stderr, "error: the output could not be written: %s\n", strerror(errno));
+    return good;
 }
 
 /* The value as a number in low ... high; anything else ends the program. */

@@ -5,6 +5,10 @@
 
 #include "system.h"
 
+#ifdef __unix__
+#include <sys/ioctl.h>
+#endif
+
 typedef struct progress_bar {
     int terminal;
     double shown;   /* when it was drawn last */
@@ -30,25 +34,74 @@ SYSTEM_API double progress_rate(const progress_bar *bar, size_t done)
     return seconds > 0 ? (double)(done - bar->first) / seconds : 0;
 }
 
-/* Shows `done` of `total`, with `note` behind. Cheap to call often: it draws at most ten times a second
- * on a terminal, every half minute elsewhere. */
-SYSTEM_API void progress_show(progress_bar *bar, const char *title, size_t done, size_t total,
-                              const char *note)
+/* Columns that a line may have: the terminal's, as they are now. */
+static int progress_columns(void)
+{
+    const char *said = getenv("COLUMNS");
+    int columns = said ? atoi(said) : 0;
+#ifdef TIOCGWINSZ
+    struct winsize size;
+    if (ioctl(fileno(stderr), TIOCGWINSZ, &size) == 0 && size.ws_col) columns = size.ws_col;
+#endif
+    return columns > 0 ? columns : 80;
+}
+
+/* Leaves out a part that there is no room for. */
+static void progress_drop(char *part, int *spare)
+{
+    if (*spare < (int)strlen(part)) part[0] = 0;
+    *spare -= (int)strlen(part);
+}
+
+/* Makes the line of what fits into `columns`: title and count, then as far as there is room the time, the
+ * note, the speed and the bar's cells. */
+static int progress_line(char *line, size_t room, int columns, const char *title, size_t done,
+                         size_t total, double rate, const char *note)
 {
     static const char full[] = "##############################";
     static const char empty[] = "                              ";
-    double now = system_seconds(), rate = progress_rate(bar, done);
-    int cells = total ? (int)(30.0 * (double)done / (double)total) : 30, length;
-    char left[24], line[256];
+    char left[24], count[48], speed[40] = "", time[40] = "";
+    int cells = 30, spare, filled, n;
+    snprintf(count, sizeof count, "%zu/%zu", done, total);
+    snprintf(speed, sizeof speed, "  %.1f images/s", rate);
+    if (rate > 0)
+        snprintf(time, sizeof time, "  %s left",
+                 system_duration(left, (double)(total - done) / rate));
+    if (columns > (int)room) columns = (int)room;
+    spare = columns - 1 - (int)(strlen(title) + 1 + strlen(count));
+    progress_drop(time, &spare);
+    if (spare < 2 + (int)strlen(note)) note = "";
+    if (*note) spare -= 2 + (int)strlen(note);
+    progress_drop(speed, &spare);
+    if (spare < 3 + cells) cells = spare - 3;
+    if (cells < 4) cells = 0;
+    filled = total ? (int)((double)cells * (double)done / (double)total) : cells;
+    n = snprintf(line, room, "%s%s%.*s%.*s%s %s%s%s%s%s", title, cells ? " [" : "", filled, full,
+                 cells - filled, empty, cells ? "]" : "", count, speed, time, *note ? "  " : "",
+                 note);
+    if (n > columns - 1) n = columns - 1; /* a narrow terminal's first line is better than two */
+    if (n < 0) n = 0;
+    line[n] = 0;
+    return n;
+}
+
+/* Shows `done` of `total`, with `note` behind. Cheap to call often: it draws at most ten times a second
+ * on a terminal, every half minute elsewhere. On a terminal it takes one line, however narrow. */
+SYSTEM_API void progress_show(progress_bar *bar, const char *title, size_t done, size_t total,
+                              const char *note)
+{
+    double now = system_seconds();
+    int length, columns;
+    char line[256];
     if (now - bar->shown < (bar->terminal ? 0.1 : 30.0)) return;
     bar->shown = now;
-    system_duration(left, rate > 0 ? (double)(total - done) / rate : 0);
-    length = snprintf(line, sizeof line, "%s [%.*s%.*s] %zu/%zu  %.1f images/s  %s%s%s", title,
-                      cells, full, 30 - cells, empty, done, total, rate, rate > 0 ? left : "",
-                      rate > 0 ? " left  " : "", note);
-    if (length > (int)sizeof line - 1) length = (int)sizeof line - 1;
+    columns = bar->terminal ? progress_columns() : (int)sizeof line;
+    length = progress_line(line, sizeof line, columns, title, done, total, progress_rate(bar, done),
+                           note);
     if (bar->terminal) {
-        fprintf(stderr, "\r%s%*s", line, bar->width > length ? bar->width - length : 0, "");
+        int old =
+            bar->width < columns ? bar->width : columns - 1; /* it may be narrower than it was */
+        fprintf(stderr, "\r%s%*s", line, old > length ? old - length : 0, "");
         bar->width = length;
     } else {
         fprintf(stderr, "%s\n", line);
@@ -59,7 +112,9 @@ SYSTEM_API void progress_show(progress_bar *bar, const char *title, size_t done,
 /* Wipes the bar, so that other lines can be printed. */
 SYSTEM_API void progress_end(progress_bar *bar)
 {
-    if (bar->terminal && bar->width) fprintf(stderr, "\r%*s\r", bar->width, "");
+    int columns = bar->terminal ? progress_columns() : 0;
+    if (bar->terminal && bar->width)
+        fprintf(stderr, "\r%*s\r", bar->width < columns ? bar->width : columns - 1, "");
     bar->width = 0;
 }
 
