@@ -1,17 +1,24 @@
-/* classify.c - classifies .npy images, given as files or folders.
+/* classify.c - classifies images (.npy, .npz, FITS), given as files, folders or a list.
  *
  * cc -O2 -fopenmp examples/classify.c -o classify -lm       (without OpenMP: leave -fopenmp away)
  * ./classify weights/lensnet-atto.safetensors examples/images
+ * ./classify --csv --list survey.csv weights/lensnet-atto.safetensors >answers.csv
  *
  * prints a table with the class and every class's probability for each image, and how many images of
- * each class there were; --csv and --json print the same for programs. A file that cannot be used is
- * reported on stderr and the others go on; the exit status is 1 then. */
+ * each class there were; --csv and --json print the same for programs, with id, RA and Dec where a list
+ * or a FITS file says them. A file that cannot be used, or in which every pixel is the same, is reported
+ * on stderr and the others go on; the exit status is 1 then.
+ *
+ * A survey in parts, by as many machines as there are:
+ *   ./classify --csv --list survey.csv --part 3/8 WEIGHTS >part3.csv
+ *   ./classify --merge part1.csv part2.csv ... >answers.csv         what the undivided run prints */
 #include "system.h"
 
 #define LENSNET_IMPLEMENTATION
 #include "../lensnet.h"
 
 #include "arguments.h"
+#include "catalogue.h"
 #include "predict.h"
 
 enum { CLASSIFY_DEPTH = 16 }; /* folders inside folders */
@@ -19,34 +26,87 @@ enum { CLASSIFY_DEPTH = 16 }; /* folders inside folders */
 static argument options[] = {
     {"--csv", NULL, NULL, "print comma-separated values", 0},
     {"--json", NULL, NULL, "print JSON", 0},
+    {"--list", "FILE", NULL,
+     "images to classify: a path a line, or CSV with columns\nfile, id, ra, dec; - is stdin", 0},
+    {"--part", "I/N", NULL, "the I-th of N parts of the images, for --csv and --json", 0},
+    {"--merge", NULL, NULL, "join the tables of all parts, given in order", 0},
     {"--views", "N", "1", "8: mean over flips and quarter turns, slower and a little better", 0},
+    {"--stack", NULL, NULL, "files in folders may be stacks (N, H, W)", 0},
+    {"--nan", "MODE", "refuse", "pixels that are not finite: refuse, zero, median", 0},
+    {"--fit", "MODE", "auto",
+     "images of another size or scale than the network knows:\n"
+     "auto: bring them to its pixel scale, where both are known\n"
+     "crop: cut or pad them to its size; stretch: as they are",
+     0},
+    {"--pixel-scale", "ARCSEC", NULL, "of images that do not say theirs", 0},
     {"--precision", "P", "fp32", "or bf16: nearly twice as fast where the processor has it", 0},
     {"--batch", "N", "16", "images at a time; changes memory and speed, no result", 0},
     {"--threads", "N", "0", "0: all", 0}};
-enum { CSV, JSON, VIEWS, PRECISION, BATCH, THREADS, OPTIONS };
+enum {
+    CSV,
+    JSON,
+    LIST,
+    PART,
+    MERGE,
+    VIEWS,
+    STACK,
+    NANS,
+    FIT,
+    SCALE,
+    PRECISION,
+    BATCH,
+    THREADS,
+    OPTIONS
+};
 
 static const char usage[] =
-    "usage: classify [options] WEIGHTS.safetensors IMAGE.npy|FOLDER ...\n"
-    "Classifies images stored as .npy files; folders are searched for them.\n";
+    "usage: classify [options] WEIGHTS.safetensors IMAGE|FOLDER ...\n"
+    "       classify [options] --list FILE WEIGHTS.safetensors\n"
+    "       classify --merge PART ...\n"
+    "Classifies images stored as .npy, .npz or FITS files; folders are searched for them.\n";
 
 typedef struct output {
     const lensnet_classifier *classifier;
+    const lensnet_preprocess *network;
     const dataset_split *images;
+    const catalogue *list;
     size_t classes;
     int name_width, label_width;
-    size_t *found; /* images of each class */
+    size_t *found; /* images of each class, and of none */
     size_t good, bad;
+    /* of the image under way */
+    const char *label;
+    char object[FITS_WORD];
+    int has_sky, blank;
+    double ra, dec, foreign;
+    float value; /* of every pixel, if blank */
+    /* of all */
+    size_t mended, other_size;
+    size_t first_other[3]; /* its index, height and width */
 } output;
 
 /* ---- what to classify ---- */
 
-/* Adds a file, or every .npy file in a folder and those inside it, in sorted order. */
+/* Adds a file, as many images if it is a stack; one that cannot be read is found out later. */
+static int collect_file(dataset_split *images, const char *path, int look, lensnet_error *error)
+{
+    const int stack = images->reading.stack;
+    size_t count = 1;
+    int good;
+    if (look && !stack && picture_count(&count, path, NULL)) images->reading.stack = count > 1;
+    if (stack && !picture_count(&count, path, NULL)) images->reading.stack = 0;
+    good = dataset_add_images(images, path, path, 0, error);
+    images->reading.stack = stack;
+    return good;
+}
+
+/* Adds a file, or every image in a folder and those inside it, in sorted order. */
 static int collect(dataset_split *images, const char *path, int depth, lensnet_error *error)
 {
     system_names names;
     size_t i;
     int good = 1;
-    if (!system_is_folder(path)) return dataset_add_path(images, system_copy(path), 0, 0, error);
+    if (!system_is_folder(path)) return collect_file(images, path, depth == 0, error);
     if (depth == CLASSIFY_DEPTH) return dataset_fail(error, "%s: folders too deep inside", path);
     if (!system_list(&names, path))
         return dataset_fail(error, "%s: the folder cannot be read: %s", path, strerror(errno));
@@ -54,8 +114,10 @@ static int collect(dataset_split *images, const char *path, int depth, lensnet_e
         char *inside = system_path(path, names.items[i]);
         if (!inside)
             good = dataset_no_memory(error);
-        else if (system_ends_in(inside, ".npy") || system_is_folder(inside))
+        else if (dataset_is_image(inside) || system_is_folder(inside))
             good = collect(images, inside, depth + 1, error);
+        else
+            dataset_leave_out(&images->left_out, inside);
         free(inside);
     }
     system_names_free(&names);
@@ -64,35 +126,17 @@ static int collect(dataset_split *images, const char *path, int depth, lensnet_e
 
 /* ---- printing ---- */
 
-static void print_json_text(const char *text)
+/* A text and as many spaces as make it `width` columns. */
+static void print_padded(const char *text, int width)
 {
-    putchar('"');
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\')
-            printf("\\%c", c);
-        else if (c < ' ')
-            printf("\\u%04x", c);
-        else
-            putchar(c);
-    }
-    putchar('"');
-}
-
-static void print_csv_text(const char *text)
-{
-    if (!text[strcspn(text, ",\"\r\n")]) {
-        fputs(text, stdout);
-        return;
-    }
-    putchar('"');
-    for (; *text; text++) printf(*text == '"' ? "\"\"" : "%c", *text);
-    putchar('"');
+    int columns = (int)text_columns(text);
+    text_print(stdout, text, TEXT_TERMINAL);
+    printf("%*s", columns < width ? width - columns : 0, "");
 }
 
 static int column_width(const output *o, size_t k)
 {
-    int width = (int)strlen(lensnet_classifier_label(o->classifier, k));
+    int width = (int)text_columns(lensnet_classifier_label(o->classifier, k));
     return width < 8 ? 8 : width;
 }
 
@@ -102,46 +146,76 @@ static void print_head(const output *o)
     if (options[JSON].given) {
         printf("[");
     } else if (options[CSV].given) {
-        printf("file,class,probability");
+        printf("file,id,ra,dec,class,probability");
         for (k = 0; k < o->classes; k++) {
             putchar(',');
-            print_csv_text(lensnet_classifier_label(o->classifier, k));
+            text_print(stdout, lensnet_classifier_label(o->classifier, k), TEXT_CSV);
         }
         putchar('\n');
     } else {
-        printf("%-*s  %-*s", o->name_width, "image", o->label_width, "class");
-        for (k = 0; k < o->classes; k++)
-            printf("  %*s", column_width(o, k), lensnet_classifier_label(o->classifier, k));
+        print_padded("image", o->name_width);
+        printf("  ");
+        print_padded("class", o->label_width);
+        for (k = 0; k < o->classes; k++) {
+            const char *label = lensnet_classifier_label(o->classifier, k);
+            printf("  %*s", column_width(o, k) - (int)text_columns(label), "");
+            text_print(stdout, label, TEXT_TERMINAL);
+        }
         putchar('\n');
     }
 }
 
+static void print_json_row(const output *o, const char *path, const float *p)
+{
+    size_t k;
+    printf("%s\n  {\"file\": ", o->good ? "," : "");
+    text_print(stdout, path, TEXT_JSON);
+    if (o->object[0]) {
+        printf(", \"id\": ");
+        text_print(stdout, o->object, TEXT_JSON);
+    }
+    if (o->has_sky) printf(", \"ra\": %.10g, \"dec\": %.10g", o->ra, o->dec);
+    printf(", \"class\": ");
+    text_print(stdout, o->label, TEXT_JSON);
+    if (o->foreign >= 0) printf(", \"foreign\": %.6g", o->foreign);
+    printf(", \"probabilities\": {");
+    for (k = 0; k < o->classes; k++) {
+        if (k) printf(", ");
+        text_print(stdout, lensnet_classifier_label(o->classifier, k), TEXT_JSON);
+        printf(": %.9g", (double)p[k]);
+    }
+    printf("}}");
+}
+
+static void print_csv_row(const output *o, const char *path, float best, const float *p)
+{
+    size_t k;
+    text_print(stdout, path, TEXT_CSV);
+    putchar(',');
+    text_print(stdout, o->object, TEXT_CSV);
+    if (o->has_sky)
+        printf(",%.10g,%.10g,", o->ra, o->dec);
+    else
+        printf(",,,");
+    text_print(stdout, o->label, TEXT_CSV);
+    printf(",%.9g", (double)best);
+    for (k = 0; k < o->classes; k++) printf(",%.9g", (double)p[k]);
+    putchar('\n');
+}
+
 static void print_row(const output *o, const char *path, size_t best, const float *p)
 {
-    const char *label = lensnet_classifier_label(o->classifier, best);
     size_t k;
     if (options[JSON].given) {
-        printf("%s\n  {\"file\": ", o->good ? "," : "");
-        print_json_text(path);
-        printf(", \"class\": ");
-        print_json_text(label);
-        printf(", \"probabilities\": {");
-        for (k = 0; k < o->classes; k++) {
-            if (k) printf(", ");
-            print_json_text(lensnet_classifier_label(o->classifier, k));
-            printf(": %.9g", p[k]);
-        }
-        printf("}}");
+        print_json_row(o, path, p);
     } else if (options[CSV].given) {
-        print_csv_text(path);
-        putchar(',');
-        print_csv_text(label);
-        printf(",%.9g", p[best]);
-        for (k = 0; k < o->classes; k++) printf(",%.9g", p[k]);
-        putchar('\n');
+        print_csv_row(o, path, p[best], p);
     } else {
-        printf("%-*s  %-*s", o->name_width, path, o->label_width, label);
-        for (k = 0; k < o->classes; k++) printf("  %*.2f %%", column_width(o, k) - 2, 100 * p[k]);
+        print_padded(path, o->name_width);
+        printf("  ");
+        print_padded(o->label, o->label_width);
+        for (k = 0; k < o->classes; k++)
+            printf("  %*.2f %%", column_width(o, k) - 2, 100 * (double)p[k]);
         putchar('\n');
     }
 }
@@ -153,61 +227,169 @@ static void print_foot(const output *o, double seconds)
         printf("\n]\n");
     } else if (!options[CSV].given && o->good) {
         printf("\n%zu image%s in %.2f s:", o->good, o->good == 1 ? "" : "s", seconds);
-        for (k = 0; k < o->classes; k++)
-            printf("%s %zu %s", k ? "," : "", o->found[k],
-                   lensnet_classifier_label(o->classifier, k));
+        for (k = 0; k < o->classes; k++) {
+            printf("%s %zu ", k ? "," : "", o->found[k]);
+            text_print(stdout, lensnet_classifier_label(o->classifier, k), TEXT_TERMINAL);
+        }
+        if (o->found[o->classes])
+            printf(", %zu unknown (unlike what the network was trained on)", o->found[o->classes]);
         putchar('\n');
     }
+}
+
+/* What should be known of the images besides their classes; to stderr, so that no table changes. */
+static void print_notes(const output *o)
+{
+    const int known = o->network->source_size;
+    fflush(stdout);
+    if (!known && !o->network->crop && strcmp(options[FIT].value, "crop") == 0)
+        fputs("note: these weights do not say what size they were trained on, so --fit crop does "
+              "nothing\n",
+              stderr);
+    if (o->mended)
+        fprintf(stderr,
+                "note: pixels that were not finite were replaced in %zu image%s (--nan %s)\n",
+                o->mended, o->mended == 1 ? "" : "s", options[NANS].value);
+    if (o->other_size) {
+        fprintf(stderr, "note: %zu image%s not %d x %d pixels, which the network was trained on: ",
+                o->other_size, o->other_size == 1 ? " is" : "s are", known, known);
+        text_print(stderr, o->images->files[o->first_other[0]].path, TEXT_TERMINAL);
+        fprintf(
+            stderr,
+            " has %zu x %zu. Such images were stretched to its input, so what is in them looks\n"
+            "      larger or smaller than it has seen; --fit crop cuts or pads instead, and "
+            "--pixel-scale brings them to its scale\n",
+            o->first_other[1], o->first_other[2]);
+    }
+    if (o->images->left_out.count) {
+        fprintf(stderr,
+                "note: %zu file%s passed over, not named like an image (.npy, .npz, .fits): ",
+                o->images->left_out.count, o->images->left_out.count == 1 ? " was" : "s were");
+        text_print(stderr, o->images->left_out.first, TEXT_TERMINAL);
+        fputs(o->images->left_out.count > 1 ? " and others\n" : "\n", stderr);
+    }
+}
+
+/* ---- images and answers ---- */
+
+static int is_blank(const picture *p)
+{
+    size_t i, count = p->bands * p->height * p->width;
+    for (i = 1; i < count; i++)
+        if (p->pixels[i] != p->pixels[0]) return 0;
+    return 1;
+}
+
+/* Is the size of an image that goes in as it is far from what the network knows? */
+static int is_other_size(const picture *p, const lensnet_preprocess *network)
+{
+    const double known = network->source_size;
+    if (!network->source_size || network->crop || strcmp(options[FIT].value, "auto") != 0) return 0;
+    return fabs((double)p->height - known) > 0.1 * known ||
+           fabs((double)p->width - known) > 0.1 * known;
+}
+
+static void see(void *user, size_t index, const dataset_image *image,
+                const lensnet_prediction *prediction)
+{
+    output *o = (output *)user;
+    const picture *p = &image->picture;
+    const catalogue_entry *entry = index < o->list->count ? &o->list->entries[index] : NULL;
+    snprintf(o->object, sizeof o->object, "%s", entry && entry->id ? entry->id : p->object);
+    o->has_sky = entry && entry->has_sky ? 1 : p->has_sky;
+    o->ra = entry && entry->has_sky ? entry->ra : p->ra;
+    o->dec = entry && entry->has_sky ? entry->dec : p->dec;
+    o->label = prediction ? prediction->label : "";
+    o->foreign = prediction && lensnet_classifier_reliability(o->classifier).foreign
+                     ? (double)prediction->foreign
+                     : -1;
+    o->blank = prediction && is_blank(p);
+    o->value = prediction ? p->pixels[0] : 0;
+    if (!prediction) return;
+    o->mended += image->mended > 0;
+    if (is_other_size(p, o->network) && !o->other_size++) {
+        o->first_other[0] = index;
+        o->first_other[1] = p->height;
+        o->first_other[2] = p->width;
+    }
+}
+
+static void report_problem(const char *path, const char *problem)
+{
+    const int named = strncmp(problem, path, strlen(path)) == 0;
+    fflush(stdout);
+    fputs("error: ", stderr);
+    if (!named) text_print(stderr, path, TEXT_TERMINAL);
+    if (!named) fputs(": ", stderr);
+    text_print(stderr, problem, TEXT_TERMINAL);
+    fputc('\n', stderr);
 }
 
 static int receive(void *user, size_t index, const float *probabilities, const char *problem)
 {
     output *o = (output *)user;
     const char *path = o->images->files[index].path;
+    char sentence[96];
     size_t k, best = 0;
-    if (!probabilities) {
-        fflush(stdout);
-        fprintf(stderr, "error: %s%s%s\n", strncmp(problem, path, strlen(path)) ? path : "",
-                strncmp(problem, path, strlen(path)) ? ": " : "", problem);
+    if (probabilities && o->blank) {
+        snprintf(sentence, sizeof sentence, "every pixel is %g; there is nothing to classify",
+                 (double)o->value);
+        problem = sentence;
+    }
+    if (problem) {
+        report_problem(path, problem);
         o->bad++;
         return 1;
     }
     for (k = 1; k < o->classes; k++)
         if (probabilities[k] > probabilities[best]) best = k;
     print_row(o, path, best, probabilities);
-    o->found[best]++;
+    o->found[strcmp(o->label, lensnet_classifier_label(o->classifier, best)) ? o->classes : best]++;
     o->good++;
-    return 1;
+    return !ferror(stdout);
 }
 
 /* ---- the program ---- */
 
+static void measure_columns(output *o)
+{
+    size_t i;
+    o->name_width = o->label_width = 5;
+    if (options[CSV].given || options[JSON].given) return;
+    for (i = 0; i < o->images->count; i++) {
+        int length = (int)text_columns(o->images->files[i].path);
+        if (length > o->name_width) o->name_width = length;
+    }
+    for (i = 0; i <= o->classes; i++) {
+        const char *label = i < o->classes ? lensnet_classifier_label(o->classifier, i) : "unknown";
+        int length = (int)text_columns(label);
+        if (length > o->label_width) o->label_width = length;
+    }
+}
+
 static int classify(const lensnet_classifier *classifier, dataset_split *images,
-                    lensnet_error *error)
+                    const catalogue *list, lensnet_error *error)
 {
     output o;
-    size_t i, k;
     double start = system_seconds();
     int good;
     memset(&o, 0, sizeof o);
     o.classifier = classifier;
+    o.network = lensnet_classifier_preprocess(classifier);
     o.images = images;
+    o.list = list;
     o.classes = lensnet_classifier_classes(classifier);
-    o.found = (size_t *)calloc(o.classes, sizeof *o.found);
+    o.found = (size_t *)calloc(o.classes + 1, sizeof *o.found);
     if (!o.found) return dataset_no_memory(error);
-    o.name_width = o.label_width = 5;
-    for (i = 0; i < images->count; i++) {
-        int length = (int)strlen(images->files[i].path);
-        if (length > o.name_width) o.name_width = length;
-    }
-    for (k = 0; k < o.classes; k++) {
-        int length = (int)strlen(lensnet_classifier_label(classifier, k));
-        if (length > o.label_width) o.label_width = length;
-    }
+    images->see = see;
+    images->seer = &o;
+    measure_columns(&o);
     print_head(&o);
+    error->text[0] = 0;
     good = predict_split(classifier, images, (size_t)arguments_whole(&options[BATCH], 1, 4096),
                          (int)arguments_whole(&options[THREADS], 0, 4096), receive, &o, error);
     print_foot(&o, system_seconds() - start);
+    print_notes(&o);
     free(o.found);
     if (good && o.bad)
         good =
@@ -215,30 +397,87 @@ static int classify(const lensnet_classifier *classifier, dataset_split *images,
     return good;
 }
 
+/* How images are to be read, from the command line. */
+static void read_reading(dataset_reading *reading)
+{
+    static const char *const fits[] = {"auto", "crop", "stretch"};
+    lensnet_error error;
+    reading->stack = options[STACK].given;
+    reading->fit = (dataset_fit_mode)arguments_choice(&options[FIT], fits, 3);
+    if (lensnet_mend_parse(&reading->mend, options[NANS].value, &error))
+        arguments_fail("--nan is one of refuse, zero, median, not '%s'", options[NANS].value);
+    if (options[SCALE].value) reading->pixel_scale = arguments_number(&options[SCALE], 1e-6, 1e5);
+}
+
+/* The weights come first; who gives them last is told so. */
+static void check_order(int words, char **argv)
+{
+    static const char *const endings[] = {".safetensors", ".pth", ".pt", ".bin", ".ckpt"};
+    size_t i;
+    for (i = 0; words > 1 && i < sizeof endings / sizeof *endings; i++)
+        if (system_ends_in(argv[2], endings[i]) && !system_ends_in(argv[1], endings[i]) &&
+            (dataset_is_image(argv[1]) || system_is_folder(argv[1])))
+            arguments_fail("the weights come first: classify %s %s", argv[2], argv[1]);
+}
+
+static int collect_all(dataset_split *images, catalogue *list, int words, char **argv,
+                       lensnet_error *error)
+{
+    size_t part[2];
+    int i, good = 1;
+    if (options[LIST].value) good = catalogue_read(list, images, options[LIST].value, error);
+    for (i = 2; good && i <= words; i++) good = collect(images, argv[i], 0, error);
+    if (good && !images->count)
+        good = dataset_fail(error, "%s: there are no images in it (.npy, .npz, .fits)",
+                            words > 1 ? argv[2] : options[LIST].value);
+    if (!good || !options[PART].value) return good;
+    if (!catalogue_parse_part(part, options[PART].value))
+        arguments_fail("--part is I/N with I from 1 to N, not '%s'", options[PART].value);
+    catalogue_keep_part(list, images, part);
+    return 1;
+}
+
 int main(int argc, char **argv)
 {
     lensnet_classifier_options choice = lensnet_classifier_defaults();
     lensnet_host host = lensnet_host_defaults();
     lensnet_classifier *classifier = NULL;
+    catalogue list;
     dataset_split images;
     lensnet_error error;
-    int i, good = 1, words = arguments_parse(options, OPTIONS, usage, argc, argv);
-    if (words < 2) arguments_fail("weights and at least one image or folder are needed\n%s", usage);
-    if (options[CSV].given && options[JSON].given) arguments_fail("choose one of --csv and --json");
+    int good, words = arguments_parse(options, OPTIONS, usage, argc, argv);
     memset(&images, 0, sizeof images);
+    memset(&list, 0, sizeof list);
+    error.text[0] = 0;
+    if (options[MERGE].given) {
+        if (!words) arguments_fail("--merge needs the tables of the parts\n%s", usage);
+        good = catalogue_merge(argv + 1, words, &error);
+        if (!good) fprintf(stderr, "error: %s\n", error.text);
+        return arguments_flush() && good ? 0 : 1;
+    }
+    if (words < (options[LIST].value ? 1 : 2))
+        arguments_fail("weights and at least one image or folder are needed\n%s", usage);
+    if (options[CSV].given && options[JSON].given) arguments_fail("choose one of --csv and --json");
+    if (options[PART].value && !options[CSV].given && !options[JSON].given)
+        arguments_fail("--part is for --csv or --json");
+    check_order(words, argv);
+    read_reading(&images.reading);
     host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
     choice.host = &host;
     choice.views = (int)arguments_whole(&options[VIEWS], 1, 8);
     choice.precision =
         (lensnet_precision)arguments_choice(&options[PRECISION], arguments_precisions, 2);
-    for (i = 2; good && i <= words; i++) good = collect(&images, argv[i], 0, &error);
-    if (good && !images.count)
-        good = dataset_fail(&error, "%s: there are no .npy files in it", argv[2]);
-    good = good && !lensnet_classifier_load(&classifier, argv[1], &choice, &error) &&
-           classify(classifier, &images, &error);
+    good = collect_all(&images, &list, words, argv, &error) &&
+           !lensnet_classifier_load(&classifier, argv[1], &choice, &error) &&
+           classify(classifier, &images, &list, &error);
     lensnet_classifier_destroy(classifier);
     dataset_split_free(&images);
-    if (fflush(stdout) != 0) good = dataset_fail(&error, "the output could not be written");
-    if (!good) fprintf(stderr, "error: %s\n", error.text);
+    catalogue_free(&list);
+    if (!arguments_flush()) return 1;
+    if (!good) {
+        fputs("error: ", stderr);
+        text_print(stderr, error.text, TEXT_TERMINAL);
+        fputc('\n', stderr);
+    }
     return good ? 0 : 1;
 }

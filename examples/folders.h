@@ -76,8 +76,10 @@ typedef struct dataset_split {
     dataset_source source; /* NULL: the files' paths are read */
     void *user;            /* handed to `source` */
     int fresh;             /* 1: `source` gives other images in every epoch, so none is kept */
-    /* Sees each image in its order before its probabilities are told (predict.h); NULL: nobody */
-    void (*see)(void *user, size_t index, const struct dataset_image *image);
+    /* Sees each image in its order, with what the network thinks of it (NULL where it cannot), before its
+     * probabilities are told (predict.h); NULL: nobody */
+    void (*see)(void *user, size_t index, const struct dataset_image *image,
+                const lensnet_prediction *prediction);
     void *seer; /* handed to `see` */
 } dataset_split;
 

@@ -13,17 +13,19 @@ typedef int (*predict_sink)(void *user, size_t index, const float *probabilities
 /* A batch in the making. */
 typedef struct predict_batch {
     size_t capacity, classes;
-    dataset_image *images;  /* pixels NULL: it cannot be read */
-    lensnet_error *problem; /* of each image; code LENSNET_OK: none */
-    float *probabilities;   /* (capacity, classes) */
-    float *block;           /* images of one size, side by side */
-    size_t block_size;      /* its floats */
+    dataset_image *images;           /* pixels NULL: it cannot be read */
+    lensnet_error *problem;          /* of each image; code LENSNET_OK: none */
+    lensnet_prediction *predictions; /* of each image */
+    float *probabilities;            /* (capacity, classes) */
+    float *block;                    /* images of one size, side by side */
+    size_t block_size;               /* its floats */
 } predict_batch;
 
 static void predict_batch_free(predict_batch *b)
 {
     free(b->images);
     free(b->problem);
+    free(b->predictions);
     free(b->probabilities);
     free(b->block);
 }
@@ -35,8 +37,9 @@ static int predict_batch_create(predict_batch *b, size_t capacity, size_t classe
     b->classes = classes;
     b->images = (dataset_image *)calloc(capacity, sizeof *b->images);
     b->problem = (lensnet_error *)calloc(capacity, sizeof *b->problem);
+    b->predictions = (lensnet_prediction *)calloc(capacity, sizeof *b->predictions);
     b->probabilities = (float *)calloc(capacity * classes, sizeof *b->probabilities);
-    if (b->images && b->problem && b->probabilities) return 1;
+    if (b->images && b->problem && b->predictions && b->probabilities) return 1;
     predict_batch_free(b);
     return 0;
 }
@@ -89,8 +92,9 @@ static lensnet_result predict_block(predict_batch *b, lensnet_session *session, 
     }
     for (i = first; i < end; i++)
         memcpy(b->block + (i - first) * size, b->images[i].picture.pixels, size * sizeof *b->block);
-    return lensnet_session_classify(session, b->probabilities + first * b->classes, NULL, b->block,
-                                    end - first, p->height, p->width, error);
+    return lensnet_session_predict(session, b->predictions + first,
+                                   b->probabilities + first * b->classes, NULL, b->block,
+                                   end - first, p->height, p->width, error);
 }
 
 /* Runs of images of one size go together. If a run fails its images are tried one by one, so that
@@ -135,7 +139,8 @@ NPY_API int predict_split(const lensnet_classifier *classifier, dataset_split *s
         predict_classify(&b, session, count);
         for (i = 0; i < count; i++) {
             int bad = b.problem[i].code != LENSNET_OK;
-            if (split->see) split->see(split->seer, first + i, &b.images[i]);
+            if (split->see)
+                split->see(split->seer, first + i, &b.images[i], bad ? NULL : &b.predictions[i]);
             good = good && sink(user, first + i, bad ? NULL : b.probabilities + i * classes,
                                 bad ? b.problem[i].text : NULL);
             dataset_image_free(&b.images[i]);

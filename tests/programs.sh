@@ -237,7 +237,7 @@ grep -q "^data/val/no/000000.npy  *$said " out.txt && [ "$(grep -c '%$' out.txt)
 good "classify agrees with hello and shows every image"
 cp out.txt table.txt
 run ./classify --csv whole/best.safetensors data/val/no data/val/vort/000003.npy &&
-    [ "$(wc -l <out.txt)" -eq 14 ] && head -1 out.txt | grep -qx 'file,class,probability,no,sphere,vort'
+    [ "$(wc -l <out.txt)" -eq 14 ] && head -1 out.txt | grep -qx 'file,id,ra,dec,class,probability,no,sphere,vort'
 good "classify --csv"
 run ./classify --views 8 whole/best.safetensors data/val/no
 good "classify --views 8"
