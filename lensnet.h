@@ -57,7 +57,6 @@
  *     >>graph          record, plan, run
  *     >>operators-impl each operator: shape, plan, forward, backward
  *     >>block          the fused ConvNeXt V2 block
- *     >>operator-table one row for each operator
  *     >>safetensors    the format
  *     >>checkpoints    the names of ConvNeXt V2 in three libraries
  *     >>image          the code of >>images
@@ -1001,6 +1000,48 @@ LENSNET_API void lensnet_output(lensnet_graph *graph, lensnet_tensor logits);
 /* Keeps a tensor (and, in training, its gradient) readable after a run. Call it before the plan; a tensor
  * that does not exist is passed over. */
 LENSNET_API void lensnet_keep(lensnet_graph *graph, lensnet_tensor x);
+
+/* --- operators of one's own ---------------------------------------------------------------------- */
+
+typedef struct lensnet_node
+    lensnet_node; /* an operator recorded in a graph: its tensors, weights, options */
+
+#define LENSNET_MAX_INPUTS     4  /* tensors that an operator reads */
+#define LENSNET_MAX_PARAMETERS 16 /* weights that it takes */
+#define LENSNET_OPTION_BYTES   64
+
+enum {
+    LENSNET_READS_INPUT = 1,  /* backward reads the values of the inputs */
+    LENSNET_READS_OUTPUT = 2, /* ... of the output */
+    LENSNET_IS_LOSS = 4       /* no output: record it with lensnet_record_loss */
+};
+
+/* What an operator is. Every operator of this header has one beside its functions. */
+typedef struct lensnet_operator {
+    const char *name; /* for messages */
+    int inputs;       /* tensors, 0 ... LENSNET_MAX_INPUTS */
+    int parameters,
+        required;        /* weights, and how many of these, from the first on, may not be missing */
+    size_t option_bytes; /* of the struct that lensnet_record copies; 0: none */
+    int flags;           /* LENSNET_READS_INPUT ... */
+    /* Checks the inputs, says the shape of the output. NULL: that of the first input. */
+    lensnet_result (*shape)(lensnet_node *node, lensnet_error *error);
+    void (*plan)(lensnet_node *node); /* asks for memory; NULL: none */
+    void (*forward)(const lensnet_node *node);
+    void (*backward)(const lensnet_node *node);
+    double (*macs)(const lensnet_node *node); /* multiply-accumulates of an image; NULL: 0 */
+    lensnet_result (*begin)(const lensnet_node *node, lensnet_error *error); /* of a loss; NULL */
+} lensnet_operator;
+
+/* Records an operator. `op` must outlive the graph; inputs, parameters and options are as many as it says
+ * (NULL where it has none) and are copied. */
+LENSNET_API lensnet_tensor lensnet_record(lensnet_graph *graph, const lensnet_operator *op,
+                                          const lensnet_tensor *inputs,
+                                          const lensnet_parameter *parameters, const void *options);
+LENSNET_API void lensnet_record_loss(lensnet_graph *graph, const lensnet_operator *op,
+                                     lensnet_tensor x, const char *target, float weight,
+                                     const void *options);
+LENSNET_API const void *lensnet_options(const lensnet_node *node);
 
 typedef struct lensnet_plan {
     size_t bytes;            /* what lensnet_graph_allocate will take, all together */
@@ -4576,7 +4617,7 @@ static void lnp_pixel_products(const lnp_row_kernels *kernels, double *totals, c
 }
 
 /* y (n, c) = mean over the pixels of x (n, pixels, c); pixels >= 1 */
-static void lnp_mean_pool(const lnp_row_kernels *kernels, float *y, const float *x, size_t n,
+static void lnp_pool_mean(const lnp_row_kernels *kernels, float *y, const float *x, size_t n,
                           size_t pixels, size_t c)
 {
     double totals[LNP_STRIP];
@@ -4590,7 +4631,7 @@ static void lnp_mean_pool(const lnp_row_kernels *kernels, float *y, const float 
 }
 
 /* dx (n, pixels, c) = dy (n, c) / pixels */
-static void lnp_mean_pool_backward(float *dx, const float *dy, size_t n, size_t pixels, size_t c)
+static void lnp_pool_mean_backward(float *dx, const float *dy, size_t n, size_t pixels, size_t c)
 {
     size_t i, p, j;
     for (i = 0; i < n; i++, dy += c) {
@@ -4683,7 +4724,7 @@ static void lnp_max_pool_pixel(float *y, int32_t *argmax, const float *x, const 
 }
 
 /* y, argmax (n, out_h, out_w, c); argmax counts pixels of the sample */
-static void lnp_max_pool(float *y, int32_t *argmax, const float *x, const lnp_pool_shape *s)
+static void lnp_pool_max(float *y, int32_t *argmax, const float *x, const lnp_pool_shape *s)
 {
     size_t i, oy, ox;
     for (i = 0; i < s->n; i++, x += s->h * s->w * s->c)
@@ -4693,7 +4734,7 @@ static void lnp_max_pool(float *y, int32_t *argmax, const float *x, const lnp_po
 }
 
 /* dx is overwritten; overlapping windows add in the order of the output */
-static void lnp_max_pool_backward(float *dx, const float *dy, const int32_t *argmax,
+static void lnp_pool_max_backward(float *dx, const float *dy, const int32_t *argmax,
                                   const lnp_pool_shape *s)
 {
     const size_t outputs = s->out_h * s->out_w;
@@ -7788,8 +7829,7 @@ static void lnp_pack_weight(const lensnet_parameters *p, lnp_weight *w, const fl
         if (w->use == LNP_USE_MATRIX)
             lnp_pack_matrices(p, w, copy, values, team);
         else
-            lnp_depthwise_pack(w->packed[copy], values, w->shape[0], lnp_is_backward(copy),
-                               team);
+            lnp_depthwise_pack(w->packed[copy], values, w->shape[0], lnp_is_backward(copy), team);
     }
 }
 
@@ -7923,41 +7963,19 @@ static lensnet_result lnp_parameters_freeze(lensnet_parameters *p, lnp_supply su
 }
 /* =================================================================================================
  * >>graph  Record, plan, run.
- * A graph is two tables, tensors and operators, filled by the recording calls. Planning gives every
- * value, gradient and saved intermediate a lifetime, measured in operator executions, and a place in
- * one block so that what never lives together shares memory. Running walks the operators forward,
- * then backward, one micro-batch after the other. What an operator is stands in one row of the
- * operator table (>>operator-table); nothing here knows any by name.
+ * A graph is two tables, tensors and nodes, filled by the recording calls; a node is an operator with
+ * its tensors, its weights and its options. Planning gives every value, gradient and saved intermediate
+ * a lifetime, measured in executions of nodes, and a place in one stretch of memory, so that what never
+ * lives together shares it. Running walks the nodes forward, then backward, one micro-batch after the
+ * other. What an operator is stands in its description (lensnet_operator), beside its functions
+ * (>>operators-impl); nothing here knows any by name.
  * ============================================================================================== */
 
-#define LNP_MAX_INPUTS     2
-#define LNP_MAX_PARAMETERS 10
-#define LNP_MAX_SAVED      4
-
+#define LNP_MAX_SAVED       4
 #define LNP_TARGET_CAPACITY 24
 
-typedef enum lnp_kind {
-    LNP_INPUT,
-    LNP_CONV2D,
-    LNP_DEPTHWISE,
-    LNP_LINEAR,
-    LNP_LAYER_NORM,
-    LNP_GELU,
-    LNP_RELU,
-    LNP_GRN,
-    LNP_ADD,
-    LNP_DROP_PATH,
-    LNP_MEAN_POOL,
-    LNP_MAX_POOL,
-    LNP_CROSS_ENTROPY,
-    LNP_SQUARED_ERROR,
-    LNP_BINARY_CROSS_ENTROPY,
-    LNP_CONVNEXT_BLOCK,
-    LNP_KIND_COUNT
-} lnp_kind;
-
-/* A stretch of the block that lives from one execution to another. The executions of a graph of T
- * operators are 0 ... T - 1 forward and T ... 2T - 1 backward. */
+/* A stretch of memory that lives from one execution to another. The executions of a graph of T nodes
+ * are 0 ... T - 1 forward and T ... 2T - 1 backward. */
 typedef struct lnp_buffer {
     size_t floats; /* for a whole micro-batch */
     int first, last;
@@ -7966,29 +7984,55 @@ typedef struct lnp_buffer {
 
 typedef struct lnp_activation {
     size_t h, w, c;
-    int producer;      /* operator */
-    int last_consumer; /* operator with the highest index that reads it; -1: none */
+    int producer;      /* node */
+    int last_consumer; /* node with the highest index that reads it; -1: none */
     int wants_gradient;
     int kept;
     int value, gradient; /* buffers; -1: none */
 } lnp_activation;
 
-typedef struct lnp_op {
-    lnp_kind kind;
-    int inputs[LNP_MAX_INPUTS]; /* tensors; -1: none */
-    int output;                 /* tensor; -1 for the loss */
-    int parameters[LNP_MAX_PARAMETERS];
-    lensnet_precision precision; /* of its matrix products */
-    size_t stride, padding, dilation, groups, kernel;
-    float epsilon, rate, smoothing;
-    float *class_weights; /* owned; NULL: all 1 */
-    float loss_weight;
-    int loss; /* its number among the losses */
-    char target[LNP_TARGET_CAPACITY];
-    uint64_t drop_index;      /* how many drop paths were recorded before */
+struct lensnet_node {
+    const lensnet_operator *op;
+    lensnet_graph *graph;
+    int inputs[LENSNET_MAX_INPUTS];         /* tensors; -1: none */
+    int output;                             /* tensor; -1: a loss */
+    int parameters[LENSNET_MAX_PARAMETERS]; /* -1: none */
+    lensnet_precision precision;            /* of its matrix products */
+    union {
+        double aligned;
+        void *also_aligned;
+        unsigned char bytes[LENSNET_OPTION_BYTES];
+    } options;        /* a copy of what was recorded */
+    float *constants; /* owned; NULL: none */
+    size_t constant_count;
+    int loss;                 /* its number among the losses; -1: none */
     int saved[LNP_MAX_SAVED]; /* buffers kept from forward to backward; -1: none */
-    size_t scratch;           /* floats an execution needs, forward or backward */
-} lnp_op;
+    size_t scratch;           /* floats that an execution needs, forward or backward */
+};
+
+/* A loss of a graph, and where it stands in the batch that is being computed. */
+typedef struct lnp_loss {
+    int node;
+    float weight;
+    char target[LNP_TARGET_CAPACITY]; /* name; empty: the operator finds its targets itself */
+    int given;                        /* the batch has what it needs */
+    const float *targets;             /* of the whole batch, by name */
+    double divisor;                   /* of the sum over the whole batch */
+    double sum;                       /* over the samples so far, before weight and divisor */
+} lnp_loss;
+
+/* A micro-batch on its way through the graph. */
+typedef struct lnp_run {
+    const lensnet_batch *batch;
+    lensnet_outputs *outputs;
+    int backward;     /* backward follows */
+    float *collected; /* where a kept tensor of every sample goes, or NULL */
+    int collect;      /* that tensor */
+    size_t first, n;  /* samples first ... first + n - 1 of the batch */
+    float *scratch;
+    float *dx
+        [LENSNET_MAX_INPUTS]; /* where the node in backward writes its inputs' gradients, or NULL */
+} lnp_run;
 
 struct lensnet_graph {
     lensnet_host host;
@@ -8000,50 +8044,21 @@ struct lensnet_graph {
     lnp_team team;
     lnp_activation *tensors;
     size_t tensor_count, tensor_capacity;
-    lnp_op *ops;
-    size_t op_count, op_capacity;
+    lensnet_node *nodes;
+    size_t node_count, node_capacity;
     lnp_buffer *buffers;
     size_t buffer_count, buffer_capacity;
     uint64_t drop_paths;
-    int input, logits, cross_entropy; /* two tensors and an operator; -1: none */
-    int losses[LENSNET_LOSSES];       /* operators */
+    int input, logits; /* tensors; -1: none */
+    lnp_loss losses[LENSNET_LOSSES];
     int loss_count;
     lensnet_error failure; /* of the first recording call that failed */
     int planned;
     size_t micro_batch, activation_floats, scratch_floats;
-    float *block;
-    size_t block_bytes;
+    float *memory;
+    size_t memory_bytes;
+    lnp_run run;
 };
-
-/* One micro-batch on its way through the graph. */
-typedef struct lnp_run {
-    lensnet_graph *graph;
-    float *collected; /* where a kept tensor of every sample goes, or NULL */
-    int collect;      /* that tensor */
-    const lensnet_batch *batch;
-    lensnet_outputs *outputs;
-    size_t first, n;               /* samples first ... first + n - 1 of the batch */
-    double target_weight;          /* what the cross-entropy is divided by, of the whole batch */
-    double losses[LENSNET_LOSSES]; /* sums over the samples so far */
-    const float *targets[LENSNET_LOSSES]; /* by name; NULL: none */
-    int backward;
-    float *scratch;
-} lnp_run;
-
-typedef struct lnp_operator {
-    const char *name;
-    int needs_input, needs_output; /* backward reads the values of its inputs, of its output */
-    int is_loss;                   /* it has no output */
-    lensnet_result (*shape)(lensnet_graph *g, lnp_op *op, lensnet_error *error);
-    void (*plan)(lensnet_graph *g, lnp_op *op); /* saved buffers and scratch */
-    void (*forward)(lnp_run *run, const lnp_op *op);
-    void (*backward)(lnp_run *run, const lnp_op *op, float *const *dx);
-    double (*macs)(const lensnet_graph *g, const lnp_op *op);
-} lnp_operator;
-
-static const lnp_operator *lnp_operator_of(lnp_kind kind);
-static void lnp_zero_parallel(lensnet_graph *g, float *y, size_t n);
-static void lnp_add_parallel(lensnet_graph *g, float *y, const float *a, const float *b, size_t n);
 
 /* --- recording --------------------------------------------------------------------------------- */
 
@@ -8125,7 +8140,7 @@ lensnet_result lensnet_graph_create(lensnet_graph **graph, lensnet_parameters *p
     g->rows = lnp_row_kernels_for(isa);
     g->depthwise = lnp_depthwise_kernels_for(isa);
     lnp_team_begin(&g->team, lnp_threads(&g->host), parameters->process);
-    g->input = g->logits = g->cross_entropy = -1;
+    g->input = g->logits = -1;
     *graph = g;
     return LENSNET_OK;
 }
@@ -8133,8 +8148,8 @@ lensnet_result lensnet_graph_create(lensnet_graph **graph, lensnet_parameters *p
 /* All that the graph took from the host for itself, packed weights apart. */
 static size_t lnp_graph_bytes(const lensnet_graph *g)
 {
-    return sizeof *g + g->block_bytes + g->tensor_capacity * sizeof *g->tensors +
-           g->op_capacity * sizeof *g->ops + g->buffer_capacity * sizeof *g->buffers;
+    return sizeof *g + g->memory_bytes + g->tensor_capacity * sizeof *g->tensors +
+           g->node_capacity * sizeof *g->nodes + g->buffer_capacity * sizeof *g->buffers;
 }
 
 void lensnet_graph_destroy(lensnet_graph *g)
@@ -8143,13 +8158,11 @@ void lensnet_graph_destroy(lensnet_graph *g)
     lensnet_host host;
     if (!g) return;
     host = g->host;
-    for (i = 0; i < g->op_count; i++)
-        if (g->ops[i].class_weights)
-            lnp_release(&host, g->ops[i].class_weights,
-                        g->tensors[g->ops[i].inputs[0]].c * sizeof(float));
-    lnp_release(&host, g->block, g->block_bytes);
+    for (i = 0; i < g->node_count; i++)
+        lnp_release(&host, g->nodes[i].constants, g->nodes[i].constant_count * sizeof(float));
+    lnp_release(&host, g->memory, g->memory_bytes);
     lnp_release(&host, g->tensors, g->tensor_capacity * sizeof *g->tensors);
-    lnp_release(&host, g->ops, g->op_capacity * sizeof *g->ops);
+    lnp_release(&host, g->nodes, g->node_capacity * sizeof *g->nodes);
     lnp_release(&host, g->buffers, g->buffer_capacity * sizeof *g->buffers);
     lnp_release(&host, g, sizeof *g);
 }
@@ -8159,88 +8172,205 @@ static int lnp_tensor_valid(const lensnet_graph *g, lensnet_tensor x)
     return x.index >= 0 && (size_t)x.index < g->tensor_count;
 }
 
-/* The place for the next operator, blank; NULL when the graph is poisoned or becomes so. */
-static lnp_op *lnp_record(lensnet_graph *g, lnp_kind kind)
-{
-    lnp_op *op;
-    int i;
-    if (!g || g->failure.code) return NULL;
-    if (g->planned) {
-        lnp_fail(&g->failure, LENSNET_ERROR_STATE, "%s recorded after the plan",
-                 lnp_operator_of(kind)->name);
-        return NULL;
-    }
-    if (!lnp_grow(&g->host, (void **)&g->ops, g->op_count, &g->op_capacity, sizeof *g->ops) ||
-        !lnp_grow(&g->host, (void **)&g->tensors, g->tensor_count, &g->tensor_capacity,
-                  sizeof *g->tensors)) {
-        lnp_fail(&g->failure, LENSNET_ERROR_MEMORY, "out of memory while recording");
-        return NULL;
-    }
-    op = &g->ops[g->op_count];
-    memset(op, 0, sizeof *op);
-    op->kind = kind;
-    op->precision = g->precision;
-    op->output = -1;
-    for (i = 0; i < LNP_MAX_INPUTS; i++) op->inputs[i] = -1;
-    for (i = 0; i < LNP_MAX_PARAMETERS; i++) op->parameters[i] = -1;
-    for (i = 0; i < LNP_MAX_SAVED; i++) op->saved[i] = -1;
-    return op;
-}
-
-/* Checks the operator in its place and gives it its output. */
-static lensnet_tensor lnp_commit(lensnet_graph *g, lnp_op *op)
-{
-    const lnp_operator *row = lnp_operator_of(op->kind);
-    lensnet_tensor result = {-1};
-    lnp_activation *y = &g->tensors[g->tensor_count];
-    int i;
-    memset(y, 0, sizeof *y);
-    y->producer = (int)g->op_count;
-    y->last_consumer = y->value = y->gradient = -1;
-    for (i = 0; i < LNP_MAX_PARAMETERS; i++)
-        if (op->parameters[i] >= (int)g->parameters->count) {
-            lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT, "%s: no such parameter", row->name);
-            return result;
-        }
-    op->output = (int)g->tensor_count;
-    if (row->shape(g, op, &g->failure)) return result;
-    for (i = 0; i < LNP_MAX_INPUTS; i++)
-        if (op->inputs[i] >= 0) {
-            g->tensors[op->inputs[i]].last_consumer = (int)g->op_count;
-            if (g->tensors[op->inputs[i]].wants_gradient) y->wants_gradient = 1;
-        }
-    if (op->parameters[0] >= 0) y->wants_gradient = 1;
-    if (!g->options.training) y->wants_gradient = 0;
-    g->op_count++;
-    if (row->is_loss) {
-        op->output = -1;
-        return result;
-    }
-    result.index = (int)g->tensor_count++;
-    return result;
-}
-
 static lensnet_tensor lnp_no_tensor(void)
 {
     lensnet_tensor none = {-1};
     return none;
 }
 
-/* The common case of recording: one or two inputs; NULL when an input does not exist. */
-static lnp_op *lnp_record_on(lensnet_graph *g, lnp_kind kind, lensnet_tensor a, int b)
+/* The place for the next node, blank; NULL when the graph is poisoned or becomes so. */
+static lensnet_node *lnp_node_begin(lensnet_graph *g, const lensnet_operator *op)
 {
-    lnp_op *op = lnp_record(g, kind);
-    lensnet_tensor second;
-    if (!op) return NULL;
-    second.index = b;
-    if (!lnp_tensor_valid(g, a) || (b != -1 && !lnp_tensor_valid(g, second))) {
-        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT, "%s: input is not a tensor of this graph",
-                 lnp_operator_of(kind)->name);
+    lensnet_node *node;
+    int i;
+    if (!g || g->failure.code) return NULL;
+    if (g->planned) {
+        lnp_fail(&g->failure, LENSNET_ERROR_STATE, "%s recorded after the plan", op->name);
         return NULL;
     }
-    op->inputs[0] = a.index;
-    op->inputs[1] = b;
-    return op;
+    if (!lnp_grow(&g->host, (void **)&g->nodes, g->node_count, &g->node_capacity,
+                  sizeof *g->nodes) ||
+        !lnp_grow(&g->host, (void **)&g->tensors, g->tensor_count, &g->tensor_capacity,
+                  sizeof *g->tensors)) {
+        lnp_fail(&g->failure, LENSNET_ERROR_MEMORY, "out of memory while recording");
+        return NULL;
+    }
+    node = &g->nodes[g->node_count];
+    memset(node, 0, sizeof *node);
+    node->op = op;
+    node->graph = g;
+    node->precision = g->precision;
+    node->output = node->loss = -1;
+    for (i = 0; i < LENSNET_MAX_INPUTS; i++) node->inputs[i] = -1;
+    for (i = 0; i < LENSNET_MAX_PARAMETERS; i++) node->parameters[i] = -1;
+    for (i = 0; i < LNP_MAX_SAVED; i++) node->saved[i] = -1;
+    return node;
+}
+
+/* The description itself: it may come from outside. */
+static lensnet_result lnp_operator_check(const lensnet_operator *op, lensnet_error *error)
+{
+    if (!op->name || op->inputs < 0 || op->inputs > LENSNET_MAX_INPUTS || op->parameters < 0 ||
+        op->parameters > LENSNET_MAX_PARAMETERS || op->option_bytes > LENSNET_OPTION_BYTES ||
+        !op->forward || !op->backward || (!op->shape && !op->inputs))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "%s: the operator's description has no name, forward, backward or shape, "
+                        "or more than %d inputs, %d parameters or %d bytes of options",
+                        op->name ? op->name : "operator", LENSNET_MAX_INPUTS,
+                        LENSNET_MAX_PARAMETERS, LENSNET_OPTION_BYTES);
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_node_connect(lensnet_node *node, const lensnet_tensor *inputs,
+                                       const lensnet_parameter *parameters, lensnet_error *error)
+{
+    const lensnet_operator *op = node->op;
+    int k;
+    for (k = 0; k < op->inputs; k++) {
+        if (!inputs || !lnp_tensor_valid(node->graph, inputs[k]))
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                            "%s: input is not a tensor of this graph", op->name);
+        node->inputs[k] = inputs[k].index;
+    }
+    for (k = 0; k < op->parameters; k++) {
+        const int index = parameters && parameters[k].index >= 0 ? parameters[k].index : -1;
+        if (index >= (int)node->graph->parameters->count)
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "%s: no such parameter", op->name);
+        if (index < 0 && k < op->required)
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "%s: parameter %d is missing", op->name,
+                            k);
+        node->parameters[k] = index;
+    }
+    return LENSNET_OK;
+}
+
+/* A gradient passes where one comes out: to an input that wants one, or to a weight. */
+static int lnp_node_wants_gradient(const lensnet_node *node)
+{
+    int k, wanted = 0;
+    for (k = 0; k < LENSNET_MAX_INPUTS; k++)
+        wanted |= node->inputs[k] >= 0 && node->graph->tensors[node->inputs[k]].wants_gradient;
+    for (k = 0; k < LENSNET_MAX_PARAMETERS; k++) wanted |= node->parameters[k] >= 0;
+    return wanted && node->graph->options.training;
+}
+
+const void *lensnet_options(const lensnet_node *node) { return node->options.bytes; }
+
+/* A copy of `values` for as long as the node lives; without memory the graph is poisoned. */
+static void lnp_keep_constants(lensnet_node *node, const float *values, size_t count)
+{
+    lensnet_graph *g = node->graph;
+    node->constants = (float *)lnp_allocate(&g->host, count * sizeof(float));
+    if (!node->constants) {
+        lnp_fail(&g->failure, LENSNET_ERROR_MEMORY, "%s: out of memory while recording",
+                 node->op->name);
+        return;
+    }
+    node->constant_count = count;
+    memcpy(node->constants, values, count * sizeof(float));
+}
+
+/* The output has the shape of the first input: the shape rule of operators that give none. */
+static lensnet_result lnp_shape_same(lensnet_node *node, lensnet_error *error)
+{
+    lnp_activation *y = &node->graph->tensors[node->output];
+    const lnp_activation *x = &node->graph->tensors[node->inputs[0]];
+    (void)error;
+    y->h = x->h;
+    y->w = x->w;
+    y->c = x->c;
+    return LENSNET_OK;
+}
+
+/* Checks the node in its place and gives it its output; the graph is poisoned where it does not fit. */
+static int lnp_node_commit(lensnet_node *node)
+{
+    lensnet_graph *g = node->graph;
+    lnp_activation *y = &g->tensors[g->tensor_count];
+    int k;
+    memset(y, 0, sizeof *y);
+    y->producer = (int)g->node_count;
+    y->last_consumer = y->value = y->gradient = -1;
+    node->output = (int)g->tensor_count;
+    if ((node->op->shape ? node->op->shape : lnp_shape_same)(node, &g->failure)) return 0;
+    for (k = 0; k < LENSNET_MAX_INPUTS; k++)
+        if (node->inputs[k] >= 0) g->tensors[node->inputs[k]].last_consumer = (int)g->node_count;
+    y->wants_gradient = lnp_node_wants_gradient(node);
+    g->node_count++;
+    if (node->op->flags & LENSNET_IS_LOSS)
+        node->output = -1;
+    else
+        g->tensor_count++;
+    return 1;
+}
+
+/* The node that a recording call makes, or NULL: then the graph is poisoned. */
+static lensnet_node *lnp_node_record(lensnet_graph *g, const lensnet_operator *op,
+                                     const lensnet_tensor *inputs,
+                                     const lensnet_parameter *parameters, const void *options)
+{
+    lensnet_node *node = lnp_node_begin(g, op);
+    if (!node) return NULL;
+    if (lnp_operator_check(op, &g->failure)) return NULL;
+    if (lnp_node_connect(node, inputs, parameters, &g->failure)) return NULL;
+    if (op->option_bytes) memcpy(node->options.bytes, options, op->option_bytes);
+    return lnp_node_commit(node) ? node : NULL;
+}
+
+lensnet_tensor lensnet_record(lensnet_graph *g, const lensnet_operator *op,
+                              const lensnet_tensor *inputs, const lensnet_parameter *parameters,
+                              const void *options)
+{
+    const lensnet_node *node = lnp_node_record(g, op, inputs, parameters, options);
+    lensnet_tensor result;
+    result.index = node ? node->output : -1;
+    return result;
+}
+
+static int lnp_loss_weight_valid(float weight) { return weight >= 0.0f && weight < 3.0e38f; }
+
+/* The name of a loss's targets; NULL where the operator needs none. */
+static lensnet_result lnp_loss_name(lnp_loss *loss, const lensnet_operator *op, const char *target,
+                                    lensnet_error *error)
+{
+    const size_t length = target ? strlen(target) : 0;
+    if (length >= LNP_TARGET_CAPACITY || (!length && !op->begin))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "%s: the target's name must have 1 ... %d bytes", op->name,
+                        LNP_TARGET_CAPACITY - 1);
+    if (length) memcpy(loss->target, target, length + 1);
+    return LENSNET_OK;
+}
+
+static lensnet_node *lnp_loss_record(lensnet_graph *g, const lensnet_operator *op, lensnet_tensor x,
+                                     const char *target, float weight, const void *options)
+{
+    lensnet_node *node = lnp_node_record(g, op, &x, NULL, options);
+    lnp_loss *loss;
+    if (!node) return NULL;
+    loss = &g->losses[g->loss_count];
+    if (g->loss_count == LENSNET_LOSSES) {
+        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT, "%s: a graph has at most %d losses", op->name,
+                 LENSNET_LOSSES);
+        return NULL;
+    }
+    memset(loss, 0, sizeof *loss);
+    if (lnp_loss_name(loss, op, target, &g->failure)) return NULL;
+    if (!lnp_loss_weight_valid(weight)) {
+        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT, "%s: the weight must be finite and >= 0",
+                 op->name);
+        return NULL;
+    }
+    loss->node = (int)g->node_count - 1;
+    loss->weight = weight;
+    node->loss = g->loss_count++;
+    return node;
+}
+
+void lensnet_record_loss(lensnet_graph *g, const lensnet_operator *op, lensnet_tensor x,
+                         const char *target, float weight, const void *options)
+{
+    if (lnp_loss_record(g, op, x, target, weight, options) && g->logits < 0) lensnet_output(g, x);
 }
 
 void lensnet_output(lensnet_graph *g, lensnet_tensor logits)
@@ -8285,17 +8415,18 @@ static int lnp_buffer_add(lensnet_graph *g, size_t floats_per_sample, int first,
     return (int)g->buffer_count++;
 }
 
-static int lnp_op_index(const lensnet_graph *g, const lnp_op *op) { return (int)(op - g->ops); }
-static int lnp_backward_time(const lensnet_graph *g, int op)
+static int lnp_node_index(const lensnet_node *node) { return (int)(node - node->graph->nodes); }
+static int lnp_backward_time(const lensnet_graph *g, int node)
 {
-    return 2 * (int)g->op_count - 1 - op;
+    return 2 * (int)g->node_count - 1 - node;
 }
 
-/* An intermediate of `op` that its backward reads; in a graph that only runs forward it lives for
+/* An intermediate of the node that its backward reads; in a graph that only runs forward it lives for
  * one execution. */
-static int lnp_saved_add(lensnet_graph *g, const lnp_op *op, size_t floats_per_sample)
+static int lnp_saved_add(const lensnet_node *node, size_t floats_per_sample)
 {
-    int index = lnp_op_index(g, op);
+    lensnet_graph *g = node->graph;
+    const int index = lnp_node_index(node);
     return lnp_buffer_add(g, floats_per_sample, index,
                           g->options.training ? lnp_backward_time(g, index) : index);
 }
@@ -8303,23 +8434,26 @@ static int lnp_saved_add(lensnet_graph *g, const lnp_op *op, size_t floats_per_s
 static size_t lnp_pixels(const lnp_activation *t) { return t->h * t->w; }
 static size_t lnp_sample_floats(const lnp_activation *t) { return t->h * t->w * t->c; }
 
-/* The last execution that reads the value of tensor `index`. */
-static int lnp_value_end(const lensnet_graph *g, int index)
+/* The last execution in which a node reads the value of a tensor. */
+static int lnp_last_reading(const lensnet_node *node, int tensor)
 {
-    const lnp_activation *t = &g->tensors[index];
-    int last = t->producer, i, k;
-    if (t->kept) return 2 * (int)g->op_count;
-    for (i = 0; i < (int)g->op_count; i++) {
-        const lnp_op *op = &g->ops[i];
-        const lnp_operator *row = lnp_operator_of(op->kind);
-        for (k = 0; k < LNP_MAX_INPUTS; k++) {
-            if (op->inputs[k] != index) continue;
-            if (i > last) last = i;
-            if (g->options.training && row->needs_input)
-                last = (int)lnp_max((size_t)last, (size_t)lnp_backward_time(g, i));
-        }
-        if (g->options.training && row->needs_output && op->output == index)
-            last = (int)lnp_max((size_t)last, (size_t)lnp_backward_time(g, i));
+    const int index = lnp_node_index(node), flags = node->op->flags;
+    int k, reads = 0, again = node->output == tensor && flags & LENSNET_READS_OUTPUT;
+    for (k = 0; k < LENSNET_MAX_INPUTS; k++) reads |= node->inputs[k] == tensor;
+    again |= reads && flags & LENSNET_READS_INPUT;
+    if (again && node->graph->options.training) return lnp_backward_time(node->graph, index);
+    return reads ? index : -1;
+}
+
+static int lnp_value_end(const lensnet_graph *g, int tensor)
+{
+    const lnp_activation *t = &g->tensors[tensor];
+    int last = t->producer;
+    size_t i;
+    if (t->kept) return 2 * (int)g->node_count;
+    for (i = 0; i < g->node_count; i++) {
+        const int reading = lnp_last_reading(&g->nodes[i], tensor);
+        if (reading > last) last = reading;
     }
     return last;
 }
@@ -8332,39 +8466,48 @@ static void lnp_plan_tensors(lensnet_graph *g)
         t->value = lnp_buffer_add(g, lnp_sample_floats(t), t->producer, lnp_value_end(g, (int)i));
         t->gradient = -1;
         if (t->wants_gradient && t->last_consumer >= 0)
-            t->gradient =
-                lnp_buffer_add(g, lnp_sample_floats(t), lnp_backward_time(g, t->last_consumer),
-                               t->kept ? 2 * (int)g->op_count : lnp_backward_time(g, t->producer));
+            t->gradient = lnp_buffer_add(
+                g, lnp_sample_floats(t), lnp_backward_time(g, t->last_consumer),
+                t->kept ? 2 * (int)g->node_count : lnp_backward_time(g, t->producer));
     }
 }
 
-/* Where backward of `op` writes the gradient of input k: 0 nowhere, 1 the first to write, 2 a later
+/* Where backward of a node writes the gradient of input k: 0 nowhere, 1 the first to write, 2 a later
  * one, whose part is added. */
-static int lnp_gradient_turn(const lensnet_graph *g, const lnp_op *op, int k)
+static int lnp_gradient_turn(const lensnet_node *node, int k)
 {
     const lnp_activation *t;
-    if (op->inputs[k] < 0) return 0;
-    t = &g->tensors[op->inputs[k]];
+    int earlier;
+    if (node->inputs[k] < 0) return 0;
+    t = &node->graph->tensors[node->inputs[k]];
     if (t->gradient < 0) return 0;
-    if (t->last_consumer > lnp_op_index(g, op)) return 2;
-    return k > 0 && op->inputs[k - 1] == op->inputs[k] ? 2 : 1;
+    if (t->last_consumer > lnp_node_index(node)) return 2;
+    for (earlier = 0; earlier < k; earlier++)
+        if (node->inputs[earlier] == node->inputs[k]) return 2;
+    return 1;
 }
 
-static void lnp_plan_ops(lensnet_graph *g)
+/* Floats for a gradient of input k that is to be added to another part. */
+static size_t lnp_part_floats(const lensnet_node *node, int k)
 {
-    size_t i, k;
+    const lensnet_graph *g = node->graph;
+    if (lnp_gradient_turn(node, k) != 2) return 0;
+    return lnp_round_up(g->micro_batch * lnp_sample_floats(&g->tensors[node->inputs[k]]), 16);
+}
+
+static void lnp_plan_nodes(lensnet_graph *g)
+{
+    size_t i;
+    int k;
     g->scratch_floats = lnp_pack_scratch_floats(g->parameters);
-    for (i = 0; i < g->op_count; i++) {
-        lnp_op *op = &g->ops[i];
-        const lnp_operator *row = lnp_operator_of(op->kind);
-        op->scratch = 0;
-        if (row->plan) row->plan(g, op);
-        op->scratch = lnp_round_up(op->scratch, 16);
-        for (k = 0; k < LNP_MAX_INPUTS; k++) /* room for a part that is to be added */
-            if (lnp_gradient_turn(g, op, (int)k) == 2)
-                op->scratch += lnp_round_up(
-                    g->micro_batch * lnp_sample_floats(&g->tensors[op->inputs[k]]), 16);
-        g->scratch_floats = lnp_max(g->scratch_floats, op->scratch);
+    for (i = 0; i < g->node_count; i++) {
+        lensnet_node *node = &g->nodes[i];
+        for (k = 0; k < LNP_MAX_SAVED; k++) node->saved[k] = -1;
+        node->scratch = 0;
+        if (node->op->plan) node->op->plan(node);
+        node->scratch = lnp_round_up(node->scratch, 16);
+        for (k = 0; k < LENSNET_MAX_INPUTS; k++) node->scratch += lnp_part_floats(node, k);
+        g->scratch_floats = lnp_max(g->scratch_floats, node->scratch);
     }
 }
 
@@ -8410,7 +8553,7 @@ static lensnet_result lnp_plan_at(lensnet_graph *g, size_t micro_batch)
     g->micro_batch = micro_batch;
     g->buffer_count = 0;
     lnp_plan_tensors(g);
-    lnp_plan_ops(g);
+    lnp_plan_nodes(g);
     if (g->failure.code) return g->failure.code;
     return lnp_place(g);
 }
@@ -8435,14 +8578,14 @@ static lensnet_result lnp_plan_micro_batch(lensnet_graph *g)
     return result;
 }
 
-static size_t lnp_block_bytes(const lensnet_graph *g)
+static size_t lnp_memory_bytes(const lensnet_graph *g)
 {
     return (g->activation_floats + g->scratch_floats) * sizeof(float);
 }
 
 static size_t lnp_plan_bytes(const lensnet_graph *g)
 {
-    return lnp_block_bytes(g) + lnp_missing_packed_bytes(g->parameters);
+    return lnp_memory_bytes(g) + lnp_missing_packed_bytes(g->parameters);
 }
 
 /* Fewer images at a time cost least, then computing the wide layers twice. */
@@ -8472,6 +8615,7 @@ static lensnet_result lnp_plan_check(lensnet_graph *g, lensnet_error *error)
     if (g->logits < 0)
         return lnp_fail(error, LENSNET_ERROR_STATE,
                         "graph: no output; record lensnet_cross_entropy or lensnet_output last");
+    if (g->input < 0) return lnp_fail(error, LENSNET_ERROR_STATE, "graph: no lensnet_input");
     return LENSNET_OK;
 }
 
@@ -8491,10 +8635,8 @@ lensnet_result lensnet_graph_plan(lensnet_graph *g, lensnet_plan *plan, lensnet_
     plan->bytes = lnp_plan_bytes(g);
     plan->micro_batch = g->micro_batch;
     plan->recompute = g->options.training && g->options.recompute;
-    for (i = 0; i < g->op_count; i++) {
-        const lnp_operator *row = lnp_operator_of(g->ops[i].kind);
-        if (row->macs) plan->macs += row->macs(g, &g->ops[i]);
-    }
+    for (i = 0; i < g->node_count; i++)
+        if (g->nodes[i].op->macs) plan->macs += g->nodes[i].op->macs(&g->nodes[i]);
     return LENSNET_OK;
 }
 
@@ -8503,7 +8645,7 @@ lensnet_result lensnet_graph_allocate(lensnet_graph *g, lensnet_error *error)
     lensnet_result result;
     if (!g || !g->planned)
         return lnp_fail(error, LENSNET_ERROR_STATE, "graph: call lensnet_graph_plan first");
-    if (g->block) return lnp_fail(error, LENSNET_ERROR_STATE, "graph is allocated already");
+    if (g->memory) return lnp_fail(error, LENSNET_ERROR_STATE, "graph is allocated already");
     if (!lnp_arithmetic_is_exact(lnp_detect_isa(g->host.isa_cap)))
         return lnp_fail(
             error, LENSNET_ERROR_NUMBER,
@@ -8512,267 +8654,16 @@ lensnet_result lensnet_graph_allocate(lensnet_graph *g, lensnet_error *error)
             "without these");
     result = lnp_allocate_packed(g->parameters, error);
     if (result) return result;
-    g->block_bytes = lnp_block_bytes(g);
-    g->block = (float *)lnp_allocate(&g->host, g->block_bytes);
-    if (!g->block)
+    g->memory_bytes = lnp_memory_bytes(g);
+    g->memory = (float *)lnp_allocate(&g->host, g->memory_bytes);
+    if (!g->memory)
         return lnp_fail(error, LENSNET_ERROR_MEMORY,
                         "out of memory for a graph of %.1f MB; a smaller micro_batch takes less",
-                        (double)g->block_bytes / 1e6);
+                        (double)g->memory_bytes / 1e6);
     return LENSNET_OK;
 }
 
 /* --- running ----------------------------------------------------------------------------------- */
-
-static float *lnp_place_of(const lensnet_graph *g, int buffer)
-{
-    return buffer < 0 ? NULL : g->block + g->buffers[buffer].offset;
-}
-
-static float *lnp_value(const lensnet_graph *g, int tensor)
-{
-    return lnp_place_of(g, g->tensors[tensor].value);
-}
-
-static float *lnp_gradient(const lensnet_graph *g, int tensor)
-{
-    return lnp_place_of(g, g->tensors[tensor].gradient);
-}
-
-static size_t lnp_value_floats(const lnp_run *run, int tensor)
-{
-    return run->n * lnp_sample_floats(&run->graph->tensors[tensor]);
-}
-
-static void lnp_run_backward_op(lnp_run *run, const lnp_op *op)
-{
-    lensnet_graph *g = run->graph;
-    float *dx[LNP_MAX_INPUTS];
-    float *spare = run->scratch + op->scratch; /* parts to add lie at the end of the op's scratch */
-    int k, wanted = op->output < 0 || g->tensors[op->output].gradient >= 0;
-    if (!wanted) return;
-    for (k = 0; k < LNP_MAX_INPUTS; k++) {
-        int turn = lnp_gradient_turn(g, op, k);
-        dx[k] = turn ? lnp_gradient(g, op->inputs[k]) : NULL;
-        if (turn != 2) continue;
-        spare -= lnp_round_up(g->micro_batch * lnp_sample_floats(&g->tensors[op->inputs[k]]), 16);
-        dx[k] = spare;
-    }
-    lnp_operator_of(op->kind)->backward(run, op, dx);
-    for (k = 0; k < LNP_MAX_INPUTS; k++)
-        if (lnp_gradient_turn(g, op, k) == 2) {
-            float *sum = lnp_gradient(g, op->inputs[k]);
-            lnp_add_parallel(g, sum, sum, dx[k], lnp_value_floats(run, op->inputs[k]));
-        }
-}
-
-static void lnp_run_forward(lnp_run *run)
-{
-    lensnet_graph *g = run->graph;
-    size_t i;
-    for (i = 0; i < g->op_count; i++) lnp_operator_of(g->ops[i].kind)->forward(run, &g->ops[i]);
-    if (run->outputs && run->outputs->logits)
-        memcpy(run->outputs->logits + run->first * lnp_sample_floats(&g->tensors[g->logits]),
-               lnp_value(g, g->logits), lnp_value_floats(run, g->logits) * sizeof(float));
-    if (run->collected)
-        memcpy(run->collected + run->first * lnp_sample_floats(&g->tensors[run->collect]),
-               lnp_value(g, run->collect), lnp_value_floats(run, run->collect) * sizeof(float));
-}
-
-static void lnp_run_backward(lnp_run *run)
-{
-    lensnet_graph *g = run->graph;
-    size_t i;
-    for (i = g->op_count; i-- > 0;) lnp_run_backward_op(run, &g->ops[i]);
-    if (run->outputs && run->outputs->input_gradients && g->options.input_gradient)
-        memcpy(run->outputs->input_gradients +
-                   run->first * lnp_sample_floats(&g->tensors[g->input]),
-               lnp_gradient(g, g->input), lnp_value_floats(run, g->input) * sizeof(float));
-}
-
-lensnet_batch lensnet_batch_defaults(void)
-{
-    lensnet_batch b;
-    memset(&b, 0, sizeof b);
-    b.channels = 1;
-    return b;
-}
-
-static lensnet_result lnp_batch_check(const lensnet_graph *g, const lensnet_batch *b, int backward,
-                                      lensnet_error *error)
-{
-    size_t channels, classes, i;
-    if (!g || !g->block)
-        return lnp_fail(error, LENSNET_ERROR_STATE, "graph: call lensnet_graph_allocate first");
-    if (!b || !b->images || b->count == 0 || b->count > g->options.batch)
-        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "batch: expected images and a count of 1 ... %lu, got %lu",
-                        (unsigned long)g->options.batch, (unsigned long)(b ? b->count : 0));
-    channels = g->tensors[g->input].c;
-    classes = g->tensors[g->logits].c;
-    if (b->channels != 1 && b->channels != channels)
-        return lnp_fail(error, LENSNET_ERROR_SHAPE, "batch: expected 1 or %lu channels, got %lu",
-                        (unsigned long)channels, (unsigned long)b->channels);
-    if (backward && (!g->options.training || !g->loss_count || !g->parameters->gradients))
-        return lnp_fail(
-            error, LENSNET_ERROR_STATE,
-            "backward: the graph must be recorded for training, with a loss, over parameters "
-            "allocated with gradients");
-    if (backward && g->cross_entropy >= 0 && !b->labels && !b->targets)
-        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "batch: labels or targets are needed");
-    if (b->named_count && !b->named)
-        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "batch: the named targets are NULL");
-    for (i = 0; b->labels && i < b->count; i++)
-        if (b->labels[i] >= 0 && (size_t)b->labels[i] >= classes)
-            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                            "batch: label %d of image %lu, expected 0 ... %lu, or < 0 to ignore it",
-                            b->labels[i], (unsigned long)i, (unsigned long)classes - 1);
-    return LENSNET_OK;
-}
-
-/* What the loss of the whole batch is divided by: the weights of its labels, or its count. */
-static double lnp_target_weight(const lensnet_graph *g, const lensnet_batch *b)
-{
-    const float *weights = g->cross_entropy >= 0 ? g->ops[g->cross_entropy].class_weights : NULL;
-    double sum = 0;
-    size_t i;
-    if (b->targets || !b->labels) return (double)b->count;
-    for (i = 0; i < b->count; i++)
-        if (b->labels[i] >= 0) sum += weights ? (double)weights[b->labels[i]] : 1.0;
-    return sum;
-}
-
-/* Finds every loss's targets in the batch; the cross-entropy has its own. */
-static lensnet_result lnp_find_targets(lnp_run *run, int backward, lensnet_error *error)
-{
-    const lensnet_graph *g = run->graph;
-    const lensnet_batch *b = run->batch;
-    int k;
-    size_t i;
-    for (k = 0; k < g->loss_count; k++) {
-        const lnp_op *op = &g->ops[g->losses[k]];
-        if (g->losses[k] == g->cross_entropy) continue;
-        for (i = 0; i < b->named_count && !run->targets[k]; i++)
-            if (b->named[i].name && !strcmp(b->named[i].name, op->target))
-                run->targets[k] = b->named[i].values;
-        if (backward && !run->targets[k])
-            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                            "batch: the targets \"%s\" of a loss are missing", op->target);
-    }
-    return LENSNET_OK;
-}
-
-/* What the sum over samples of loss `k` is divided by. */
-static double lnp_loss_divisor(const lnp_run *run, int k)
-{
-    const lensnet_graph *g = run->graph;
-    const lnp_op *op = &g->ops[g->losses[k]];
-    if (g->losses[k] == g->cross_entropy) return run->target_weight;
-    return (double)run->batch->count * (double)lnp_sample_floats(&g->tensors[op->inputs[0]]);
-}
-
-static void lnp_report_losses(lensnet_outputs *outputs, const lnp_run *run)
-{
-    const lensnet_graph *g = run->graph;
-    int k;
-    outputs->loss = 0.0;
-    for (k = 0; k < LENSNET_LOSSES; k++) {
-        double divisor = k < g->loss_count ? lnp_loss_divisor(run, k) : 0.0;
-        outputs->losses[k] = divisor > 0 ? run->losses[k] / divisor : 0.0;
-        if (divisor > 0)
-            outputs->loss += (double)g->ops[g->losses[k]].loss_weight * outputs->losses[k];
-    }
-}
-
-/* The whole batch, one micro-batch after the other. */
-static void lnp_run_pass(void *context)
-{
-    lnp_run *run = (lnp_run *)context;
-    lensnet_graph *g = run->graph;
-    lensnet_parameters *p = g->parameters;
-    lnp_parameters_pack(p, run->scratch, g->scratch_floats, &g->team);
-    if (run->backward) lnp_zero_parallel(g, p->gradients, p->size);
-    for (run->first = 0; run->first < run->batch->count; run->first += run->n) {
-        run->n = lnp_min(g->micro_batch, run->batch->count - run->first);
-        lnp_run_forward(run);
-        if (run->backward) lnp_run_backward(run);
-    }
-    if (run->backward) lnp_gradients_channels_first(p, run->scratch, g->scratch_floats, &g->team);
-}
-
-static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch,
-                                    lensnet_outputs *outputs, int backward, float *collected,
-                                    lensnet_tensor collect, lensnet_error *error)
-{
-    lensnet_result result = lnp_batch_check(g, batch, backward, error);
-    lnp_run run;
-    uint64_t mode;
-    if (result) return result;
-    memset(&run, 0, sizeof run);
-    run.graph = g;
-    run.batch = batch;
-    run.outputs = outputs;
-    result = lnp_find_targets(&run, backward, error);
-    if (result) return result;
-    mode = lnp_mode_enter();
-    run.collected = collected;
-    run.collect = collect.index;
-    run.scratch = g->block + g->activation_floats;
-    run.target_weight = lnp_target_weight(g, batch);
-    run.backward = backward;
-    lnp_team_pass(&g->team, lnp_run_pass, &run);
-    if (outputs) lnp_report_losses(outputs, &run);
-    lnp_mode_leave(mode);
-    return LENSNET_OK;
-}
-
-lensnet_result lensnet_forward(lensnet_graph *g, const lensnet_batch *batch,
-                               lensnet_outputs *outputs, lensnet_error *error)
-{
-    return lnp_run_batch(g, batch, outputs, 0, NULL, lnp_no_tensor(), error);
-}
-
-lensnet_result lensnet_forward_backward(lensnet_graph *g, const lensnet_batch *batch,
-                                        lensnet_outputs *outputs, lensnet_error *error)
-{
-    return lnp_run_batch(g, batch, outputs, 1, NULL, lnp_no_tensor(), error);
-}
-
-/* lensnet_forward that also collects a kept tensor of every sample; `collected` may be NULL. */
-static lensnet_result lnp_run_collect(lensnet_graph *g, const lensnet_batch *batch,
-                                      lensnet_outputs *outputs, float *collected,
-                                      lensnet_tensor collect, lensnet_error *error)
-{
-    return lnp_run_batch(g, batch, outputs, 0, collected, collect, error);
-}
-
-const float *lensnet_tensor_value(const lensnet_graph *g, lensnet_tensor x)
-{
-    if (!g || !g->block || !lnp_tensor_valid(g, x) || !g->tensors[x.index].kept) return NULL;
-    return lnp_value(g, x.index);
-}
-
-const float *lensnet_tensor_gradient(const lensnet_graph *g, lensnet_tensor x)
-{
-    if (!g || !g->block || !lnp_tensor_valid(g, x) || !g->tensors[x.index].kept) return NULL;
-    return lnp_gradient(g, x.index);
-}
-
-void lensnet_tensor_shape(const lensnet_graph *g, lensnet_tensor x, size_t *height, size_t *width,
-                          size_t *channels)
-{
-    int valid = g && lnp_tensor_valid(g, x);
-    if (height) *height = valid ? g->tensors[x.index].h : 0;
-    if (width) *width = valid ? g->tensors[x.index].w : 0;
-    if (channels) *channels = valid ? g->tensors[x.index].c : 0;
-}
-/* =================================================================================================
- * >>operators-impl  Each operator in order: recording, shape rule, plan, forward, backward.
- * Nothing here computes in an inner loop: the work is in the kernels, the order of sums with them
- * (>>rows). A worker owns outputs, or whole parts of a sum whose bounds the law sets, so the number of
- * threads cannot be seen in the results. The table at the end is all that the graph knows.
- * ============================================================================================== */
-
-/* --- work shared by several operators ---------------------------------------------------------- */
 
 #define LNP_PIECE ((size_t)8192) /* floats an elementwise worker takes at a time: a third of L1 */
 
@@ -8823,6 +8714,241 @@ static void lnp_add_parallel(lensnet_graph *g, float *y, const float *a, const f
     e.two = g->rows.add;
     lnp_team_run(&g->team, lnp_elements_task, &e, lnp_pieces(n));
 }
+
+static float *lnp_place_of(const lensnet_graph *g, int buffer)
+{
+    return buffer < 0 ? NULL : g->memory + g->buffers[buffer].offset;
+}
+
+static float *lnp_value(const lensnet_graph *g, int tensor)
+{
+    return lnp_place_of(g, g->tensors[tensor].value);
+}
+
+static float *lnp_gradient(const lensnet_graph *g, int tensor)
+{
+    return lnp_place_of(g, g->tensors[tensor].gradient);
+}
+
+/* Floats of a tensor in the micro-batch that is being computed. */
+static size_t lnp_value_floats(const lensnet_graph *g, int tensor)
+{
+    return g->run.n * lnp_sample_floats(&g->tensors[tensor]);
+}
+
+/* Parts of gradients that are to be added lie at the end of the node's scratch. */
+static void lnp_backward_node(const lensnet_node *node)
+{
+    lensnet_graph *g = node->graph;
+    float *spare = g->run.scratch + node->scratch;
+    int k;
+    if (node->output >= 0 && g->tensors[node->output].gradient < 0) return;
+    for (k = 0; k < LENSNET_MAX_INPUTS; k++) {
+        const int turn = lnp_gradient_turn(node, k);
+        spare -= lnp_part_floats(node, k);
+        g->run.dx[k] = turn == 2 ? spare : turn ? lnp_gradient(g, node->inputs[k]) : NULL;
+    }
+    node->op->backward(node);
+    for (k = 0; k < LENSNET_MAX_INPUTS; k++)
+        if (lnp_gradient_turn(node, k) == 2) {
+            float *sum = lnp_gradient(g, node->inputs[k]);
+            lnp_add_parallel(g, sum, sum, g->run.dx[k], lnp_value_floats(g, node->inputs[k]));
+        }
+}
+
+/* Copies this micro-batch's part of a tensor to where the whole batch's is wanted. */
+static void lnp_collect(const lensnet_graph *g, float *to, int tensor, const float *from)
+{
+    if (to)
+        memcpy(to + g->run.first * lnp_sample_floats(&g->tensors[tensor]), from,
+               lnp_value_floats(g, tensor) * sizeof(float));
+}
+
+static void lnp_run_forward(const lensnet_graph *g)
+{
+    const lnp_run *run = &g->run;
+    size_t i;
+    for (i = 0; i < g->node_count; i++) {
+        const lensnet_node *node = &g->nodes[i];
+        if (node->loss < 0 || g->losses[node->loss].given) node->op->forward(node);
+    }
+    if (run->outputs) lnp_collect(g, run->outputs->logits, g->logits, lnp_value(g, g->logits));
+    if (run->collected) lnp_collect(g, run->collected, run->collect, lnp_value(g, run->collect));
+}
+
+static void lnp_run_backward(const lensnet_graph *g)
+{
+    size_t i;
+    for (i = g->node_count; i-- > 0;) lnp_backward_node(&g->nodes[i]);
+    if (g->run.outputs && g->options.input_gradient)
+        lnp_collect(g, g->run.outputs->input_gradients, g->input, lnp_gradient(g, g->input));
+}
+
+lensnet_batch lensnet_batch_defaults(void)
+{
+    lensnet_batch b;
+    memset(&b, 0, sizeof b);
+    b.channels = 1;
+    return b;
+}
+
+static lensnet_result lnp_batch_check(const lensnet_graph *g, const lensnet_batch *b, int backward,
+                                      lensnet_error *error)
+{
+    size_t channels;
+    if (!g || !g->memory)
+        return lnp_fail(error, LENSNET_ERROR_STATE, "graph: call lensnet_graph_allocate first");
+    if (!b || !b->images || b->count == 0 || b->count > g->options.batch)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "batch: expected images and a count of 1 ... %lu, got %lu",
+                        (unsigned long)g->options.batch, (unsigned long)(b ? b->count : 0));
+    channels = g->tensors[g->input].c;
+    if (b->channels != 1 && b->channels != channels)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE, "batch: expected 1 or %lu channels, got %lu",
+                        (unsigned long)channels, (unsigned long)b->channels);
+    if (backward && (!g->options.training || !g->loss_count || !g->parameters->gradients))
+        return lnp_fail(
+            error, LENSNET_ERROR_STATE,
+            "backward: the graph must be recorded for training, with a loss, over parameters "
+            "allocated with gradients");
+    if (b->named_count && !b->named)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "batch: the named targets are NULL");
+    return LENSNET_OK;
+}
+
+/* What a loss does before a batch if it has no rule of its own: finds its targets by name. It is a mean
+ * over all values of its tensor. */
+static void lnp_find_targets(lensnet_graph *g, lnp_loss *loss)
+{
+    const lensnet_batch *b = g->run.batch;
+    size_t i;
+    loss->targets = NULL;
+    for (i = 0; i < b->named_count && !loss->targets; i++)
+        if (b->named[i].name && !strcmp(b->named[i].name, loss->target))
+            loss->targets = b->named[i].values;
+    loss->given = loss->targets != NULL;
+    loss->divisor =
+        (double)b->count * (double)lnp_sample_floats(&g->tensors[g->nodes[loss->node].inputs[0]]);
+}
+
+static lensnet_result lnp_begin_losses(lensnet_graph *g, lensnet_error *error)
+{
+    int k;
+    for (k = 0; k < g->loss_count; k++) {
+        lnp_loss *loss = &g->losses[k];
+        const lensnet_node *node = &g->nodes[loss->node];
+        loss->sum = 0.0;
+        if (!node->op->begin)
+            lnp_find_targets(g, loss);
+        else if (node->op->begin(node, error))
+            return LENSNET_ERROR_ARGUMENT;
+        if (g->run.backward && !loss->given)
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                            "batch: %s needs %s%s, which are missing", node->op->name,
+                            loss->target[0] ? "the targets " : "labels or targets", loss->target);
+    }
+    return LENSNET_OK;
+}
+
+static void lnp_report_losses(lensnet_outputs *outputs, const lensnet_graph *g)
+{
+    int k;
+    outputs->loss = 0.0;
+    for (k = 0; k < LENSNET_LOSSES; k++) {
+        const lnp_loss *loss = &g->losses[k];
+        const int counts = k < g->loss_count && loss->divisor > 0;
+        outputs->losses[k] = counts ? loss->sum / loss->divisor : 0.0;
+        if (counts) outputs->loss += (double)loss->weight * outputs->losses[k];
+    }
+}
+
+/* The whole batch, one micro-batch after the other. */
+static void lnp_run_pass(void *context)
+{
+    lensnet_graph *g = (lensnet_graph *)context;
+    lensnet_parameters *p = g->parameters;
+    lnp_run *run = &g->run;
+    lnp_parameters_pack(p, run->scratch, g->scratch_floats, &g->team);
+    if (run->backward) lnp_zero_parallel(g, p->gradients, p->size);
+    for (run->first = 0; run->first < run->batch->count; run->first += run->n) {
+        run->n = lnp_min(g->micro_batch, run->batch->count - run->first);
+        lnp_run_forward(g);
+        if (run->backward) lnp_run_backward(g);
+    }
+    if (run->backward) lnp_gradients_channels_first(p, run->scratch, g->scratch_floats, &g->team);
+}
+
+static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch,
+                                    lensnet_outputs *outputs, int backward, float *collected,
+                                    lensnet_tensor collect, lensnet_error *error)
+{
+    lensnet_result result = lnp_batch_check(g, batch, backward, error);
+    uint64_t mode;
+    if (result) return result;
+    memset(&g->run, 0, sizeof g->run);
+    g->run.batch = batch;
+    g->run.outputs = outputs;
+    g->run.backward = backward;
+    g->run.collected = collected;
+    g->run.collect = collect.index;
+    g->run.scratch = g->memory + g->activation_floats;
+    mode = lnp_mode_enter();
+    result = lnp_begin_losses(g, error);
+    if (!result) lnp_team_pass(&g->team, lnp_run_pass, g);
+    if (!result && outputs) lnp_report_losses(outputs, g);
+    lnp_mode_leave(mode);
+    return result;
+}
+
+lensnet_result lensnet_forward(lensnet_graph *g, const lensnet_batch *batch,
+                               lensnet_outputs *outputs, lensnet_error *error)
+{
+    return lnp_run_batch(g, batch, outputs, 0, NULL, lnp_no_tensor(), error);
+}
+
+lensnet_result lensnet_forward_backward(lensnet_graph *g, const lensnet_batch *batch,
+                                        lensnet_outputs *outputs, lensnet_error *error)
+{
+    return lnp_run_batch(g, batch, outputs, 1, NULL, lnp_no_tensor(), error);
+}
+
+/* lensnet_forward that also collects a kept tensor of every sample; `collected` may be NULL. */
+static lensnet_result lnp_run_collect(lensnet_graph *g, const lensnet_batch *batch,
+                                      lensnet_outputs *outputs, float *collected,
+                                      lensnet_tensor collect, lensnet_error *error)
+{
+    return lnp_run_batch(g, batch, outputs, 0, collected, collect, error);
+}
+
+const float *lensnet_tensor_value(const lensnet_graph *g, lensnet_tensor x)
+{
+    if (!g || !g->memory || !lnp_tensor_valid(g, x) || !g->tensors[x.index].kept) return NULL;
+    return lnp_value(g, x.index);
+}
+
+const float *lensnet_tensor_gradient(const lensnet_graph *g, lensnet_tensor x)
+{
+    if (!g || !g->memory || !lnp_tensor_valid(g, x) || !g->tensors[x.index].kept) return NULL;
+    return lnp_gradient(g, x.index);
+}
+
+void lensnet_tensor_shape(const lensnet_graph *g, lensnet_tensor x, size_t *height, size_t *width,
+                          size_t *channels)
+{
+    int valid = g && lnp_tensor_valid(g, x);
+    if (height) *height = valid ? g->tensors[x.index].h : 0;
+    if (width) *width = valid ? g->tensors[x.index].w : 0;
+    if (channels) *channels = valid ? g->tensors[x.index].c : 0;
+}
+/* =================================================================================================
+ * >>operators-impl  Each operator in order: recording, shape rule, plan, forward, backward.
+ * Nothing here computes in an inner loop: the work is in the kernels, the order of sums with them
+ * (>>rows). A worker owns outputs, or whole parts of a sum whose bounds the law sets, so the number of
+ * threads cannot be seen in the results. The description closes each operator, and the recording call
+ * after it is all that names it.
+ * ============================================================================================== */
+
+/* --- work shared by several operators ---------------------------------------------------------- */
 
 /* Columns are cut into strips for sums down the rows: a strip belongs to one worker. */
 #define LNP_STRIP_COLUMNS ((size_t)512)
@@ -8895,92 +9021,98 @@ static void lnp_add_chunks(const lensnet_graph *g, float *gradient, const float 
     if (gradient) g->rows.column_sum(gradient, sums, columns, chunks, columns);
 }
 
-/* An operator on its way, as its tasks see it. */
-typedef struct lnp_op_work {
-    lnp_run *run;
-    const lnp_op *op;
-    float *dx; /* backward; NULL: not wanted */
-} lnp_op_work;
-
-static void lnp_op_run(lnp_run *run, const lnp_op *op, float *dx, lnp_task task, size_t count)
+/* Tasks of a node: their context is the node. */
+static void lnp_node_run(const lensnet_node *node, lnp_task task, size_t count)
 {
-    lnp_op_work work;
-    work.run = run;
-    work.op = op;
-    work.dx = dx;
-    lnp_team_run(&run->graph->team, task, &work, count);
+    lnp_team_run(&node->graph->team, task, node, count);
 }
 
-static const float *lnp_op_values(const lensnet_graph *g, const lnp_op *op, int k)
+static const float *lnp_parameter_values(const lensnet_node *node, int k)
 {
-    return lnp_values(g->parameters, op->parameters[k]);
+    return lnp_values(node->graph->parameters, node->parameters[k]);
 }
 
-static float *lnp_op_gradients(const lensnet_graph *g, const lnp_op *op, int k)
+static float *lnp_parameter_gradient(const lensnet_node *node, int k)
 {
-    return lnp_gradients(g->parameters, op->parameters[k]);
+    return lnp_gradients(node->graph->parameters, node->parameters[k]);
 }
 
-static const lnp_weight *lnp_op_weight(const lensnet_graph *g, const lnp_op *op, int k)
+static lnp_weight *lnp_parameter_of(const lensnet_node *node, int k)
 {
-    return &g->parameters->weights[op->parameters[k]];
+    return &node->graph->parameters->weights[node->parameters[k]];
 }
 
-static lnp_activation *lnp_in(const lensnet_graph *g, const lnp_op *op)
+/* Shapes of the first input and of the output. */
+static lnp_activation *lnp_in(const lensnet_node *node)
 {
-    return &g->tensors[op->inputs[0]];
+    return &node->graph->tensors[node->inputs[0]];
 }
 
-static lnp_activation *lnp_out(const lensnet_graph *g, const lnp_op *op)
+static lnp_activation *lnp_out(const lensnet_node *node)
 {
-    return &g->tensors[op->output];
+    return &node->graph->tensors[node->output];
 }
 
-static void lnp_same_shape(lnp_activation *y, const lnp_activation *x)
+static float *lnp_input_value(const lensnet_node *node, int k)
 {
-    y->h = x->h;
-    y->w = x->w;
-    y->c = x->c;
+    return lnp_value(node->graph, node->inputs[k]);
 }
 
-static lensnet_result lnp_shape_same(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+/* Where backward writes the gradient of input k; NULL: not wanted. */
+static float *lnp_input_gradient(const lensnet_node *node, int k) { return node->graph->run.dx[k]; }
+
+static float *lnp_output_value(const lensnet_node *node)
 {
-    (void)error;
-    lnp_same_shape(lnp_out(g, op), lnp_in(g, op));
-    return LENSNET_OK;
+    return lnp_value(node->graph, node->output);
+}
+
+static const float *lnp_output_gradient(const lensnet_node *node)
+{
+    return lnp_gradient(node->graph, node->output);
+}
+
+static float *lnp_saved(const lensnet_node *node, int k)
+{
+    return lnp_place_of(node->graph, node->saved[k]);
+}
+
+static lnp_loss *lnp_loss_of(const lensnet_node *node) { return &node->graph->losses[node->loss]; }
+
+/* What the gradient of a loss's sum is multiplied by. */
+static double lnp_loss_scale(const lensnet_node *node)
+{
+    const lnp_loss *loss = lnp_loss_of(node);
+    return loss->divisor > 0 ? (double)loss->weight / loss->divisor : 0.0;
+}
+
+/* The targets of this micro-batch's first sample. */
+static const float *lnp_loss_targets(const lensnet_node *node)
+{
+    return lnp_loss_of(node)->targets + node->graph->run.first * lnp_sample_floats(lnp_in(node));
 }
 
 /* Declares that parameter k is read as a vector of `count` values, whatever its shape. */
-static lensnet_result lnp_expect_vector(const lensnet_graph *g, const lnp_op *op, int k,
-                                        size_t count, lensnet_error *error)
+static lensnet_result lnp_expect_vector(const lensnet_node *node, int k, size_t count,
+                                        lensnet_error *error)
 {
     lnp_weight *w;
-    if (op->parameters[k] < 0) return LENSNET_OK;
-    w = &g->parameters->weights[op->parameters[k]];
+    if (node->parameters[k] < 0) return LENSNET_OK;
+    w = lnp_parameter_of(node, k);
     if (w->size != count || w->use > LNP_USE_PLAIN)
-        return lnp_fail(
-            error, LENSNET_ERROR_SHAPE, "%s: parameter \"%s\" has %lu values, expected %lu%s",
-            lnp_operator_of(op->kind)->name, w->name, (unsigned long)w->size, (unsigned long)count,
-            w->size == count ? ", and another operator uses it in another way" : "");
-    if (!g->parameters->frozen) w->use = LNP_USE_PLAIN;
-    return LENSNET_OK;
-}
-
-static lensnet_result lnp_expect_parameters(const lnp_op *op, int count, lensnet_error *error)
-{
-    int k;
-    for (k = 0; k < count; k++)
-        if (op->parameters[k] < 0)
-            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "%s: parameter %d is missing",
-                            lnp_operator_of(op->kind)->name, k);
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "%s: parameter \"%s\" has %lu values, expected %lu%s", node->op->name,
+                        w->name, (unsigned long)w->size, (unsigned long)count,
+                        w->size == count ? ", and another operator uses it in another way" : "");
+    if (!node->graph->parameters->frozen) w->use = LNP_USE_PLAIN;
     return LENSNET_OK;
 }
 
 /* Declares that parameter k is read as matrices; `backward` where dX is needed. */
-static lensnet_result lnp_use_matrix(lensnet_graph *g, const lnp_op *op, int k, size_t groups,
-                                     int backward, lensnet_error *error)
+static lensnet_result lnp_use_matrix(const lensnet_node *node, int k, size_t groups, int backward,
+                                     lensnet_error *error)
 {
-    lnp_weight *w = &g->parameters->weights[op->parameters[k]];
+    const lensnet_graph *g = node->graph;
+    lnp_weight *w = lnp_parameter_of(node, k);
     if (w->use == LNP_USE_PLAIN || w->use == LNP_USE_DEPTHWISE ||
         (w->use == LNP_USE_MATRIX && w->groups != groups))
         return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
@@ -8990,17 +9122,17 @@ static lensnet_result lnp_use_matrix(lensnet_graph *g, const lnp_op *op, int k, 
     w->groups = groups;
     w->n = w->shape[0] / groups;
     w->k = w->size / w->shape[0];
-    w->wanted[lnp_copy_of(op->precision, 0)] = 1;
-    if (backward && g->options.training) w->wanted[lnp_copy_of(op->precision, 1)] = 1;
+    w->wanted[lnp_copy_of(node->precision, 0)] = 1;
+    if (backward && g->options.training) w->wanted[lnp_copy_of(node->precision, 1)] = 1;
     return LENSNET_OK;
 }
 
 /* Declares that parameter k is the kernel of the direct depthwise convolution of the input. */
-static lensnet_result lnp_use_depthwise(lensnet_graph *g, const lnp_op *op, int k,
-                                        lensnet_error *error)
+static lensnet_result lnp_use_depthwise(const lensnet_node *node, int k, lensnet_error *error)
 {
-    lnp_weight *w = &g->parameters->weights[op->parameters[k]];
-    size_t c = lnp_in(g, op)->c;
+    const lensnet_graph *g = node->graph;
+    lnp_weight *w = lnp_parameter_of(node, k);
+    size_t c = lnp_in(node)->c;
     if (w->use == LNP_USE_PLAIN || w->use == LNP_USE_MATRIX || w->rank != 4 || w->shape[0] != c ||
         w->size != 49 * c || w->shape[2] != 7)
         return lnp_fail(
@@ -9011,51 +9143,35 @@ static lensnet_result lnp_use_depthwise(lensnet_graph *g, const lnp_op *op, int 
     if (g->parameters->frozen) return LENSNET_OK;
     w->use = LNP_USE_DEPTHWISE;
     w->wanted[LNP_FORWARD] = 1;
-    if (g->options.training && lnp_in(g, op)->wants_gradient) w->wanted[LNP_BACKWARD] = 1;
+    if (g->options.training && lnp_in(node)->wants_gradient) w->wanted[LNP_BACKWARD] = 1;
     return LENSNET_OK;
 }
 
 /* --- input ------------------------------------------------------------------------------------- */
 
-lensnet_tensor lensnet_input(lensnet_graph *g, size_t channels)
+static lensnet_result lnp_input_shape(lensnet_node *node, lensnet_error *error)
 {
-    lnp_op *op = lnp_record(g, LNP_INPUT);
-    lensnet_tensor x;
-    if (!op) return lnp_no_tensor();
-    if (g->input >= 0 || channels == 0) {
-        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT,
-                 "input: one per graph, with 1 or more channels");
-        return lnp_no_tensor();
-    }
-    op->groups = channels;
-    x = lnp_commit(g, op);
-    if (x.index >= 0) {
-        g->input = x.index;
-        g->tensors[x.index].wants_gradient = g->options.training && g->options.input_gradient;
-        if (g->options.input_gradient) g->tensors[x.index].kept = 1;
-    }
-    return x;
-}
-
-static lensnet_result lnp_input_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
-{
-    lnp_activation *y = lnp_out(g, op);
-    (void)error;
+    const lensnet_graph *g = node->graph;
+    const size_t channels = *(const size_t *)lensnet_options(node);
+    lnp_activation *y = lnp_out(node);
+    if (g->input >= 0 || channels == 0)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "input: one per graph, with 1 or more channels");
     y->h = g->options.height;
     y->w = g->options.width;
-    y->c = op->groups;
+    y->c = channels;
     return LENSNET_OK;
 }
 
 static void lnp_input_row(const void *context, size_t row, size_t worker)
 {
-    const lnp_op_work *work = (const lnp_op_work *)context;
-    const lensnet_graph *g = work->run->graph;
-    const lnp_activation *y = lnp_out(g, work->op);
-    const size_t given = work->run->batch->channels;
-    const size_t first = work->run->first * lnp_pixels(y) + row * y->w;
-    const float *from = work->run->batch->images + first * given;
-    float *to = lnp_value(g, work->op->output) + row * y->w * y->c;
+    const lensnet_node *node = (const lensnet_node *)context;
+    const lnp_run *run = &node->graph->run;
+    const lnp_activation *y = lnp_out(node);
+    const size_t given = run->batch->channels;
+    const size_t first = run->first * lnp_pixels(y) + row * y->w;
+    const float *from = run->batch->images + first * given;
+    float *to = lnp_output_value(node) + row * y->w * y->c;
     size_t i, c;
     (void)worker;
     if (given == y->c)
@@ -9065,108 +9181,104 @@ static void lnp_input_row(const void *context, size_t row, size_t worker)
             for (c = 0; c < y->c; c++) *to++ = from[i];
 }
 
-static void lnp_input_forward(lnp_run *run, const lnp_op *op)
+static void lnp_input_forward(const lensnet_node *node)
 {
-    lnp_op_run(run, op, NULL, lnp_input_row, run->n * lnp_out(run->graph, op)->h);
+    lnp_node_run(node, lnp_input_row, node->graph->run.n * lnp_out(node)->h);
 }
 
-static void lnp_input_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+static void lnp_input_backward(const lensnet_node *node) { (void)node; }
+
+static const lensnet_operator lnp_input = {
+    "input", /* inputs, weights, of these required, bytes of options, flags: */
+    0, 0, 0, sizeof(size_t), 0,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_input_shape, NULL, lnp_input_forward, lnp_input_backward, NULL, NULL};
+
+lensnet_tensor lensnet_input(lensnet_graph *g, size_t channels)
 {
-    (void)run;
-    (void)op;
-    (void)dx;
+    lensnet_tensor x = lensnet_record(g, &lnp_input, NULL, NULL, &channels);
+    if (x.index < 0) return x;
+    g->input = x.index;
+    g->tensors[x.index].wants_gradient = g->options.training && g->options.input_gradient;
+    if (g->options.input_gradient) g->tensors[x.index].kept = 1;
+    return x;
 }
 
 /* --- linear ------------------------------------------------------------------------------------ */
 
-lensnet_tensor lensnet_linear(lensnet_graph *g, lensnet_tensor x, lensnet_parameter weight,
-                              lensnet_parameter bias)
+static lensnet_result lnp_linear_shape(lensnet_node *node, lensnet_error *error)
 {
-    lnp_op *op = lnp_record_on(g, LNP_LINEAR, x, -1);
-    if (!op) return lnp_no_tensor();
-    op->parameters[0] = weight.index;
-    op->parameters[1] = bias.index;
-    return lnp_commit(g, op);
-}
-
-static lensnet_result lnp_linear_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
-{
-    const lnp_activation *x = lnp_in(g, op);
-    lnp_activation *y = lnp_out(g, op);
-    const lnp_weight *w;
-    lensnet_result result = lnp_expect_parameters(op, 1, error);
-    if (result) return result;
-    w = lnp_op_weight(g, op, 0);
+    const lnp_activation *x = lnp_in(node);
+    lnp_activation *y = lnp_out(node);
+    const lnp_weight *w = lnp_parameter_of(node, 0);
+    lensnet_result result;
     if (w->shape[1] != x->c || w->size != w->shape[0] * x->c)
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
                         "linear: \"%s\" is (%lu, %lu), expected (K, %lu) for the input's channels",
                         w->name, (unsigned long)w->shape[0], (unsigned long)w->shape[1],
                         (unsigned long)x->c);
-    lnp_same_shape(y, x);
+    lnp_shape_same(node, error);
     y->c = w->shape[0];
-    result = lnp_expect_vector(g, op, 1, y->c, error);
-    return result ? result : lnp_use_matrix(g, op, 0, 1, x->wants_gradient, error);
+    result = lnp_expect_vector(node, 1, y->c, error);
+    return result ? result : lnp_use_matrix(node, 0, 1, x->wants_gradient, error);
 }
 
-/* The kernels of the operator's matrix products. */
-static const lnp_gemm_kernels *lnp_gemm_of(const lensnet_graph *g, const lnp_op *op)
+/* The kernels of the node's matrix products. */
+static const lnp_gemm_kernels *lnp_gemm_of(const lensnet_node *node)
 {
-    return &g->parameters->gemm[op->precision];
+    return &node->graph->parameters->gemm[node->precision];
 }
 
-static size_t lnp_linear_scratch(const lensnet_graph *g, const lnp_op *op, size_t m, size_t n,
-                                 size_t k)
+static size_t lnp_linear_scratch(const lensnet_node *node, size_t m, size_t n, size_t k)
 {
-    const lnp_gemm_kernels *gemm = lnp_gemm_of(g, op);
+    const lensnet_graph *g = node->graph;
+    const lnp_gemm_kernels *gemm = lnp_gemm_of(node);
     size_t floats = lnp_product_scratch_floats(gemm, m, k, g->team.threads);
     if (!g->options.training) return floats;
     floats = lnp_max(floats, lnp_product_scratch_floats(gemm, m, n, g->team.threads));
     return lnp_max(floats, lnp_gradient_scratch_floats(gemm, m, n, k, g->team.threads));
 }
 
-static void lnp_linear_plan(lensnet_graph *g, lnp_op *op)
+static void lnp_linear_plan(lensnet_node *node)
 {
-    const lnp_activation *x = lnp_in(g, op);
-    op->scratch =
-        lnp_linear_scratch(g, op, g->micro_batch * lnp_pixels(x), lnp_out(g, op)->c, x->c);
+    const size_t rows = node->graph->micro_batch * lnp_pixels(lnp_in(node));
+    node->scratch = lnp_linear_scratch(node, rows, lnp_out(node)->c, lnp_in(node)->c);
 }
 
 /* out (m, n) = a (m, k) W^T + bias, with the packed weight of parameter `p`. */
-static lnp_product lnp_product_of(const lensnet_graph *g, const lnp_op *op, int p, int bias,
-                                  size_t m)
+static lnp_product lnp_product_of(const lensnet_node *node, int p, int bias, size_t m)
 {
-    const lnp_weight *w = lnp_op_weight(g, op, p);
+    const lnp_weight *w = lnp_parameter_of(node, p);
     lnp_product job;
     memset(&job, 0, sizeof job);
     job.m = m;
     job.n = w->n;
     job.k = w->k;
     job.a_stride = w->k;
-    job.packed = w->packed[lnp_copy_of(op->precision, 0)];
-    job.bias = bias < 0 ? NULL : lnp_op_values(g, op, bias);
+    job.packed = w->packed[lnp_copy_of(node->precision, 0)];
+    job.bias = bias < 0 ? NULL : lnp_parameter_values(node, bias);
     job.out_stride = w->n;
     return job;
 }
 
 /* out (m, k) = a (m, n) W: the gradient of a product's input. */
-static lnp_product lnp_product_back(const lensnet_graph *g, const lnp_op *op, int p, size_t m)
+static lnp_product lnp_product_back(const lensnet_node *node, int p, size_t m)
 {
-    const lnp_weight *w = lnp_op_weight(g, op, p);
+    const lnp_weight *w = lnp_parameter_of(node, p);
     lnp_product job;
     memset(&job, 0, sizeof job);
     job.m = m;
     job.n = w->k;
     job.k = w->n;
     job.a_stride = w->n;
-    job.packed = w->packed[lnp_copy_of(op->precision, 1)];
+    job.packed = w->packed[lnp_copy_of(node->precision, 1)];
     job.out_stride = w->k;
     return job;
 }
 
-static lnp_gradient_product lnp_gradient_of(const lensnet_graph *g, const lnp_op *op, int p,
-                                            size_t m)
+static lnp_gradient_product lnp_gradient_of(const lensnet_node *node, int p, size_t m)
 {
-    const lnp_weight *w = lnp_op_weight(g, op, p);
+    const lnp_weight *w = lnp_parameter_of(node, p);
     lnp_gradient_product job;
     memset(&job, 0, sizeof job);
     job.m = m;
@@ -9174,41 +9286,59 @@ static lnp_gradient_product lnp_gradient_of(const lensnet_graph *g, const lnp_op
     job.k = w->k;
     job.dy_stride = w->n;
     job.x_stride = w->k;
-    job.dw = lnp_op_gradients(g, op, p);
-    job.segment_rows = lnp_pixels(lnp_out(g, op));
+    job.dw = lnp_parameter_gradient(node, p);
+    job.segment_rows = lnp_pixels(lnp_out(node));
     return job;
 }
 
-static void lnp_linear_forward(lnp_run *run, const lnp_op *op)
+static void lnp_linear_forward(const lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
-    lnp_product job = lnp_product_of(g, op, 0, 1, run->n * lnp_pixels(lnp_in(g, op)));
-    job.a = lnp_value(g, op->inputs[0]);
-    job.out = lnp_value(g, op->output);
-    lnp_multiply_rows(lnp_gemm_of(g, op), &job, run->scratch, &g->team);
+    lensnet_graph *g = node->graph;
+    lnp_product job = lnp_product_of(node, 0, 1, g->run.n * lnp_pixels(lnp_in(node)));
+    job.a = lnp_input_value(node, 0);
+    job.out = lnp_output_value(node);
+    lnp_multiply_rows(lnp_gemm_of(node), &job, g->run.scratch, &g->team);
 }
 
-static void lnp_linear_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+static void lnp_linear_backward(const lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
-    size_t m = run->n * lnp_pixels(lnp_in(g, op));
-    const float *dy = lnp_gradient(g, op->output);
-    lnp_gradient_product weight = lnp_gradient_of(g, op, 0, m);
+    lensnet_graph *g = node->graph;
+    size_t m = g->run.n * lnp_pixels(lnp_in(node));
+    const float *dy = lnp_output_gradient(node);
+    float *dx = lnp_input_gradient(node, 0);
+    lnp_gradient_product weight = lnp_gradient_of(node, 0, m);
     weight.dy = dy;
-    weight.x = lnp_value(g, op->inputs[0]);
-    lnp_multiply_gradient(lnp_gemm_of(g, op), &weight, run->scratch, &g->team);
-    lnp_bias_gradient(g, lnp_op_gradients(g, op, 1), dy, m, lnp_pixels(lnp_in(g, op)), weight.n);
-    if (dx[0]) {
-        lnp_product input = lnp_product_back(g, op, 0, m);
+    weight.x = lnp_input_value(node, 0);
+    lnp_multiply_gradient(lnp_gemm_of(node), &weight, g->run.scratch, &g->team);
+    lnp_bias_gradient(g, lnp_parameter_gradient(node, 1), dy, m, lnp_pixels(lnp_in(node)),
+                      weight.n);
+    if (dx) {
+        lnp_product input = lnp_product_back(node, 0, m);
         input.a = dy;
-        input.out = dx[0];
-        lnp_multiply_rows(lnp_gemm_of(g, op), &input, run->scratch, &g->team);
+        input.out = dx;
+        lnp_multiply_rows(lnp_gemm_of(node), &input, g->run.scratch, &g->team);
     }
 }
 
-static double lnp_linear_macs(const lensnet_graph *g, const lnp_op *op)
+static double lnp_linear_macs(const lensnet_node *node)
 {
-    return (double)lnp_sample_floats(lnp_out(g, op)) * (double)lnp_in(g, op)->c;
+    return (double)lnp_sample_floats(lnp_out(node)) * (double)lnp_in(node)->c;
+}
+
+static const lensnet_operator lnp_linear = {
+    "linear", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 2, 1, 0, LENSNET_READS_INPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_linear_shape, lnp_linear_plan, lnp_linear_forward, lnp_linear_backward, lnp_linear_macs,
+    NULL};
+
+lensnet_tensor lensnet_linear(lensnet_graph *g, lensnet_tensor x, lensnet_parameter weight,
+                              lensnet_parameter bias)
+{
+    lensnet_parameter parameters[2];
+    parameters[0] = weight;
+    parameters[1] = bias;
+    return lensnet_record(g, &lnp_linear, &x, parameters, NULL);
 }
 
 /* --- conv2d: im2col + GEMM --------------------------------------------------------------------- */
@@ -9223,31 +9353,9 @@ lensnet_conv2d_desc lensnet_conv2d_defaults(void)
     return d;
 }
 
-/* The direct kernels serve the one depthwise shape that ConvNeXt has. */
-static int lnp_is_direct(const lnp_weight *w, const lensnet_conv2d_desc *d, size_t channels)
+static const lensnet_conv2d_desc *lnp_conv_desc(const lensnet_node *node)
 {
-    return d->groups == channels && w->shape[0] == channels && w->shape[1] == 1 &&
-           w->shape[2] == 7 && w->shape[3] == 7 && d->stride == 1 && d->padding == 3 &&
-           d->dilation == 1;
-}
-
-lensnet_tensor lensnet_conv2d(lensnet_graph *g, lensnet_tensor x, lensnet_parameter weight,
-                              lensnet_parameter bias, const lensnet_conv2d_desc *desc)
-{
-    lensnet_conv2d_desc defaults = lensnet_conv2d_defaults();
-    lnp_op *op = lnp_record_on(g, LNP_CONV2D, x, -1);
-    if (!op) return lnp_no_tensor();
-    if (!desc) desc = &defaults;
-    op->parameters[0] = weight.index;
-    op->parameters[1] = bias.index;
-    op->stride = desc->stride;
-    op->padding = desc->padding;
-    op->dilation = desc->dilation;
-    op->groups = desc->groups;
-    if (weight.index >= 0 && (size_t)weight.index < g->parameters->count &&
-        lnp_is_direct(lnp_op_weight(g, op, 0), desc, g->tensors[x.index].c))
-        op->kind = LNP_DEPTHWISE;
-    return lnp_commit(g, op);
+    return (const lensnet_conv2d_desc *)lensnet_options(node);
 }
 
 /* Outputs along one axis; 0 if the kernel does not fit. */
@@ -9258,25 +9366,24 @@ static size_t lnp_conv_outputs(size_t in, size_t kernel, size_t stride, size_t p
     return in + 2 * padding < span ? 0 : (in + 2 * padding - span) / stride + 1;
 }
 
-static lensnet_result lnp_conv_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+static lensnet_result lnp_conv_shape(lensnet_node *node, lensnet_error *error)
 {
-    const lnp_activation *x = lnp_in(g, op);
-    lnp_activation *y = lnp_out(g, op);
-    const lnp_weight *w;
-    lensnet_result result = lnp_expect_parameters(op, 1, error);
-    if (result) return result;
-    w = lnp_op_weight(g, op, 0);
-    if (!op->groups || !op->stride || !op->dilation || op->padding > 4096 || op->dilation > 4096 ||
-        w->shape[0] % op->groups || x->c % op->groups || w->shape[1] != x->c / op->groups)
+    const lnp_activation *x = lnp_in(node);
+    lnp_activation *y = lnp_out(node);
+    const lensnet_conv2d_desc *d = lnp_conv_desc(node);
+    const lnp_weight *w = lnp_parameter_of(node, 0);
+    lensnet_result result;
+    if (!d->groups || !d->stride || !d->dilation || d->padding > 4096 || d->dilation > 4096 ||
+        w->shape[0] % d->groups || x->c % d->groups || w->shape[1] != x->c / d->groups)
         return lnp_fail(
             error, LENSNET_ERROR_SHAPE,
             "conv2d: \"%s\" is (%lu, %lu, %lu, %lu); %lu input channels in %lu groups do "
             "not fit it",
             w->name, (unsigned long)w->shape[0], (unsigned long)w->shape[1],
             (unsigned long)w->shape[2], (unsigned long)w->shape[3], (unsigned long)x->c,
-            (unsigned long)op->groups);
-    y->h = lnp_conv_outputs(x->h, w->shape[2], op->stride, op->padding, op->dilation);
-    y->w = lnp_conv_outputs(x->w, w->shape[3], op->stride, op->padding, op->dilation);
+            (unsigned long)d->groups);
+    y->h = lnp_conv_outputs(x->h, w->shape[2], d->stride, d->padding, d->dilation);
+    y->w = lnp_conv_outputs(x->w, w->shape[3], d->stride, d->padding, d->dilation);
     y->c = w->shape[0];
     if (!y->h || !y->w)
         return lnp_fail(
@@ -9285,9 +9392,9 @@ static lensnet_result lnp_conv_shape(lensnet_graph *g, lnp_op *op, lensnet_error
             "larger images",
             w->name, (unsigned long)w->shape[2], (unsigned long)w->shape[3], (unsigned long)x->h,
             (unsigned long)x->w);
-    result = lnp_expect_vector(g, op, 1, y->c, error);
+    result = lnp_expect_vector(node, 1, y->c, error);
     if (result) return result;
-    return lnp_use_matrix(g, op, 0, op->groups, x->wants_gradient, error);
+    return lnp_use_matrix(node, 0, d->groups, x->wants_gradient, error);
 }
 
 /* Group `group` of a convolution as a matrix whose rows are output pixels and whose columns are
@@ -9300,11 +9407,11 @@ typedef struct lnp_patches {
     size_t stride, padding, dilation;
 } lnp_patches;
 
-static lnp_patches lnp_patches_of(const lensnet_graph *g, const lnp_op *op, const float *x,
-                                  size_t group)
+static lnp_patches lnp_patches_of(const lensnet_node *node, const float *x, size_t group)
 {
-    const lnp_activation *in = lnp_in(g, op), *out = lnp_out(g, op);
-    const lnp_weight *w = lnp_op_weight(g, op, 0);
+    const lnp_activation *in = lnp_in(node), *out = lnp_out(node);
+    const lensnet_conv2d_desc *d = lnp_conv_desc(node);
+    const lnp_weight *w = lnp_parameter_of(node, 0);
     lnp_patches p;
     p.x = x;
     p.h = in->h;
@@ -9314,11 +9421,11 @@ static lnp_patches lnp_patches_of(const lensnet_graph *g, const lnp_op *op, cons
     p.out_w = out->w;
     p.r_count = w->shape[2];
     p.s_count = w->shape[3];
-    p.group_c = in->c / op->groups;
+    p.group_c = in->c / d->groups;
     p.first_c = group * p.group_c;
-    p.stride = op->stride;
-    p.padding = op->padding;
-    p.dilation = op->dilation;
+    p.stride = d->stride;
+    p.padding = d->padding;
+    p.dilation = d->dilation;
     return p;
 }
 
@@ -9393,34 +9500,35 @@ static void lnp_patches_fill(const void *context, float *rows, size_t stride, si
     }
 }
 
-static size_t lnp_conv_rows(const lensnet_graph *g, const lnp_op *op)
+static size_t lnp_conv_rows(const lensnet_node *node)
 {
-    return g->micro_batch * lnp_pixels(lnp_out(g, op));
+    return node->graph->micro_batch * lnp_pixels(lnp_out(node));
 }
 
-static void lnp_conv_plan(lensnet_graph *g, lnp_op *op)
+static void lnp_conv_plan(lensnet_node *node)
 {
-    const lnp_weight *w = lnp_op_weight(g, op, 0);
-    size_t rows = lnp_conv_rows(g, op);
-    op->scratch = lnp_linear_scratch(g, op, rows, w->n, w->k);
+    const lensnet_graph *g = node->graph;
+    const lnp_weight *w = lnp_parameter_of(node, 0);
+    size_t rows = lnp_conv_rows(node);
+    node->scratch = lnp_linear_scratch(node, rows, w->n, w->k);
     if (g->options.training) /* the gradient of the patches */
-        op->scratch += lnp_round_up(rows * w->k, 16);
+        node->scratch += lnp_round_up(rows * w->k, 16);
 }
 
-static void lnp_conv_forward(lnp_run *run, const lnp_op *op)
+static void lnp_conv_forward(const lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
+    lensnet_graph *g = node->graph;
     size_t group;
-    for (group = 0; group < op->groups; group++) {
-        lnp_patches patches = lnp_patches_of(g, op, lnp_value(g, op->inputs[0]), group);
-        lnp_product job = lnp_product_of(g, op, 0, 1, run->n * lnp_pixels(lnp_out(g, op)));
+    for (group = 0; group < lnp_conv_desc(node)->groups; group++) {
+        lnp_patches patches = lnp_patches_of(node, lnp_input_value(node, 0), group);
+        lnp_product job = lnp_product_of(node, 0, 1, g->run.n * lnp_pixels(lnp_out(node)));
         job.fill = lnp_patches_fill;
         job.context = &patches;
-        job.packed += group * lnp_packed_floats(lnp_gemm_of(g, op), job.n, job.k);
+        job.packed += group * lnp_packed_floats(lnp_gemm_of(node), job.n, job.k);
         if (job.bias) job.bias += group * job.n;
-        job.out = lnp_value(g, op->output) + group * job.n;
-        job.out_stride = lnp_out(g, op)->c;
-        lnp_multiply_rows(lnp_gemm_of(g, op), &job, run->scratch, &g->team);
+        job.out = lnp_output_value(node) + group * job.n;
+        job.out_stride = lnp_out(node)->c;
+        lnp_multiply_rows(lnp_gemm_of(node), &job, g->run.scratch, &g->team);
     }
 }
 
@@ -9466,294 +9574,345 @@ static void lnp_patches_scatter(lensnet_graph *g, float *dx, const float *dpatch
     lnp_team_run(&g->team, lnp_scatter_unit, &s, samples * units);
 }
 
-static void lnp_conv_backward_group(lnp_run *run, const lnp_op *op, size_t group, float *dpatches,
+static void lnp_conv_backward_group(const lensnet_node *node, size_t group, float *dpatches,
                                     float *scratch, float *dx)
 {
-    lensnet_graph *g = run->graph;
-    size_t m = run->n * lnp_pixels(lnp_out(g, op)), channels = lnp_out(g, op)->c;
-    lnp_patches patches = lnp_patches_of(g, op, lnp_value(g, op->inputs[0]), group);
-    lnp_gradient_product weight = lnp_gradient_of(g, op, 0, m);
-    weight.dy = lnp_gradient(g, op->output) + group * weight.n;
+    lensnet_graph *g = node->graph;
+    size_t m = g->run.n * lnp_pixels(lnp_out(node)), channels = lnp_out(node)->c;
+    lnp_patches patches = lnp_patches_of(node, lnp_input_value(node, 0), group);
+    lnp_gradient_product weight = lnp_gradient_of(node, 0, m);
+    weight.dy = lnp_output_gradient(node) + group * weight.n;
     weight.dy_stride = channels;
     weight.x_fill = lnp_patches_fill;
     weight.x_fill_context = &patches;
     weight.dw += group * weight.n * weight.k;
-    lnp_multiply_gradient(lnp_gemm_of(g, op), &weight, scratch, &g->team);
+    lnp_multiply_gradient(lnp_gemm_of(node), &weight, scratch, &g->team);
     if (dx) {
-        lnp_product input = lnp_product_back(g, op, 0, m);
+        lnp_product input = lnp_product_back(node, 0, m);
         input.a = weight.dy;
         input.a_stride = channels;
-        input.packed += group * lnp_packed_floats(lnp_gemm_of(g, op), input.n, input.k);
+        input.packed += group * lnp_packed_floats(lnp_gemm_of(node), input.n, input.k);
         input.out = dpatches;
-        lnp_multiply_rows(lnp_gemm_of(g, op), &input, scratch, &g->team);
-        lnp_patches_scatter(g, dx, dpatches, &patches, run->n);
+        lnp_multiply_rows(lnp_gemm_of(node), &input, scratch, &g->team);
+        lnp_patches_scatter(g, dx, dpatches, &patches, g->run.n);
     }
 }
 
 /* The weights' gradient stays in im2col's order until the batch ends (lnp_gradients_channels_first). */
-static void lnp_conv_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+static void lnp_conv_backward(const lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
-    float *dpatches = run->scratch;
-    float *scratch = dpatches + lnp_round_up(lnp_conv_rows(g, op) * lnp_op_weight(g, op, 0)->k, 16);
+    lensnet_graph *g = node->graph;
+    float *dpatches = g->run.scratch;
+    float *scratch =
+        dpatches + lnp_round_up(lnp_conv_rows(node) * lnp_parameter_of(node, 0)->k, 16);
+    float *dx = lnp_input_gradient(node, 0);
     size_t group;
-    lnp_bias_gradient(g, lnp_op_gradients(g, op, 1), lnp_gradient(g, op->output),
-                      run->n * lnp_pixels(lnp_out(g, op)), lnp_pixels(lnp_out(g, op)),
-                      lnp_out(g, op)->c);
-    if (dx[0]) lnp_zero_parallel(g, dx[0], lnp_value_floats(run, op->inputs[0]));
-    for (group = 0; group < op->groups; group++)
-        lnp_conv_backward_group(run, op, group, dpatches, scratch, dx[0]);
+    lnp_bias_gradient(g, lnp_parameter_gradient(node, 1), lnp_output_gradient(node),
+                      g->run.n * lnp_pixels(lnp_out(node)), lnp_pixels(lnp_out(node)),
+                      lnp_out(node)->c);
+    if (dx) lnp_zero_parallel(g, dx, lnp_value_floats(g, node->inputs[0]));
+    for (group = 0; group < lnp_conv_desc(node)->groups; group++)
+        lnp_conv_backward_group(node, group, dpatches, scratch, dx);
 }
 
-static double lnp_conv_macs(const lensnet_graph *g, const lnp_op *op)
+static double lnp_conv_macs(const lensnet_node *node)
 {
-    return (double)lnp_sample_floats(lnp_out(g, op)) *
-           (double)(lnp_op_weight(g, op, 0)->size / lnp_out(g, op)->c);
+    return (double)lnp_sample_floats(lnp_out(node)) *
+           (double)(lnp_parameter_of(node, 0)->size / lnp_out(node)->c);
 }
+
+static const lensnet_operator lnp_conv2d = {
+    "conv2d", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 2, 1, sizeof(lensnet_conv2d_desc), LENSNET_READS_INPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_conv_shape, lnp_conv_plan, lnp_conv_forward, lnp_conv_backward, lnp_conv_macs, NULL};
 
 /* --- depthwise 7 x 7, direct ------------------------------------------------------------------- */
 
-static lensnet_result lnp_depthwise_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+static lensnet_result lnp_depthwise_shape(lensnet_node *node, lensnet_error *error)
 {
-    lensnet_result result = lnp_use_depthwise(g, op, 0, error);
-    lnp_same_shape(lnp_out(g, op), lnp_in(g, op));
-    return result ? result : lnp_expect_vector(g, op, 1, lnp_in(g, op)->c, error);
+    lensnet_result result = lnp_use_depthwise(node, 0, error);
+    lnp_shape_same(node, error);
+    return result ? result : lnp_expect_vector(node, 1, lnp_in(node)->c, error);
 }
 
-static void lnp_depthwise_forward_op(lnp_run *run, const lnp_op *op)
+static void lnp_depthwise_plan(lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
-    const lnp_activation *x = lnp_in(g, op);
-    lnp_depthwise_forward(&g->depthwise, &g->rows, lnp_value(g, op->output), NULL, NULL,
-                          lnp_value(g, op->inputs[0]), lnp_op_weight(g, op, 0)->packed[LNP_FORWARD],
-                          lnp_op_values(g, op, 1), run->n, x->h, x->w, x->c, 0, &g->team);
+    const lensnet_graph *g = node->graph;
+    const lnp_activation *x = lnp_in(node);
+    if (g->options.training)
+        node->scratch = lnp_depthwise_scratch_floats(g->micro_batch, x->h, x->c);
 }
 
-static void lnp_depthwise_plan(lensnet_graph *g, lnp_op *op)
+static void lnp_depthwise_conv_forward(const lensnet_node *node)
 {
-    const lnp_activation *x = lnp_in(g, op);
-    if (g->options.training) op->scratch = lnp_depthwise_scratch_floats(g->micro_batch, x->h, x->c);
+    lensnet_graph *g = node->graph;
+    const lnp_activation *x = lnp_in(node);
+    lnp_depthwise_forward(&g->depthwise, &g->rows, lnp_output_value(node), NULL, NULL,
+                          lnp_input_value(node, 0), lnp_parameter_of(node, 0)->packed[LNP_FORWARD],
+                          lnp_parameter_values(node, 1), g->run.n, x->h, x->w, x->c, 0, &g->team);
 }
 
-static void lnp_depthwise_backward_op(lnp_run *run, const lnp_op *op, float *const *dx)
+static void lnp_depthwise_conv_backward(const lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
-    const lnp_activation *x = lnp_in(g, op);
-    const float *dy = lnp_gradient(g, op->output);
-    lnp_depthwise_weight_gradient(&g->depthwise, &g->rows, lnp_op_gradients(g, op, 0),
-                                  lnp_op_gradients(g, op, 1), dy, lnp_value(g, op->inputs[0]),
-                                  run->n, x->h, x->w, x->c, run->scratch, &g->team);
-    if (dx[0])
-        lnp_depthwise_input_gradient(&g->depthwise, &g->rows, dx[0], NULL, dy,
-                                     lnp_op_weight(g, op, 0)->packed[LNP_BACKWARD], run->n, x->h,
-                                     x->w, x->c, &g->team);
+    lensnet_graph *g = node->graph;
+    const lnp_activation *x = lnp_in(node);
+    const float *dy = lnp_output_gradient(node);
+    float *dx = lnp_input_gradient(node, 0);
+    lnp_depthwise_weight_gradient(&g->depthwise, &g->rows, lnp_parameter_gradient(node, 0),
+                                  lnp_parameter_gradient(node, 1), dy, lnp_input_value(node, 0),
+                                  g->run.n, x->h, x->w, x->c, g->run.scratch, &g->team);
+    if (dx)
+        lnp_depthwise_input_gradient(&g->depthwise, &g->rows, dx, NULL, dy,
+                                     lnp_parameter_of(node, 0)->packed[LNP_BACKWARD], g->run.n,
+                                     x->h, x->w, x->c, &g->team);
+}
+
+static const lensnet_operator lnp_depthwise = {
+    "depthwise conv2d", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 2, 1, sizeof(lensnet_conv2d_desc), LENSNET_READS_INPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_depthwise_shape, lnp_depthwise_plan, lnp_depthwise_conv_forward,
+    lnp_depthwise_conv_backward, lnp_conv_macs, NULL};
+
+/* The direct kernels serve the one depthwise shape that ConvNeXt has. */
+static int lnp_is_direct(const lnp_weight *w, const lensnet_conv2d_desc *d, size_t channels)
+{
+    return d->groups == channels && w->shape[0] == channels && w->shape[1] == 1 &&
+           w->shape[2] == 7 && w->shape[3] == 7 && d->stride == 1 && d->padding == 3 &&
+           d->dilation == 1;
+}
+
+/* --- conv2d, either way ------------------------------------------------------------------------ */
+
+lensnet_tensor lensnet_conv2d(lensnet_graph *g, lensnet_tensor x, lensnet_parameter weight,
+                              lensnet_parameter bias, const lensnet_conv2d_desc *desc)
+{
+    const lensnet_conv2d_desc defaults = lensnet_conv2d_defaults();
+    const lensnet_operator *op = &lnp_conv2d;
+    lensnet_parameter parameters[2];
+    parameters[0] = weight;
+    parameters[1] = bias;
+    if (!desc) desc = &defaults;
+    if (g && lnp_tensor_valid(g, x) && weight.index >= 0 &&
+        (size_t)weight.index < g->parameters->count &&
+        lnp_is_direct(&g->parameters->weights[weight.index], desc, g->tensors[x.index].c))
+        op = &lnp_depthwise;
+    return lensnet_record(g, op, &x, parameters, desc);
 }
 
 /* --- layer norm -------------------------------------------------------------------------------- */
 
-lensnet_tensor lensnet_layer_norm(lensnet_graph *g, lensnet_tensor x, lensnet_parameter weight,
-                                  lensnet_parameter bias, float epsilon)
+/* The shape stays; both parameters are vectors of C values. */
+static lensnet_result lnp_channelwise_shape(lensnet_node *node, lensnet_error *error)
 {
-    lnp_op *op = lnp_record_on(g, LNP_LAYER_NORM, x, -1);
-    if (!op) return lnp_no_tensor();
-    op->parameters[0] = weight.index;
-    op->parameters[1] = bias.index;
-    op->epsilon = epsilon;
-    return lnp_commit(g, op);
+    const size_t c = lnp_in(node)->c;
+    lensnet_result result = lnp_shape_same(node, error);
+    if (!result) result = lnp_expect_vector(node, 0, c, error);
+    return result ? result : lnp_expect_vector(node, 1, c, error);
 }
 
-static lensnet_result lnp_layer_norm_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+static void lnp_layer_norm_plan(lensnet_node *node)
 {
-    lensnet_result result = lnp_expect_parameters(op, 2, error);
-    lnp_same_shape(lnp_out(g, op), lnp_in(g, op));
-    if (!result) result = lnp_expect_vector(g, op, 0, lnp_in(g, op)->c, error);
-    if (!result) result = lnp_expect_vector(g, op, 1, lnp_in(g, op)->c, error);
-    return result;
-}
-
-static void lnp_layer_norm_plan(lensnet_graph *g, lnp_op *op)
-{
-    op->saved[0] = lnp_saved_add(g, op, lnp_pixels(lnp_in(g, op))); /* mean */
-    op->saved[1] = lnp_saved_add(g, op, lnp_pixels(lnp_in(g, op))); /* 1 / deviation */
+    const lensnet_graph *g = node->graph;
+    node->saved[0] = lnp_saved_add(node, lnp_pixels(lnp_in(node))); /* mean */
+    node->saved[1] = lnp_saved_add(node, lnp_pixels(lnp_in(node))); /* 1 / deviation */
     if (g->options.training)
-        op->scratch =
-            2 * g->micro_batch * lnp_chunk_count(lnp_pixels(lnp_in(g, op))) * lnp_in(g, op)->c;
+        node->scratch =
+            2 * g->micro_batch * lnp_chunk_count(lnp_pixels(lnp_in(node))) * lnp_in(node)->c;
 }
 
 #define LNP_ROWS_AT_A_TIME ((size_t)16)
 
 static void lnp_layer_norm_rows(const void *context, size_t block, size_t worker)
 {
-    const lnp_op_work *work = (const lnp_op_work *)context;
-    const lensnet_graph *g = work->run->graph;
-    const lnp_op *op = work->op;
-    const size_t c = lnp_in(g, op)->c, row = block * LNP_ROWS_AT_A_TIME;
-    const size_t rows = work->run->n * lnp_pixels(lnp_in(g, op));
+    const lensnet_node *node = (const lensnet_node *)context;
+    const lensnet_graph *g = node->graph;
+    const size_t c = lnp_in(node)->c, row = block * LNP_ROWS_AT_A_TIME;
+    const size_t rows = g->run.n * lnp_pixels(lnp_in(node));
     const size_t count = lnp_min(LNP_ROWS_AT_A_TIME, rows - row);
-    const float *x = lnp_value(g, op->inputs[0]) + row * c;
-    float *y = lnp_value(g, op->output) + row * c;
-    float *mean = lnp_place_of(g, op->saved[0]) + row, *rstd = lnp_place_of(g, op->saved[1]) + row;
+    const float *x = lnp_input_value(node, 0) + row * c;
+    float *y = lnp_output_value(node) + row * c;
+    float *mean = lnp_saved(node, 0) + row, *rstd = lnp_saved(node, 1) + row;
+    const float epsilon = *(const float *)lensnet_options(node);
     (void)worker;
-    g->rows.row_statistics(mean, rstd, x, c, count, c, op->epsilon);
-    g->rows.normalize_rows(y, c, x, c, mean, rstd, lnp_op_values(g, op, 0), lnp_op_values(g, op, 1),
-                           count, c);
+    g->rows.row_statistics(mean, rstd, x, c, count, c, epsilon);
+    g->rows.normalize_rows(y, c, x, c, mean, rstd, lnp_parameter_values(node, 0),
+                           lnp_parameter_values(node, 1), count, c);
 }
 
-static void lnp_layer_norm_forward(lnp_run *run, const lnp_op *op)
+static void lnp_layer_norm_forward(const lensnet_node *node)
 {
-    const size_t rows = run->n * lnp_pixels(lnp_in(run->graph, op));
-    lnp_op_run(run, op, NULL, lnp_layer_norm_rows, lnp_ceil_div(rows, LNP_ROWS_AT_A_TIME));
+    const size_t rows = node->graph->run.n * lnp_pixels(lnp_in(node));
+    lnp_node_run(node, lnp_layer_norm_rows, lnp_ceil_div(rows, LNP_ROWS_AT_A_TIME));
 }
 
 /* The scratch holds dw and db of every chunk. */
 static void lnp_layer_norm_back_chunk(const void *context, size_t i, size_t worker)
 {
-    const lnp_op_work *work = (const lnp_op_work *)context;
-    const lensnet_graph *g = work->run->graph;
-    const lnp_op *op = work->op;
-    const size_t c = lnp_in(g, op)->c, pixels = lnp_pixels(lnp_in(g, op));
-    const size_t per_sample = lnp_chunk_count(pixels), chunks = work->run->n * per_sample;
+    const lensnet_node *node = (const lensnet_node *)context;
+    const lensnet_graph *g = node->graph;
+    const size_t c = lnp_in(node)->c, pixels = lnp_pixels(lnp_in(node));
+    const size_t per_sample = lnp_chunk_count(pixels), chunks = g->run.n * per_sample;
     const size_t row = i / per_sample * pixels + i % per_sample * LNP_CHUNK_ROWS, at = row * c;
-    float *dw = work->run->scratch + i * c, *db = dw + chunks * c;
+    float *dw = g->run.scratch + i * c, *db = dw + chunks * c;
+    float *dx = lnp_input_gradient(node, 0);
     (void)worker;
     memset(dw, 0, c * sizeof(float));
     memset(db, 0, c * sizeof(float));
-    g->rows.layer_norm_backward(work->dx ? work->dx + at : NULL, dw, db,
-                                lnp_gradient(g, op->output) + at, lnp_value(g, op->inputs[0]) + at,
-                                lnp_place_of(g, op->saved[0]) + row,
-                                lnp_place_of(g, op->saved[1]) + row, lnp_op_values(g, op, 0),
+    g->rows.layer_norm_backward(dx ? dx + at : NULL, dw, db, lnp_output_gradient(node) + at,
+                                lnp_input_value(node, 0) + at, lnp_saved(node, 0) + row,
+                                lnp_saved(node, 1) + row, lnp_parameter_values(node, 0),
                                 lnp_chunk_at(row, pixels).rows, c);
 }
 
-static void lnp_layer_norm_backward_op(lnp_run *run, const lnp_op *op, float *const *dx)
+static void lnp_layer_norm_backward(const lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
-    const size_t c = lnp_in(g, op)->c;
-    const size_t chunks = run->n * lnp_chunk_count(lnp_pixels(lnp_in(g, op)));
-    lnp_op_run(run, op, dx[0], lnp_layer_norm_back_chunk, chunks);
-    lnp_add_chunks(g, lnp_op_gradients(g, op, 0), run->scratch, chunks, c);
-    lnp_add_chunks(g, lnp_op_gradients(g, op, 1), run->scratch + chunks * c, chunks, c);
+    const lensnet_graph *g = node->graph;
+    const size_t c = lnp_in(node)->c;
+    const size_t chunks = g->run.n * lnp_chunk_count(lnp_pixels(lnp_in(node)));
+    lnp_node_run(node, lnp_layer_norm_back_chunk, chunks);
+    lnp_add_chunks(g, lnp_parameter_gradient(node, 0), g->run.scratch, chunks, c);
+    lnp_add_chunks(g, lnp_parameter_gradient(node, 1), g->run.scratch + chunks * c, chunks, c);
 }
 
-/* --- gelu, relu, add --------------------------------------------------------------------------- */
+static const lensnet_operator lnp_layer_norm = {
+    "layer norm", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 2, 2, sizeof(float), LENSNET_READS_INPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_channelwise_shape, lnp_layer_norm_plan, lnp_layer_norm_forward, lnp_layer_norm_backward,
+    NULL, NULL};
 
-lensnet_tensor lensnet_gelu(lensnet_graph *g, lensnet_tensor x)
+lensnet_tensor lensnet_layer_norm(lensnet_graph *g, lensnet_tensor x, lensnet_parameter weight,
+                                  lensnet_parameter bias, float epsilon)
 {
-    lnp_op *op = lnp_record_on(g, LNP_GELU, x, -1);
-    return op ? lnp_commit(g, op) : lnp_no_tensor();
+    lensnet_parameter parameters[2];
+    parameters[0] = weight;
+    parameters[1] = bias;
+    return lensnet_record(g, &lnp_layer_norm, &x, parameters, &epsilon);
 }
 
-lensnet_tensor lensnet_relu(lensnet_graph *g, lensnet_tensor x)
-{
-    lnp_op *op = lnp_record_on(g, LNP_RELU, x, -1);
-    return op ? lnp_commit(g, op) : lnp_no_tensor();
-}
+/* --- operators of every value by itself -------------------------------------------------------- */
 
-static void lnp_activate(lnp_run *run, const lnp_op *op,
-                         void (*kernel)(float *, const float *, size_t))
+/* Row kernels of such an operator: y = f(x), and dx = dy f'(x). */
+typedef void (*lnp_elementwise)(float *y, const float *x, size_t n);
+typedef void (*lnp_elementwise_slope)(float *dx, const float *dy, const float *x, size_t n);
+
+static void lnp_elementwise_forward(const lensnet_node *node, lnp_elementwise kernel)
 {
-    lensnet_graph *g = run->graph;
+    lensnet_graph *g = node->graph;
     lnp_elements e = {NULL, NULL, NULL, 0, NULL, NULL};
-    e.y = lnp_value(g, op->output);
-    e.a = lnp_value(g, op->inputs[0]);
-    e.n = lnp_value_floats(run, op->output);
+    e.y = lnp_output_value(node);
+    e.a = lnp_input_value(node, 0);
+    e.n = lnp_value_floats(g, node->output);
     e.one = kernel;
     lnp_team_run(&g->team, lnp_elements_task, &e, lnp_pieces(e.n));
 }
 
-static void lnp_activate_backward(lnp_run *run, const lnp_op *op, float *dx,
-                                  void (*kernel)(float *, const float *, const float *, size_t))
+static void lnp_elementwise_backward(const lensnet_node *node, lnp_elementwise_slope kernel)
 {
-    lensnet_graph *g = run->graph;
+    lensnet_graph *g = node->graph;
     lnp_elements e = {NULL, NULL, NULL, 0, NULL, NULL};
-    e.y = dx;
-    e.a = lnp_gradient(g, op->output);
-    e.b = lnp_value(g, op->inputs[0]);
-    e.n = lnp_value_floats(run, op->output);
+    e.y = lnp_input_gradient(node, 0);
+    e.a = lnp_output_gradient(node);
+    e.b = lnp_input_value(node, 0);
+    e.n = lnp_value_floats(g, node->output);
     e.two = kernel;
-    lnp_team_run(&g->team, lnp_elements_task, &e, lnp_pieces(e.n));
+    if (e.y) lnp_team_run(&g->team, lnp_elements_task, &e, lnp_pieces(e.n));
 }
 
-static void lnp_gelu_forward(lnp_run *run, const lnp_op *op)
+static void lnp_gelu_forward(const lensnet_node *node)
 {
-    lnp_activate(run, op, run->graph->rows.gelu);
+    lnp_elementwise_forward(node, node->graph->rows.gelu);
 }
 
-static void lnp_gelu_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+static void lnp_gelu_backward(const lensnet_node *node)
 {
-    if (dx[0]) lnp_activate_backward(run, op, dx[0], run->graph->rows.gelu_backward);
+    lnp_elementwise_backward(node, node->graph->rows.gelu_backward);
 }
 
-static void lnp_relu_forward(lnp_run *run, const lnp_op *op)
+static const lensnet_operator lnp_gelu = {
+    "gelu", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, 0, LENSNET_READS_INPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    NULL, NULL, lnp_gelu_forward, lnp_gelu_backward, NULL, NULL};
+
+lensnet_tensor lensnet_gelu(lensnet_graph *g, lensnet_tensor x)
 {
-    lnp_activate(run, op, run->graph->rows.relu);
+    return lensnet_record(g, &lnp_gelu, &x, NULL, NULL);
 }
 
-static void lnp_relu_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+static void lnp_relu_forward(const lensnet_node *node)
 {
-    if (dx[0]) lnp_activate_backward(run, op, dx[0], run->graph->rows.relu_backward);
+    lnp_elementwise_forward(node, node->graph->rows.relu);
 }
 
-lensnet_tensor lensnet_add(lensnet_graph *g, lensnet_tensor a, lensnet_tensor b)
+static void lnp_relu_backward(const lensnet_node *node)
 {
-    lnp_op *op = lnp_record_on(g, LNP_ADD, a, b.index < 0 ? -2 : b.index);
-    return op ? lnp_commit(g, op) : lnp_no_tensor();
+    lnp_elementwise_backward(node, node->graph->rows.relu_backward);
 }
 
-static lensnet_result lnp_add_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+static const lensnet_operator lnp_relu = {
+    "relu", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, 0, LENSNET_READS_INPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    NULL, NULL, lnp_relu_forward, lnp_relu_backward, NULL, NULL};
+
+lensnet_tensor lensnet_relu(lensnet_graph *g, lensnet_tensor x)
 {
-    const lnp_activation *a = lnp_in(g, op), *b = &g->tensors[op->inputs[1]];
-    lnp_same_shape(lnp_out(g, op), a);
+    return lensnet_record(g, &lnp_relu, &x, NULL, NULL);
+}
+
+/* --- add --------------------------------------------------------------------------------------- */
+
+static lensnet_result lnp_add_shape(lensnet_node *node, lensnet_error *error)
+{
+    const lnp_activation *a = lnp_in(node), *b = &node->graph->tensors[node->inputs[1]];
     if (a->h != b->h || a->w != b->w || a->c != b->c)
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
                         "add: (%lu, %lu, %lu) and (%lu, %lu, %lu) differ", (unsigned long)a->h,
                         (unsigned long)a->w, (unsigned long)a->c, (unsigned long)b->h,
                         (unsigned long)b->w, (unsigned long)b->c);
-    return LENSNET_OK;
+    return lnp_shape_same(node, error);
 }
 
-static void lnp_add_forward(lnp_run *run, const lnp_op *op)
+static void lnp_add_forward(const lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
-    lnp_add_parallel(g, lnp_value(g, op->output), lnp_value(g, op->inputs[0]),
-                     lnp_value(g, op->inputs[1]), lnp_value_floats(run, op->output));
+    lnp_add_parallel(node->graph, lnp_output_value(node), lnp_input_value(node, 0),
+                     lnp_input_value(node, 1), lnp_value_floats(node->graph, node->output));
 }
 
-static void lnp_add_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+static void lnp_add_backward(const lensnet_node *node)
 {
-    size_t bytes = lnp_value_floats(run, op->output) * sizeof(float);
+    const size_t bytes = lnp_value_floats(node->graph, node->output) * sizeof(float);
     int k;
     for (k = 0; k < 2; k++)
-        if (dx[k]) memcpy(dx[k], lnp_gradient(run->graph, op->output), bytes);
+        if (lnp_input_gradient(node, k))
+            memcpy(lnp_input_gradient(node, k), lnp_output_gradient(node), bytes);
+}
+
+static const lensnet_operator lnp_add = {
+    "add", /* inputs, weights, of these required, bytes of options, flags: */
+    2, 0, 0, 0, 0,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_add_shape, NULL, lnp_add_forward, lnp_add_backward, NULL, NULL};
+
+lensnet_tensor lensnet_add(lensnet_graph *g, lensnet_tensor a, lensnet_tensor b)
+{
+    lensnet_tensor inputs[2];
+    inputs[0] = a;
+    inputs[1] = b;
+    return lensnet_record(g, &lnp_add, inputs, NULL, NULL);
 }
 
 /* --- GRN --------------------------------------------------------------------------------------- */
 
-lensnet_tensor lensnet_grn(lensnet_graph *g, lensnet_tensor x, lensnet_parameter gamma,
-                           lensnet_parameter beta)
+static void lnp_grn_plan(lensnet_node *node)
 {
-    lnp_op *op = lnp_record_on(g, LNP_GRN, x, -1);
-    if (!op) return lnp_no_tensor();
-    op->parameters[0] = gamma.index;
-    op->parameters[1] = beta.index;
-    return lnp_commit(g, op);
-}
-
-static lensnet_result lnp_grn_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
-{
-    lensnet_result result = lnp_expect_parameters(op, 2, error);
-    lnp_same_shape(lnp_out(g, op), lnp_in(g, op));
-    if (!result) result = lnp_expect_vector(g, op, 0, lnp_in(g, op)->c, error);
-    if (!result) result = lnp_expect_vector(g, op, 1, lnp_in(g, op)->c, error);
-    return result;
-}
-
-static void lnp_grn_plan(lensnet_graph *g, lnp_op *op)
-{
-    size_t c = lnp_in(g, op)->c;
-    op->saved[0] = lnp_saved_add(g, op, c); /* G of every sample and channel */
-    op->scratch =
-        4 * lnp_round_up(g->micro_batch * c, 16); /* totals (double), factors, coefficients */
+    const size_t c = lnp_in(node)->c;
+    node->saved[0] = lnp_saved_add(node, c); /* G of every sample and channel */
+    /* totals (double), factors, coefficients */
+    node->scratch = 4 * lnp_round_up(node->graph->micro_batch * c, 16);
 }
 
 typedef struct lnp_pixel_sums {
@@ -9790,237 +9949,286 @@ static void lnp_pixel_totals(lensnet_graph *g, double *totals, const float *a, c
 }
 
 /* Of every sample and channel, beside each other in the scratch. */
-static double *lnp_grn_totals(const lnp_run *run) { return (double *)(void *)run->scratch; }
-
-static float *lnp_grn_factor(const lnp_run *run, const lnp_op *op)
+static double *lnp_grn_totals(const lensnet_node *node)
 {
-    const lensnet_graph *g = run->graph;
-    return run->scratch + 2 * lnp_round_up(g->micro_batch * lnp_in(g, op)->c, 16);
+    return (double *)(void *)node->graph->run.scratch;
 }
 
-static float *lnp_grn_coefficient(const lnp_run *run, const lnp_op *op)
+static float *lnp_grn_factor(const lensnet_node *node)
 {
-    const lensnet_graph *g = run->graph;
-    return run->scratch + 3 * lnp_round_up(g->micro_batch * lnp_in(g, op)->c, 16);
+    const lensnet_graph *g = node->graph;
+    return g->run.scratch + 2 * lnp_round_up(g->micro_batch * lnp_in(node)->c, 16);
 }
 
-static size_t lnp_grn_rows(const lnp_run *run, const lnp_op *op)
+static float *lnp_grn_coefficient(const lensnet_node *node)
 {
-    return run->n * lnp_pixels(lnp_in(run->graph, op));
+    const lensnet_graph *g = node->graph;
+    return g->run.scratch + 3 * lnp_round_up(g->micro_batch * lnp_in(node)->c, 16);
+}
+
+static size_t lnp_grn_rows(const lensnet_node *node)
+{
+    return node->graph->run.n * lnp_pixels(lnp_in(node));
 }
 
 static void lnp_grn_forward_rows(const void *context, size_t block, size_t worker)
 {
-    const lnp_op_work *work = (const lnp_op_work *)context;
-    const lensnet_graph *g = work->run->graph;
-    const lnp_op *op = work->op;
-    const size_t c = lnp_in(g, op)->c, pixels = lnp_pixels(lnp_in(g, op));
-    const size_t end = lnp_min(lnp_grn_rows(work->run, op), (block + 1) * LNP_ROWS_AT_A_TIME);
+    const lensnet_node *node = (const lensnet_node *)context;
+    const size_t c = lnp_in(node)->c, pixels = lnp_pixels(lnp_in(node));
+    const size_t end = lnp_min(lnp_grn_rows(node), (block + 1) * LNP_ROWS_AT_A_TIME);
     size_t row;
     (void)worker;
     for (row = block * LNP_ROWS_AT_A_TIME; row < end; row++)
-        g->rows.scale_shift_rows(
-            lnp_value(g, op->output) + row * c, c, lnp_value(g, op->inputs[0]) + row * c, c,
-            lnp_grn_factor(work->run, op) + row / pixels * c, lnp_op_values(g, op, 1), 1, c);
+        node->graph->rows.scale_shift_rows(
+            lnp_output_value(node) + row * c, c, lnp_input_value(node, 0) + row * c, c,
+            lnp_grn_factor(node) + row / pixels * c, lnp_parameter_values(node, 1), 1, c);
 }
 
-static void lnp_grn_forward(lnp_run *run, const lnp_op *op)
+static void lnp_grn_forward(const lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
-    const size_t c = lnp_in(g, op)->c;
-    const float *x = lnp_value(g, op->inputs[0]);
+    lensnet_graph *g = node->graph;
+    const size_t c = lnp_in(node)->c, pixels = lnp_pixels(lnp_in(node));
+    const float *x = lnp_input_value(node, 0);
     size_t sample;
-    lnp_pixel_totals(g, lnp_grn_totals(run), x, x, run->n, lnp_pixels(lnp_in(g, op)), c);
-    for (sample = 0; sample < run->n; sample++)
-        lnp_grn_factors(lnp_place_of(g, op->saved[0]) + sample * c,
-                        lnp_grn_factor(run, op) + sample * c, lnp_grn_totals(run) + sample * c,
-                        lnp_op_values(g, op, 0), c);
-    lnp_op_run(run, op, NULL, lnp_grn_forward_rows,
-               lnp_ceil_div(lnp_grn_rows(run, op), LNP_ROWS_AT_A_TIME));
+    lnp_pixel_totals(g, lnp_grn_totals(node), x, x, g->run.n, pixels, c);
+    for (sample = 0; sample < g->run.n; sample++)
+        lnp_grn_factors(lnp_saved(node, 0) + sample * c, lnp_grn_factor(node) + sample * c,
+                        lnp_grn_totals(node) + sample * c, lnp_parameter_values(node, 0), c);
+    lnp_node_run(node, lnp_grn_forward_rows, lnp_ceil_div(lnp_grn_rows(node), LNP_ROWS_AT_A_TIME));
 }
 
 static void lnp_grn_backward_rows(const void *context, size_t block, size_t worker)
 {
-    const lnp_op_work *work = (const lnp_op_work *)context;
-    const lensnet_graph *g = work->run->graph;
-    const lnp_op *op = work->op;
-    const size_t c = lnp_in(g, op)->c, pixels = lnp_pixels(lnp_in(g, op));
-    const size_t end = lnp_min(lnp_grn_rows(work->run, op), (block + 1) * LNP_ROWS_AT_A_TIME);
+    const lensnet_node *node = (const lensnet_node *)context;
+    const size_t c = lnp_in(node)->c, pixels = lnp_pixels(lnp_in(node));
+    const size_t end = lnp_min(lnp_grn_rows(node), (block + 1) * LNP_ROWS_AT_A_TIME);
     size_t row;
     (void)worker;
     for (row = block * LNP_ROWS_AT_A_TIME; row < end; row++) {
         const size_t at = row * c, of_sample = row / pixels * c;
-        g->rows.grn_backward_rows(work->dx + at, lnp_gradient(g, op->output) + at,
-                                  lnp_value(g, op->inputs[0]) + at,
-                                  lnp_grn_factor(work->run, op) + of_sample,
-                                  lnp_grn_coefficient(work->run, op) + of_sample, c, 1, c);
+        node->graph->rows.grn_backward_rows(
+            lnp_input_gradient(node, 0) + at, lnp_output_gradient(node) + at,
+            lnp_input_value(node, 0) + at, lnp_grn_factor(node) + of_sample,
+            lnp_grn_coefficient(node) + of_sample, c, 1, c);
     }
 }
 
-static void lnp_grn_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+static void lnp_grn_backward(const lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
-    const size_t c = lnp_in(g, op)->c, pixels = lnp_pixels(lnp_in(g, op));
-    const float *x = lnp_value(g, op->inputs[0]), *dy = lnp_gradient(g, op->output);
+    lensnet_graph *g = node->graph;
+    const size_t c = lnp_in(node)->c, pixels = lnp_pixels(lnp_in(node));
+    const float *x = lnp_input_value(node, 0), *dy = lnp_output_gradient(node);
     size_t sample;
-    lnp_pixel_totals(g, lnp_grn_totals(run), dy, x, run->n, pixels, c);
-    lnp_bias_gradient(g, lnp_op_gradients(g, op, 1), dy, run->n * pixels, pixels, c);
-    for (sample = 0; sample < run->n; sample++)
-        lnp_grn_coefficients(
-            lnp_grn_coefficient(run, op) + sample * c, lnp_grn_factor(run, op) + sample * c,
-            lnp_op_gradients(g, op, 0), lnp_grn_totals(run) + sample * c,
-            lnp_place_of(g, op->saved[0]) + sample * c, lnp_op_values(g, op, 0), c);
-    if (dx[0])
-        lnp_op_run(run, op, dx[0], lnp_grn_backward_rows,
-                   lnp_ceil_div(lnp_grn_rows(run, op), LNP_ROWS_AT_A_TIME));
+    lnp_pixel_totals(g, lnp_grn_totals(node), dy, x, g->run.n, pixels, c);
+    lnp_bias_gradient(g, lnp_parameter_gradient(node, 1), dy, g->run.n * pixels, pixels, c);
+    for (sample = 0; sample < g->run.n; sample++)
+        lnp_grn_coefficients(lnp_grn_coefficient(node) + sample * c,
+                             lnp_grn_factor(node) + sample * c, lnp_parameter_gradient(node, 0),
+                             lnp_grn_totals(node) + sample * c, lnp_saved(node, 0) + sample * c,
+                             lnp_parameter_values(node, 0), c);
+    if (lnp_input_gradient(node, 0))
+        lnp_node_run(node, lnp_grn_backward_rows,
+                     lnp_ceil_div(lnp_grn_rows(node), LNP_ROWS_AT_A_TIME));
+}
+
+static const lensnet_operator lnp_grn = {
+    "grn", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 2, 2, 0, LENSNET_READS_INPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_channelwise_shape, lnp_grn_plan, lnp_grn_forward, lnp_grn_backward, NULL, NULL};
+
+lensnet_tensor lensnet_grn(lensnet_graph *g, lensnet_tensor x, lensnet_parameter gamma,
+                           lensnet_parameter beta)
+{
+    lensnet_parameter parameters[2];
+    parameters[0] = gamma;
+    parameters[1] = beta;
+    return lensnet_record(g, &lnp_grn, &x, parameters, NULL);
 }
 
 /* --- drop path --------------------------------------------------------------------------------- */
 
-lensnet_tensor lensnet_drop_path(lensnet_graph *g, lensnet_tensor x, float rate)
+typedef struct lnp_drop {
+    float rate;
+    uint64_t index; /* how many drop paths were recorded before */
+} lnp_drop;
+
+static lnp_drop lnp_drop_next(const lensnet_graph *g, float rate)
 {
-    lnp_op *op = lnp_record_on(g, LNP_DROP_PATH, x, -1);
-    if (!op) return lnp_no_tensor();
-    op->rate = rate;
-    op->drop_index = g->drop_paths++;
-    return lnp_commit(g, op);
+    lnp_drop drop;
+    memset(&drop, 0, sizeof drop);
+    drop.rate = rate;
+    drop.index = g ? g->drop_paths : 0;
+    return drop;
 }
 
-static lensnet_result lnp_drop_path_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+static lensnet_result lnp_drop_path_shape(lensnet_node *node, lensnet_error *error)
 {
-    if (!(op->rate >= 0.0f && op->rate < 1.0f))
-        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "drop path: rate %g, expected 0 <= rate < 1",
-                        (double)op->rate);
-    return lnp_shape_same(g, op, error);
+    const lnp_drop *drop = (const lnp_drop *)lensnet_options(node);
+    if (!(drop->rate >= 0.0f && drop->rate < 1.0f))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "%s: drop path rate %g, expected 0 <= rate < 1", node->op->name,
+                        (double)drop->rate);
+    node->graph->drop_paths++;
+    return lnp_shape_same(node, error);
 }
 
 /* What sample `i` of the micro-batch is multiplied by: number (sample in batch) of the stream
  * (step, drop path) decides, so that neither splits nor resuming change it. */
-static float lnp_drop_scale(const lnp_run *run, const lnp_op *op, size_t i)
+static float lnp_drop_scale(const lensnet_node *node, size_t i)
 {
-    uint64_t stream = run->batch->step * 65536 + op->drop_index;
-    if (!run->graph->options.training || op->rate <= 0.0f) return 1.0f;
-    if (lensnet_random_uniform(run->batch->seed, stream, run->first + i) < (double)op->rate)
+    const lnp_drop *drop = (const lnp_drop *)lensnet_options(node);
+    const lnp_run *run = &node->graph->run;
+    const uint64_t stream = run->batch->step * 65536 + drop->index;
+    if (!node->graph->options.training || drop->rate <= 0.0f) return 1.0f;
+    if (lensnet_random_uniform(run->batch->seed, stream, run->first + i) < (double)drop->rate)
         return 0.0f;
-    return 1.0f / (1.0f - op->rate);
+    return 1.0f / (1.0f - drop->rate);
 }
 
-static void lnp_scale_samples(lnp_run *run, const lnp_op *op, float *to, const float *from)
+static void lnp_scale_samples(const lensnet_node *node, float *to, const float *from)
 {
-    const lensnet_graph *g = run->graph;
-    size_t floats = lnp_sample_floats(lnp_in(g, op)), i;
-    for (i = 0; i < run->n; i++)
-        g->rows.scale(to + i * floats, from + i * floats, lnp_drop_scale(run, op, i), floats);
+    const lensnet_graph *g = node->graph;
+    size_t floats = lnp_sample_floats(lnp_in(node)), i;
+    for (i = 0; i < g->run.n; i++)
+        g->rows.scale(to + i * floats, from + i * floats, lnp_drop_scale(node, i), floats);
 }
 
-static void lnp_drop_path_forward(lnp_run *run, const lnp_op *op)
+static void lnp_drop_path_forward(const lensnet_node *node)
 {
-    lnp_scale_samples(run, op, lnp_value(run->graph, op->output),
-                      lnp_value(run->graph, op->inputs[0]));
+    lnp_scale_samples(node, lnp_output_value(node), lnp_input_value(node, 0));
 }
 
-static void lnp_drop_path_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+static void lnp_drop_path_backward(const lensnet_node *node)
 {
-    if (dx[0]) lnp_scale_samples(run, op, dx[0], lnp_gradient(run->graph, op->output));
+    float *dx = lnp_input_gradient(node, 0);
+    if (dx) lnp_scale_samples(node, dx, lnp_output_gradient(node));
+}
+
+static const lensnet_operator lnp_drop_path = {
+    "drop path", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, sizeof(lnp_drop), 0,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_drop_path_shape, NULL, lnp_drop_path_forward, lnp_drop_path_backward, NULL, NULL};
+
+lensnet_tensor lensnet_drop_path(lensnet_graph *g, lensnet_tensor x, float rate)
+{
+    const lnp_drop drop = lnp_drop_next(g, rate);
+    return lensnet_record(g, &lnp_drop_path, &x, NULL, &drop);
 }
 
 /* --- pooling ----------------------------------------------------------------------------------- */
 
-lensnet_tensor lensnet_mean_pool(lensnet_graph *g, lensnet_tensor x)
+static lensnet_result lnp_mean_pool_shape(lensnet_node *node, lensnet_error *error)
 {
-    lnp_op *op = lnp_record_on(g, LNP_MEAN_POOL, x, -1);
-    return op ? lnp_commit(g, op) : lnp_no_tensor();
-}
-
-static lensnet_result lnp_mean_pool_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
-{
-    lnp_activation *y = lnp_out(g, op);
-    (void)error;
-    y->h = y->w = 1;
-    y->c = lnp_in(g, op)->c;
+    lnp_shape_same(node, error);
+    lnp_out(node)->h = lnp_out(node)->w = 1;
     return LENSNET_OK;
 }
 
-static void lnp_mean_pool_forward(lnp_run *run, const lnp_op *op)
+static void lnp_mean_pool_forward(const lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
-    const lnp_activation *x = lnp_in(g, op);
-    lnp_mean_pool(&g->rows, lnp_value(g, op->output), lnp_value(g, op->inputs[0]), run->n,
+    const lensnet_graph *g = node->graph;
+    const lnp_activation *x = lnp_in(node);
+    lnp_pool_mean(&g->rows, lnp_output_value(node), lnp_input_value(node, 0), g->run.n,
                   lnp_pixels(x), x->c);
 }
 
-static void lnp_mean_pool_backward_op(lnp_run *run, const lnp_op *op, float *const *dx)
+static void lnp_mean_pool_backward(const lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
-    const lnp_activation *x = lnp_in(g, op);
-    if (dx[0])
-        lnp_mean_pool_backward(dx[0], lnp_gradient(g, op->output), run->n, lnp_pixels(x), x->c);
+    const lnp_activation *x = lnp_in(node);
+    float *dx = lnp_input_gradient(node, 0);
+    if (dx)
+        lnp_pool_mean_backward(dx, lnp_output_gradient(node), node->graph->run.n, lnp_pixels(x),
+                               x->c);
 }
+
+static const lensnet_operator lnp_mean_pool = {
+    "mean pool", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, 0, 0,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_mean_pool_shape, NULL, lnp_mean_pool_forward, lnp_mean_pool_backward, NULL, NULL};
+
+lensnet_tensor lensnet_mean_pool(lensnet_graph *g, lensnet_tensor x)
+{
+    return lensnet_record(g, &lnp_mean_pool, &x, NULL, NULL);
+}
+
+typedef struct lnp_window {
+    size_t kernel, stride, padding;
+} lnp_window;
+
+static lensnet_result lnp_window_shape(lensnet_node *node, lensnet_error *error)
+{
+    const lnp_window *p = (const lnp_window *)lensnet_options(node);
+    const lnp_activation *x = lnp_in(node);
+    lnp_activation *y = lnp_out(node);
+    if (!p->kernel || !p->stride || p->kernel > 4096 || 2 * p->padding > p->kernel)
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "%s: kernel and stride must be > 0 and padding at most half the kernel",
+                        node->op->name);
+    y->h = lnp_conv_outputs(x->h, p->kernel, p->stride, p->padding, 1);
+    y->w = lnp_conv_outputs(x->w, p->kernel, p->stride, p->padding, 1);
+    y->c = x->c;
+    if (!y->h || !y->w)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE, "%s: kernel %lu does not fit %lu x %lu",
+                        node->op->name, (unsigned long)p->kernel, (unsigned long)x->h,
+                        (unsigned long)x->w);
+    return LENSNET_OK;
+}
+
+static lnp_pool_shape lnp_pool_shape_of(const lensnet_node *node)
+{
+    const lnp_window *p = (const lnp_window *)lensnet_options(node);
+    const lnp_activation *x = lnp_in(node), *y = lnp_out(node);
+    lnp_pool_shape shape;
+    shape.n = node->graph->run.n;
+    shape.h = x->h;
+    shape.w = x->w;
+    shape.c = x->c;
+    shape.kernel = p->kernel;
+    shape.stride = p->stride;
+    shape.pad = p->padding;
+    shape.out_h = y->h;
+    shape.out_w = y->w;
+    return shape;
+}
+
+static void lnp_max_pool_plan(lensnet_node *node)
+{
+    node->saved[0] = lnp_saved_add(node, lnp_sample_floats(lnp_out(node))); /* where, int32 */
+}
+
+static void lnp_max_pool_forward(const lensnet_node *node)
+{
+    const lnp_pool_shape shape = lnp_pool_shape_of(node);
+    lnp_pool_max(lnp_output_value(node), (int32_t *)(void *)lnp_saved(node, 0),
+                 lnp_input_value(node, 0), &shape);
+}
+
+static void lnp_max_pool_backward(const lensnet_node *node)
+{
+    const lnp_pool_shape shape = lnp_pool_shape_of(node);
+    float *dx = lnp_input_gradient(node, 0);
+    if (dx)
+        lnp_pool_max_backward(dx, lnp_output_gradient(node),
+                              (const int32_t *)(void *)lnp_saved(node, 0), &shape);
+}
+
+static const lensnet_operator lnp_max_pool = {
+    "max pool", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, sizeof(lnp_window), 0,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_window_shape, lnp_max_pool_plan, lnp_max_pool_forward, lnp_max_pool_backward, NULL, NULL};
 
 lensnet_tensor lensnet_max_pool(lensnet_graph *g, lensnet_tensor x, size_t kernel, size_t stride,
                                 size_t padding)
 {
-    lnp_op *op = lnp_record_on(g, LNP_MAX_POOL, x, -1);
-    if (!op) return lnp_no_tensor();
-    op->kernel = kernel;
-    op->stride = stride;
-    op->padding = padding;
-    return lnp_commit(g, op);
-}
-
-static lensnet_result lnp_max_pool_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
-{
-    const lnp_activation *x = lnp_in(g, op);
-    lnp_activation *y = lnp_out(g, op);
-    if (!op->kernel || !op->stride || op->kernel > 4096 || 2 * op->padding > op->kernel)
-        return lnp_fail(
-            error, LENSNET_ERROR_ARGUMENT,
-            "max pool: kernel and stride must be > 0 and padding at most half the kernel");
-    y->h = lnp_conv_outputs(x->h, op->kernel, op->stride, op->padding, 1);
-    y->w = lnp_conv_outputs(x->w, op->kernel, op->stride, op->padding, 1);
-    y->c = x->c;
-    if (!y->h || !y->w)
-        return lnp_fail(error, LENSNET_ERROR_SHAPE, "max pool: kernel %lu does not fit %lu x %lu",
-                        (unsigned long)op->kernel, (unsigned long)x->h, (unsigned long)x->w);
-    return LENSNET_OK;
-}
-
-static void lnp_max_pool_plan(lensnet_graph *g, lnp_op *op)
-{
-    op->saved[0] = lnp_saved_add(g, op, lnp_sample_floats(lnp_out(g, op))); /* where, int32 */
-}
-
-static lnp_pool_shape lnp_pool_shape_of(const lnp_run *run, const lnp_op *op)
-{
-    const lnp_activation *x = lnp_in(run->graph, op);
-    lnp_pool_shape shape;
-    shape.n = run->n;
-    shape.h = x->h;
-    shape.w = x->w;
-    shape.c = x->c;
-    shape.kernel = op->kernel;
-    shape.stride = op->stride;
-    shape.pad = op->padding;
-    shape.out_h = lnp_out(run->graph, op)->h;
-    shape.out_w = lnp_out(run->graph, op)->w;
-    return shape;
-}
-
-static void lnp_max_pool_forward(lnp_run *run, const lnp_op *op)
-{
-    lensnet_graph *g = run->graph;
-    lnp_pool_shape shape = lnp_pool_shape_of(run, op);
-    lnp_max_pool(lnp_value(g, op->output), (int32_t *)(void *)lnp_place_of(g, op->saved[0]),
-                 lnp_value(g, op->inputs[0]), &shape);
-}
-
-static void lnp_max_pool_backward_op(lnp_run *run, const lnp_op *op, float *const *dx)
-{
-    lensnet_graph *g = run->graph;
-    lnp_pool_shape shape = lnp_pool_shape_of(run, op);
-    if (dx[0])
-        lnp_max_pool_backward(dx[0], lnp_gradient(g, op->output),
-                              (const int32_t *)(void *)lnp_place_of(g, op->saved[0]), &shape);
+    lnp_window window;
+    window.kernel = kernel;
+    window.stride = stride;
+    window.padding = padding;
+    return lensnet_record(g, &lnp_max_pool, &x, NULL, &window);
 }
 
 /* --- softmax cross-entropy --------------------------------------------------------------------- */
@@ -10034,212 +10242,212 @@ lensnet_loss lensnet_loss_defaults(void)
     return loss;
 }
 
-static int lnp_loss_weight_valid(float weight) { return weight >= 0.0f && weight < 3.0e38f; }
-
-/* The operator just recorded becomes a loss. */
-static void lnp_commit_loss(lensnet_graph *g, lnp_op *op, float weight)
-{
-    if (g->loss_count == LENSNET_LOSSES) {
-        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT, "%s: a graph has at most %d losses",
-                 lnp_operator_of(op->kind)->name, LENSNET_LOSSES);
-        return;
-    }
-    op->loss_weight = weight;
-    op->loss = g->loss_count;
-    g->losses[g->loss_count] = (int)g->op_count;
-    lnp_commit(g, op);
-    if (!g->failure.code) g->loss_count++;
-}
-
 static int lnp_loss_valid(const lensnet_loss *loss, size_t classes)
 {
     size_t k;
-    if (!lnp_loss_weight_valid(loss->weight)) return 0;
     if (!(loss->label_smoothing >= 0.0f && loss->label_smoothing < 1.0f)) return 0;
     for (k = 0; loss->class_weights && k < classes; k++)
         if (!(loss->class_weights[k] >= 0.0f) || loss->class_weights[k] > 3.0e38f) return 0;
     return 1;
 }
 
-void lensnet_cross_entropy(lensnet_graph *g, lensnet_tensor logits, const lensnet_loss *loss)
+static lensnet_result lnp_cross_entropy_shape(lensnet_node *node, lensnet_error *error)
 {
-    lensnet_loss defaults = lensnet_loss_defaults();
-    lnp_op *op = lnp_record_on(g, LNP_CROSS_ENTROPY, logits, -1);
-    size_t classes;
-    int index;
-    if (!op) return;
-    if (!loss) loss = &defaults;
-    classes = g->tensors[logits.index].c;
-    if (!lnp_loss_valid(loss, classes)) {
-        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT,
-                 "cross-entropy: label smoothing must be 0 ... < 1, weights finite and >= 0");
-        return;
-    }
-    if (g->cross_entropy >= 0) {
-        lnp_fail(&g->failure, LENSNET_ERROR_STATE, "cross-entropy: a graph has one at most");
-        return;
-    }
-    op->smoothing = loss->label_smoothing;
-    if (loss->class_weights) {
-        op->class_weights = (float *)lnp_allocate(&g->host, classes * sizeof(float));
-        if (!op->class_weights) {
-            lnp_fail(&g->failure, LENSNET_ERROR_MEMORY, "out of memory for class weights");
-            return;
-        }
-        memcpy(op->class_weights, loss->class_weights, classes * sizeof(float));
-    }
-    index = (int)g->op_count;
-    lnp_commit_loss(g, op, loss->weight);
-    if (g->failure.code) {
-        lnp_release(&g->host, op->class_weights, classes * sizeof(float));
-        op->class_weights = NULL;
-        return;
-    }
-    g->cross_entropy = index;
-    lensnet_output(g, logits);
-}
-
-static lensnet_result lnp_cross_entropy_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
-{
-    const lnp_activation *x = lnp_in(g, op);
+    const lnp_activation *x = lnp_in(node);
+    const lensnet_graph *g = node->graph;
+    int k;
     if (x->h != 1 || x->w != 1)
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
                         "cross-entropy: logits are (N, %lu, %lu, %lu), expected (N, 1, 1, K)",
                         (unsigned long)x->h, (unsigned long)x->w, (unsigned long)x->c);
+    if (!lnp_loss_valid((const lensnet_loss *)lensnet_options(node), x->c))
+        return lnp_fail(
+            error, LENSNET_ERROR_ARGUMENT,
+            "cross-entropy: label smoothing must be 0 ... < 1, weights finite and >= 0");
+    for (k = 0; k < g->loss_count; k++)
+        if (g->nodes[g->losses[k].node].op == node->op)
+            return lnp_fail(error, LENSNET_ERROR_STATE, "cross-entropy: a graph has one at most");
     return LENSNET_OK;
 }
 
-static void lnp_cross_entropy_plan(lensnet_graph *g, lnp_op *op)
+static void lnp_cross_entropy_plan(lensnet_node *node)
 {
-    size_t k = lnp_in(g, op)->c;
-    op->saved[0] = lnp_saved_add(g, op, k); /* gradient of the logits */
-    op->scratch = lnp_round_up(g->micro_batch * k, 16) + 2 * lnp_round_up(g->micro_batch, 16);
+    const size_t n = node->graph->micro_batch; /* losses (double), targets */
+    node->scratch = 2 * lnp_round_up(n, 16) + lnp_round_up(n * lnp_in(node)->c, 16);
+}
+
+/* Sums the weights of the labels, or their number: what the loss is divided by. */
+static lensnet_result lnp_cross_entropy_begin(const lensnet_node *node, lensnet_error *error)
+{
+    const lensnet_batch *b = node->graph->run.batch;
+    const size_t classes = lnp_in(node)->c;
+    lnp_loss *loss = lnp_loss_of(node);
+    size_t i;
+    loss->given = b->labels || b->targets;
+    loss->divisor = b->targets ? (double)b->count : 0.0;
+    for (i = 0; b->labels && i < b->count; i++) {
+        const int label = b->labels[i];
+        if (label >= 0 && (size_t)label >= classes)
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                            "batch: label %d of image %lu, expected 0 ... %lu, or < 0 to ignore it",
+                            label, (unsigned long)i, (unsigned long)classes - 1);
+        if (label >= 0 && !b->targets)
+            loss->divisor += node->constants ? (double)node->constants[label] : 1.0;
+    }
+    return LENSNET_OK;
 }
 
 /* Row of the target matrix for a label: numerics of torch.nn.functional.cross_entropy. A negative
  * label gives zeros: it takes part in nothing. */
-static void lnp_target_row(float *target, int label, const lnp_op *op, size_t classes)
+static void lnp_target_row(float *target, int label, const lensnet_node *node, size_t classes)
 {
+    const lensnet_loss *options = (const lensnet_loss *)lensnet_options(node);
+    const double smoothing = (double)options->label_smoothing;
     size_t k;
     for (k = 0; k < classes; k++) {
-        double weight = op->class_weights ? (double)op->class_weights[k] : 1.0;
-        double smoothing = (double)op->smoothing;
+        double weight = node->constants ? (double)node->constants[k] : 1.0;
         double t = smoothing / (double)classes * weight;
         if ((int)k == label) t += (1 - smoothing) * weight;
         target[k] = label < 0 ? 0.0f : (float)t;
     }
 }
 
-static void lnp_cross_entropy_forward(lnp_run *run, const lnp_op *op)
+/* losses: one a sample; dlogits: may be NULL. */
+static void lnp_cross_entropy_rows(const lensnet_node *node, double *losses, float *dlogits)
 {
-    lensnet_graph *g = run->graph;
-    const size_t k = lnp_in(g, op)->c;
-    const lensnet_batch *batch = run->batch;
-    double *losses = (double *)(void *)run->scratch;
-    float *targets = run->scratch + 2 * lnp_round_up(g->micro_batch, 16);
+    const lensnet_graph *g = node->graph;
+    const lensnet_batch *batch = g->run.batch;
+    const size_t k = lnp_in(node)->c;
+    float *targets = g->run.scratch + 2 * lnp_round_up(g->micro_batch, 16);
     size_t i;
-    if (!batch->labels && !batch->targets) return;
-    for (i = 0; i < run->n; i++)
+    for (i = 0; i < g->run.n; i++)
         if (batch->targets)
-            memcpy(targets + i * k, batch->targets + (run->first + i) * k, k * sizeof(float));
+            memcpy(targets + i * k, batch->targets + (g->run.first + i) * k, k * sizeof(float));
         else
-            lnp_target_row(targets + i * k, batch->labels[run->first + i], op, k);
-    lnp_softmax_cross_entropy(
-        losses, lnp_place_of(g, op->saved[0]), lnp_value(g, op->inputs[0]), targets,
-        run->target_weight > 0 ? (double)op->loss_weight / run->target_weight : 0.0, run->n, k);
-    for (i = 0; i < run->n; i++) run->losses[op->loss] += losses[i];
+            lnp_target_row(targets + i * k, batch->labels[g->run.first + i], node, k);
+    lnp_softmax_cross_entropy(losses, dlogits, lnp_input_value(node, 0), targets,
+                              lnp_loss_scale(node), g->run.n, k);
 }
 
-/* Of every loss: forward has computed the gradient. */
-static void lnp_loss_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+static void lnp_cross_entropy_forward(const lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
-    if (dx[0])
-        memcpy(dx[0], lnp_place_of(g, op->saved[0]),
-               lnp_value_floats(run, op->inputs[0]) * sizeof(float));
+    double *losses = (double *)(void *)node->graph->run.scratch;
+    size_t i;
+    lnp_cross_entropy_rows(node, losses, NULL);
+    for (i = 0; i < node->graph->run.n; i++) lnp_loss_of(node)->sum += losses[i];
+}
+
+static void lnp_cross_entropy_backward(const lensnet_node *node)
+{
+    double *losses = (double *)(void *)node->graph->run.scratch;
+    float *dx = lnp_input_gradient(node, 0);
+    if (dx) lnp_cross_entropy_rows(node, losses, dx);
+}
+
+static const lensnet_operator lnp_cross_entropy = {
+    "cross-entropy", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, sizeof(lensnet_loss), LENSNET_READS_INPUT | LENSNET_IS_LOSS,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_cross_entropy_shape, lnp_cross_entropy_plan, lnp_cross_entropy_forward,
+    lnp_cross_entropy_backward, NULL, lnp_cross_entropy_begin};
+
+void lensnet_cross_entropy(lensnet_graph *g, lensnet_tensor logits, const lensnet_loss *loss)
+{
+    const lensnet_loss defaults = lensnet_loss_defaults();
+    lensnet_node *node;
+    if (!loss) loss = &defaults;
+    node = lnp_loss_record(g, &lnp_cross_entropy, logits, NULL, loss->weight, loss);
+    if (!node) return;
+    if (loss->class_weights) lnp_keep_constants(node, loss->class_weights, lnp_in(node)->c);
+    lensnet_output(g, logits);
 }
 
 /* --- losses of every value by itself ------------------------------------------------------------ */
 
-static void lnp_record_value_loss(lensnet_graph *g, lnp_kind kind, lensnet_tensor x,
-                                  const char *target, float weight)
+/* The loss of one value, or its slope. */
+typedef double (*lnp_value_loss)(double x, double t);
+
+/* Each sample's values in their order, then the samples in theirs. */
+static void lnp_value_loss_forward(const lensnet_node *node, lnp_value_loss loss)
 {
-    lnp_op *op = lnp_record_on(g, kind, x, -1);
-    const size_t length = target ? strlen(target) : 0;
-    if (!op) return;
-    if (!length || length >= LNP_TARGET_CAPACITY || !lnp_loss_weight_valid(weight)) {
-        lnp_fail(&g->failure, LENSNET_ERROR_ARGUMENT,
-                 "%s: the target's name must have 1 ... %d bytes and the weight be finite, >= 0",
-                 lnp_operator_of(kind)->name, LNP_TARGET_CAPACITY - 1);
-        return;
+    const size_t floats = lnp_sample_floats(lnp_in(node));
+    const float *x = lnp_input_value(node, 0), *t = lnp_loss_targets(node);
+    size_t i, k;
+    for (i = 0; i < node->graph->run.n; i++) {
+        double sum = 0.0;
+        for (k = i * floats; k < (i + 1) * floats; k++)
+            if (t[k] == t[k]) sum += loss((double)x[k], (double)t[k]);
+        lnp_loss_of(node)->sum += sum;
     }
-    memcpy(op->target, target, length + 1);
-    lnp_commit_loss(g, op, weight);
-    if (g->logits < 0) lensnet_output(g, x);
 }
+
+static void lnp_value_loss_backward(const lensnet_node *node, lnp_value_loss slope)
+{
+    const size_t floats = lnp_value_floats(node->graph, node->inputs[0]);
+    const float *x = lnp_input_value(node, 0), *t = lnp_loss_targets(node);
+    const double scale = lnp_loss_scale(node);
+    float *dx = lnp_input_gradient(node, 0);
+    size_t k;
+    for (k = 0; dx && k < floats; k++)
+        dx[k] = t[k] == t[k] ? (float)(scale * slope((double)x[k], (double)t[k])) : 0.0f;
+}
+
+static double lnp_squared_difference(double x, double t) { return (x - t) * (x - t); }
+static double lnp_squared_difference_slope(double x, double t) { return 2 * (x - t); }
+
+static void lnp_squared_error_forward(const lensnet_node *node)
+{
+    lnp_value_loss_forward(node, lnp_squared_difference);
+}
+
+static void lnp_squared_error_backward(const lensnet_node *node)
+{
+    lnp_value_loss_backward(node, lnp_squared_difference_slope);
+}
+
+static const lensnet_operator lnp_squared_error = {
+    "squared error", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, 0, LENSNET_READS_INPUT | LENSNET_IS_LOSS,
+    /* shape, plan, forward, backward, macs, begin: */
+    NULL, NULL, lnp_squared_error_forward, lnp_squared_error_backward, NULL, NULL};
 
 void lensnet_squared_error(lensnet_graph *g, lensnet_tensor x, const char *target, float weight)
 {
-    lnp_record_value_loss(g, LNP_SQUARED_ERROR, x, target, weight);
+    lensnet_record_loss(g, &lnp_squared_error, x, target, weight, NULL);
 }
+
+/* log(1 + exp(-|x|)) is the part that would overflow if it were written as in the definition. */
+static double lnp_logistic_loss(double x, double t)
+{
+    return (x < 0 ? 0.0 : x) - x * t + lensnet_log(1 + lensnet_exp(-fabs(x)));
+}
+
+static double lnp_logistic_loss_slope(double x, double t)
+{
+    const double small = lensnet_exp(-fabs(x));
+    return (x < 0 ? small / (1 + small) : 1 / (1 + small)) - t;
+}
+
+static void lnp_binary_cross_entropy_forward(const lensnet_node *node)
+{
+    lnp_value_loss_forward(node, lnp_logistic_loss);
+}
+
+static void lnp_binary_cross_entropy_backward(const lensnet_node *node)
+{
+    lnp_value_loss_backward(node, lnp_logistic_loss_slope);
+}
+
+static const lensnet_operator lnp_binary_cross_entropy = {
+    "binary cross-entropy", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, 0, LENSNET_READS_INPUT | LENSNET_IS_LOSS,
+    /* shape, plan, forward, backward, macs, begin: */
+    NULL, NULL, lnp_binary_cross_entropy_forward, lnp_binary_cross_entropy_backward, NULL, NULL};
 
 void lensnet_binary_cross_entropy(lensnet_graph *g, lensnet_tensor x, const char *target,
                                   float weight)
 {
-    lnp_record_value_loss(g, LNP_BINARY_CROSS_ENTROPY, x, target, weight);
-}
-
-static void lnp_value_loss_plan(lensnet_graph *g, lnp_op *op)
-{
-    op->saved[0] = lnp_saved_add(g, op, lnp_sample_floats(lnp_in(g, op)));
-}
-
-/* The loss of one value and its slope. */
-typedef double (*lnp_value_loss)(double *slope, double x, double t);
-
-static double lnp_squared_error_value(double *slope, double x, double t)
-{
-    *slope = 2 * (x - t);
-    return (x - t) * (x - t);
-}
-
-/* log(1 + exp(-|x|)) is the part that would overflow if it were written as in the definition. */
-static double lnp_binary_cross_entropy_value(double *slope, double x, double t)
-{
-    const double small = lensnet_exp(-fabs(x));
-    *slope = (x < 0 ? small / (1 + small) : 1 / (1 + small)) - t;
-    return (x < 0 ? 0.0 : x) - x * t + lensnet_log(1 + small);
-}
-
-/* Each sample's values in their order, then the samples in theirs. */
-static void lnp_value_loss_forward(lnp_run *run, const lnp_op *op, lnp_value_loss loss)
-{
-    const size_t floats = lnp_sample_floats(lnp_in(run->graph, op));
-    const float *x = lnp_value(run->graph, op->inputs[0]), *t = run->targets[op->loss];
-    float *gradient = lnp_place_of(run->graph, op->saved[0]);
-    const double scale = (double)op->loss_weight / lnp_loss_divisor(run, op->loss);
-    size_t i, k;
-    if (!t) return;
-    t += run->first * floats;
-    for (i = 0; i < run->n; i++) {
-        double sum = 0.0, slope;
-        for (k = i * floats; k < (i + 1) * floats; k++) {
-            const int known = t[k] == t[k];
-            if (known) sum += loss(&slope, (double)x[k], (double)t[k]);
-            gradient[k] = known ? (float)(scale * slope) : 0.0f;
-        }
-        run->losses[op->loss] += sum;
-    }
-}
-
-static void lnp_squared_error_forward(lnp_run *run, const lnp_op *op)
-{
-    lnp_value_loss_forward(run, op, lnp_squared_error_value);
-}
-
-static void lnp_binary_cross_entropy_forward(lnp_run *run, const lnp_op *op)
-{
-    lnp_value_loss_forward(run, op, lnp_binary_cross_entropy_value);
+    lensnet_record_loss(g, &lnp_binary_cross_entropy, x, target, weight, NULL);
 }
 /* =================================================================================================
  * >>block  One ConvNeXt V2 block as one operator:
@@ -10266,7 +10474,8 @@ enum {
     LNP_B_GAMMA,
     LNP_B_BETA,
     LNP_B_REDUCE,
-    LNP_B_REDUCE_BIAS
+    LNP_B_REDUCE_BIAS,
+    LNP_BLOCK_PARAMETERS
 };
 
 enum { LNP_SAVED_DEPTHWISE, LNP_SAVED_STATISTICS, LNP_SAVED_HIDDEN, LNP_SAVED_GRN };
@@ -10276,10 +10485,10 @@ enum { LNP_SAVED_DEPTHWISE, LNP_SAVED_STATISTICS, LNP_SAVED_HIDDEN, LNP_SAVED_GR
 
 static const float lnp_block_norm_epsilon = 1e-6f;
 
-static size_t lnp_block_group(const lensnet_graph *g, const lnp_op *op)
+static size_t lnp_block_group(const lensnet_node *node)
 {
-    size_t wide = 4 * lnp_sample_floats(lnp_in(g, op));
-    return lnp_min(g->micro_batch, lnp_max(1, LNP_GROUP_FLOATS / lnp_max(wide, 1)));
+    size_t wide = 4 * lnp_sample_floats(lnp_in(node));
+    return lnp_min(node->graph->micro_batch, lnp_max(1, LNP_GROUP_FLOATS / lnp_max(wide, 1)));
 }
 
 static int lnp_block_keeps_hidden(const lensnet_graph *g)
@@ -10291,7 +10500,7 @@ static int lnp_block_keeps_hidden(const lensnet_graph *g)
  * sample. */
 typedef struct lnp_block {
     lensnet_graph *g;
-    const lnp_op *op;
+    const lensnet_node *node;
     size_t samples, pixels, rows, c, wide; /* rows = samples * pixels, wide = 4 c */
     const float *x;
     float *depthwise, *mean, *rstd;     /* saved */
@@ -10317,10 +10526,11 @@ typedef struct lnp_block_parts {
     size_t wide_sums, narrow_sums, bands, product;
 } lnp_block_parts;
 
-static lnp_block_parts lnp_block_sizes(const lensnet_graph *g, const lnp_op *op)
+static lnp_block_parts lnp_block_sizes(const lensnet_node *node)
 {
-    const lnp_activation *x = lnp_in(g, op);
-    size_t group = lnp_block_group(g, op), pixels = lnp_pixels(x), rows = group * pixels;
+    const lensnet_graph *g = node->graph;
+    const lnp_activation *x = lnp_in(node);
+    size_t group = lnp_block_group(node), pixels = lnp_pixels(x), rows = group * pixels;
     size_t c = x->c, wide = 4 * c, chunks = group * lnp_chunk_count(pixels);
     int training = g->options.training;
     lnp_block_parts s;
@@ -10335,21 +10545,21 @@ static lnp_block_parts lnp_block_sizes(const lensnet_graph *g, const lnp_op *op)
     s.narrow_sums = training ? lnp_round_up(chunks * c, 16) : 0;
     s.bands = training ? lnp_depthwise_scratch_floats(group, x->h, c) : 0;
     s.product =
-        lnp_max(lnp_linear_scratch(g, op, rows, wide, c), lnp_linear_scratch(g, op, rows, c, wide));
+        lnp_max(lnp_linear_scratch(node, rows, wide, c), lnp_linear_scratch(node, rows, c, wide));
     return s;
 }
 
-static void lnp_block_plan(lensnet_graph *g, lnp_op *op)
+static void lnp_block_plan(lensnet_node *node)
 {
-    const lnp_activation *x = lnp_in(g, op);
-    lnp_block_parts s = lnp_block_sizes(g, op);
-    op->saved[LNP_SAVED_DEPTHWISE] = lnp_saved_add(g, op, lnp_sample_floats(x));
-    op->saved[LNP_SAVED_STATISTICS] = lnp_saved_add(g, op, 2 * lnp_pixels(x));
-    if (lnp_block_keeps_hidden(g))
-        op->saved[LNP_SAVED_HIDDEN] = lnp_saved_add(g, op, 4 * lnp_sample_floats(x));
-    op->saved[LNP_SAVED_GRN] = lnp_saved_add(g, op, 4 * x->c);
-    op->scratch = s.scales + 4 * s.per_sample + s.squares + s.hidden + s.active + s.dactive +
-                  2 * s.narrow + 2 * s.wide_sums + 2 * s.narrow_sums + s.bands + s.product;
+    const lnp_activation *x = lnp_in(node);
+    lnp_block_parts s = lnp_block_sizes(node);
+    node->saved[LNP_SAVED_DEPTHWISE] = lnp_saved_add(node, lnp_sample_floats(x));
+    node->saved[LNP_SAVED_STATISTICS] = lnp_saved_add(node, 2 * lnp_pixels(x));
+    if (lnp_block_keeps_hidden(node->graph))
+        node->saved[LNP_SAVED_HIDDEN] = lnp_saved_add(node, 4 * lnp_sample_floats(x));
+    node->saved[LNP_SAVED_GRN] = lnp_saved_add(node, 4 * x->c);
+    node->scratch = s.scales + 4 * s.per_sample + s.squares + s.hidden + s.active + s.dactive +
+                    2 * s.narrow + 2 * s.wide_sums + 2 * s.narrow_sums + s.bands + s.product;
 }
 
 static float *lnp_take(float **scratch, size_t floats)
@@ -10360,31 +10570,31 @@ static float *lnp_take(float **scratch, size_t floats)
 }
 
 /* The group that begins with sample `first` of the micro-batch. */
-static lnp_block lnp_block_begin(lnp_run *run, const lnp_op *op, size_t first)
+static lnp_block lnp_block_begin(const lensnet_node *node, size_t first)
 {
-    lensnet_graph *g = run->graph;
-    const lnp_activation *x = lnp_in(g, op);
-    lnp_block_parts s = lnp_block_sizes(g, op);
-    float *scratch = run->scratch;
+    lensnet_graph *g = node->graph;
+    const lnp_activation *x = lnp_in(node);
+    lnp_block_parts s = lnp_block_sizes(node);
+    float *scratch = g->run.scratch;
     float *scales = lnp_take(&scratch, s.scales);
-    float *statistics = lnp_place_of(g, op->saved[LNP_SAVED_STATISTICS]);
-    float *kept = lnp_place_of(g, op->saved[LNP_SAVED_HIDDEN]);
+    float *statistics = lnp_saved(node, LNP_SAVED_STATISTICS);
+    float *kept = lnp_saved(node, LNP_SAVED_HIDDEN);
     lnp_block b;
     size_t i;
     memset(&b, 0, sizeof b);
     b.g = g;
-    b.op = op;
-    b.samples = lnp_min(lnp_block_group(g, op), run->n - first);
+    b.node = node;
+    b.samples = lnp_min(lnp_block_group(node), g->run.n - first);
     b.pixels = lnp_pixels(x);
     b.rows = b.samples * b.pixels;
     b.c = x->c;
     b.wide = 4 * x->c;
-    b.x = lnp_value(g, op->inputs[0]) + first * b.pixels * b.c;
-    b.y = lnp_value(g, op->output) + first * b.pixels * b.c;
-    b.depthwise = lnp_place_of(g, op->saved[LNP_SAVED_DEPTHWISE]) + first * b.pixels * b.c;
+    b.x = lnp_input_value(node, 0) + first * b.pixels * b.c;
+    b.y = lnp_output_value(node) + first * b.pixels * b.c;
+    b.depthwise = lnp_saved(node, LNP_SAVED_DEPTHWISE) + first * b.pixels * b.c;
     b.mean = statistics + first * b.pixels;
     b.rstd = statistics + (g->micro_batch + first) * b.pixels;
-    b.norm = lnp_place_of(g, op->saved[LNP_SAVED_GRN]) + first * b.wide;
+    b.norm = lnp_saved(node, LNP_SAVED_GRN) + first * b.wide;
     b.totals = (double *)(void *)lnp_take(&scratch, 2 * s.per_sample);
     b.factor = lnp_take(&scratch, s.per_sample);
     b.coefficient = lnp_take(&scratch, s.per_sample);
@@ -10403,7 +10613,7 @@ static lnp_block lnp_block_begin(lnp_run *run, const lnp_op *op, size_t first)
     b.bands = lnp_take(&scratch, s.bands);
     if (!b.squares) b.squares = b.wide_sums[0];
     b.scratch = scratch;
-    for (i = 0; i < b.samples; i++) scales[first + i] = lnp_drop_scale(run, op, first + i);
+    for (i = 0; i < b.samples; i++) scales[first + i] = lnp_drop_scale(node, first + i);
     b.scales = scales + first;
     return b;
 }
@@ -10415,8 +10625,8 @@ static void lnp_block_normalized(const void *context, float *rows, size_t stride
     const lnp_block *b = (const lnp_block *)context;
     const float *x = b->depthwise + first_row * b->c + first_k;
     b->g->rows.normalize_rows(rows, stride, x, b->c, b->mean + first_row, b->rstd + first_row,
-                              lnp_op_values(b->g, b->op, LNP_B_NORM) + first_k,
-                              lnp_op_values(b->g, b->op, LNP_B_NORM_BIAS) + first_k, row_count,
+                              lnp_parameter_values(b->node, LNP_B_NORM) + first_k,
+                              lnp_parameter_values(b->node, LNP_B_NORM_BIAS) + first_k, row_count,
                               k_count);
 }
 
@@ -10425,7 +10635,7 @@ static void lnp_block_responses(const void *context, float *rows, size_t stride,
                                 size_t row_count, size_t first_k, size_t k_count)
 {
     const lnp_block *b = (const lnp_block *)context;
-    const float *shift = lnp_op_values(b->g, b->op, LNP_B_BETA) + first_k;
+    const float *shift = lnp_parameter_values(b->node, LNP_B_BETA) + first_k;
     while (row_count) { /* one sample's rows at a time */
         size_t sample = first_row / b->pixels;
         size_t count = lnp_min(row_count, (sample + 1) * b->pixels - first_row);
@@ -10471,7 +10681,7 @@ static void lnp_block_residual(const void *context, size_t first_row, size_t row
 
 static void lnp_block_expand(const lnp_block *b, lnp_finish finish)
 {
-    lnp_product job = lnp_product_of(b->g, b->op, LNP_B_EXPAND, LNP_B_EXPAND_BIAS, b->rows);
+    lnp_product job = lnp_product_of(b->node, LNP_B_EXPAND, LNP_B_EXPAND_BIAS, b->rows);
     job.a = b->depthwise; /* with a fill: only fetched ahead */
     job.fill = lnp_block_normalized;
     job.out = b->hidden;
@@ -10479,7 +10689,7 @@ static void lnp_block_expand(const lnp_block *b, lnp_finish finish)
     job.context = b;
     job.segment_rows = b->pixels;
     job.chunk_rows = LNP_CHUNK_ROWS;
-    lnp_multiply_rows(lnp_gemm_of(b->g, b->op), &job, b->scratch, &b->g->team);
+    lnp_multiply_rows(lnp_gemm_of(b->node), &job, b->scratch, &b->g->team);
 }
 
 static void lnp_block_grn_statistics(const lnp_block *b)
@@ -10489,32 +10699,32 @@ static void lnp_block_grn_statistics(const lnp_block *b)
         lnp_chunk_totals(b->totals + i * b->wide, b->squares + i * chunks * b->wide, chunks,
                          b->wide);
         lnp_grn_factors(b->norm + i * b->wide, b->factor + i * b->wide, b->totals + i * b->wide,
-                        lnp_op_values(b->g, b->op, LNP_B_GAMMA), b->wide);
+                        lnp_parameter_values(b->node, LNP_B_GAMMA), b->wide);
     }
 }
 
 static void lnp_block_reduce(const lnp_block *b)
 {
-    lnp_product job = lnp_product_of(b->g, b->op, LNP_B_REDUCE, LNP_B_REDUCE_BIAS, b->rows);
+    lnp_product job = lnp_product_of(b->node, LNP_B_REDUCE, LNP_B_REDUCE_BIAS, b->rows);
     job.a = b->active;
     job.fill = lnp_block_responses;
     job.out = b->y;
     job.finish = lnp_block_residual;
     job.context = b;
-    lnp_multiply_rows(lnp_gemm_of(b->g, b->op), &job, b->scratch, &b->g->team);
+    lnp_multiply_rows(lnp_gemm_of(b->node), &job, b->scratch, &b->g->team);
 }
 
-static void lnp_block_forward(lnp_run *run, const lnp_op *op)
+static void lnp_block_forward(const lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
-    const lnp_activation *x = lnp_in(g, op);
+    lensnet_graph *g = node->graph;
+    const lnp_activation *x = lnp_in(node);
     size_t first;
-    for (first = 0; first < run->n; first += lnp_block_group(g, op)) {
-        lnp_block b = lnp_block_begin(run, op, first);
+    for (first = 0; first < g->run.n; first += lnp_block_group(node)) {
+        lnp_block b = lnp_block_begin(node, first);
         lnp_depthwise_forward(&g->depthwise, &g->rows, b.depthwise, b.mean, b.rstd, b.x,
-                              lnp_op_weight(g, op, LNP_B_DEPTHWISE)->packed[LNP_FORWARD],
-                              lnp_op_values(g, op, LNP_B_DEPTHWISE_BIAS), b.samples, x->h, x->w,
-                              x->c, lnp_block_norm_epsilon, &g->team);
+                              lnp_parameter_of(node, LNP_B_DEPTHWISE)->packed[LNP_FORWARD],
+                              lnp_parameter_values(node, LNP_B_DEPTHWISE_BIAS), b.samples, x->h,
+                              x->w, x->c, lnp_block_norm_epsilon, &g->team);
         lnp_block_expand(&b, lnp_block_activate);
         lnp_block_grn_statistics(&b);
         lnp_block_reduce(&b);
@@ -10546,7 +10756,7 @@ static float *lnp_chunk_sums(float *sums, lnp_chunk chunk, size_t columns)
 
 static void lnp_block_add_sums(const lnp_block *b, int parameter, const float *sums, size_t columns)
 {
-    lnp_add_chunks(b->g, lnp_op_gradients(b->g, b->op, parameter), sums,
+    lnp_add_chunks(b->g, lnp_parameter_gradient(b->node, parameter), sums,
                    b->samples * lnp_chunk_count(b->pixels), columns);
 }
 
@@ -10578,7 +10788,7 @@ static void lnp_block_grn_first(const void *context, size_t row, size_t rows)
 static void lnp_block_input_gradient(const lnp_block *b, int parameter, float *out, const float *a,
                                      lnp_visit begin, lnp_visit end)
 {
-    lnp_product job = lnp_product_back(b->g, b->op, parameter, b->rows);
+    lnp_product job = lnp_product_back(b->node, parameter, b->rows);
     job.a = a;
     job.out = out;
     job.begin = begin;
@@ -10586,33 +10796,32 @@ static void lnp_block_input_gradient(const lnp_block *b, int parameter, float *o
     job.context = b;
     job.segment_rows = b->pixels;
     job.chunk_rows = LNP_CHUNK_ROWS;
-    lnp_multiply_rows(lnp_gemm_of(b->g, b->op), &job, b->scratch, &b->g->team);
+    lnp_multiply_rows(lnp_gemm_of(b->node), &job, b->scratch, &b->g->team);
 }
 
 /* dW of W1 or W2; the fill makes its input anew. */
 static void lnp_block_weight_gradient(const lnp_block *b, int parameter, const float *dy,
                                       const float *x, lnp_fill fill)
 {
-    lnp_gradient_product job = lnp_gradient_of(b->g, b->op, parameter, b->rows);
+    lnp_gradient_product job = lnp_gradient_of(b->node, parameter, b->rows);
     job.dy = dy;
     job.x = x;
     job.x_fill = fill;
     job.x_fill_context = b;
-    lnp_multiply_gradient(lnp_gemm_of(b->g, b->op), &job, b->scratch, &b->g->team);
+    lnp_multiply_gradient(lnp_gemm_of(b->node), &job, b->scratch, &b->g->team);
 }
 
 /* Gradients of GRN's parameters, and what its backward multiplies and adds. */
 static void lnp_block_grn_coefficients(const lnp_block *b)
 {
-    const lensnet_graph *g = b->g;
     const size_t chunks = lnp_chunk_count(b->pixels);
     size_t i;
     for (i = 0; i < b->samples; i++) {
         const size_t at = i * b->wide;
         lnp_chunk_totals(b->totals + at, b->wide_sums[0] + i * chunks * b->wide, chunks, b->wide);
         lnp_grn_coefficients(b->coefficient + at, b->factor + at,
-                             lnp_op_gradients(g, b->op, LNP_B_GAMMA), b->totals + at, b->norm + at,
-                             lnp_op_values(g, b->op, LNP_B_GAMMA), b->wide);
+                             lnp_parameter_gradient(b->node, LNP_B_GAMMA), b->totals + at,
+                             b->norm + at, lnp_parameter_values(b->node, LNP_B_GAMMA), b->wide);
     }
     lnp_block_add_sums(b, LNP_B_BETA, b->wide_sums[1], b->wide);
 }
@@ -10650,7 +10859,7 @@ static void lnp_block_norm_backward(const void *context, size_t row, size_t rows
     b->g->rows.layer_norm_backward(b->dnarrow + at, lnp_chunk_sums(b->narrow_sums[0], chunk, b->c),
                                    lnp_chunk_sums(b->narrow_sums[1], chunk, b->c), b->dnarrow + at,
                                    b->depthwise + at, b->mean + row, b->rstd + row,
-                                   lnp_op_values(b->g, b->op, LNP_B_NORM), rows, b->c);
+                                   lnp_parameter_values(b->node, LNP_B_NORM), rows, b->c);
 }
 
 /* Through GRN, GELU, W1 and the norm: leaves the gradient of the depthwise output in b->dnarrow. */
@@ -10669,104 +10878,71 @@ static void lnp_block_backward_depthwise(const lnp_block *b, const lnp_activatio
 {
     lensnet_graph *g = b->g;
     lnp_depthwise_weight_gradient(&g->depthwise, &g->rows,
-                                  lnp_op_gradients(g, b->op, LNP_B_DEPTHWISE),
-                                  lnp_op_gradients(g, b->op, LNP_B_DEPTHWISE_BIAS), b->dnarrow,
+                                  lnp_parameter_gradient(b->node, LNP_B_DEPTHWISE),
+                                  lnp_parameter_gradient(b->node, LNP_B_DEPTHWISE_BIAS), b->dnarrow,
                                   b->x, b->samples, x->h, x->w, x->c, b->bands, &g->team);
     if (dx)
-        lnp_depthwise_input_gradient(&g->depthwise, &g->rows, dx, b->dy, b->dnarrow,
-                                     lnp_op_weight(g, b->op, LNP_B_DEPTHWISE)->packed[LNP_BACKWARD],
-                                     b->samples, x->h, x->w, x->c, &g->team);
+        lnp_depthwise_input_gradient(
+            &g->depthwise, &g->rows, dx, b->dy, b->dnarrow,
+            lnp_parameter_of(b->node, LNP_B_DEPTHWISE)->packed[LNP_BACKWARD], b->samples, x->h,
+            x->w, x->c, &g->team);
 }
 
-static void lnp_block_backward(lnp_run *run, const lnp_op *op, float *const *dx)
+static void lnp_block_backward(const lensnet_node *node)
 {
-    lensnet_graph *g = run->graph;
+    lensnet_graph *g = node->graph;
+    float *dx = lnp_input_gradient(node, 0);
     size_t first;
-    for (first = 0; first < run->n; first += lnp_block_group(g, op)) {
-        lnp_block b = lnp_block_begin(run, op, first);
+    for (first = 0; first < g->run.n; first += lnp_block_group(node)) {
+        lnp_block b = lnp_block_begin(node, first);
         const size_t at = first * b.pixels * b.c;
-        b.dy = lnp_gradient(g, op->output) + at;
+        b.dy = lnp_output_gradient(node) + at;
         b.dz = lnp_block_is_scaled(&b) ? b.dscaled : b.dy;
         lnp_block_backward_reduce(&b);
         lnp_block_backward_expand(&b);
-        lnp_block_backward_depthwise(&b, lnp_in(g, op), dx[0] ? dx[0] + at : NULL);
+        lnp_block_backward_depthwise(&b, lnp_in(node), dx ? dx + at : NULL);
     }
 }
 
 /* --- recording --------------------------------------------------------------------------------- */
 
-static lensnet_result lnp_block_shape(lensnet_graph *g, lnp_op *op, lensnet_error *error)
+static lensnet_result lnp_block_shape(lensnet_node *node, lensnet_error *error)
 {
-    const size_t c = lnp_in(g, op)->c;
+    const size_t c = lnp_in(node)->c;
     const int back = 1;
-    lensnet_result result = lnp_expect_parameters(op, LNP_MAX_PARAMETERS, error);
-    if (!result) result = lnp_use_depthwise(g, op, LNP_B_DEPTHWISE, error);
-    lnp_same_shape(lnp_out(g, op), lnp_in(g, op));
-    if (!result) result = lnp_expect_vector(g, op, LNP_B_DEPTHWISE_BIAS, c, error);
-    if (!result) result = lnp_expect_vector(g, op, LNP_B_NORM, c, error);
-    if (!result) result = lnp_expect_vector(g, op, LNP_B_NORM_BIAS, c, error);
-    if (!result) result = lnp_use_matrix(g, op, LNP_B_EXPAND, 1, back, error);
-    if (!result) result = lnp_expect_vector(g, op, LNP_B_EXPAND_BIAS, 4 * c, error);
-    if (!result) result = lnp_expect_vector(g, op, LNP_B_GAMMA, 4 * c, error);
-    if (!result) result = lnp_expect_vector(g, op, LNP_B_BETA, 4 * c, error);
-    if (!result) result = lnp_use_matrix(g, op, LNP_B_REDUCE, 1, back, error);
-    if (!result) result = lnp_expect_vector(g, op, LNP_B_REDUCE_BIAS, c, error);
+    lensnet_result result = lnp_drop_path_shape(node, error);
+    if (!result) result = lnp_use_depthwise(node, LNP_B_DEPTHWISE, error);
+    if (!result) result = lnp_expect_vector(node, LNP_B_DEPTHWISE_BIAS, c, error);
+    if (!result) result = lnp_expect_vector(node, LNP_B_NORM, c, error);
+    if (!result) result = lnp_expect_vector(node, LNP_B_NORM_BIAS, c, error);
+    if (!result) result = lnp_use_matrix(node, LNP_B_EXPAND, 1, back, error);
+    if (!result) result = lnp_expect_vector(node, LNP_B_EXPAND_BIAS, 4 * c, error);
+    if (!result) result = lnp_expect_vector(node, LNP_B_GAMMA, 4 * c, error);
+    if (!result) result = lnp_expect_vector(node, LNP_B_BETA, 4 * c, error);
+    if (!result) result = lnp_use_matrix(node, LNP_B_REDUCE, 1, back, error);
+    if (!result) result = lnp_expect_vector(node, LNP_B_REDUCE_BIAS, c, error);
     return result;
 }
 
-static double lnp_block_macs(const lensnet_graph *g, const lnp_op *op)
+static double lnp_block_macs(const lensnet_node *node)
 {
-    double c = (double)lnp_in(g, op)->c;
-    return (double)lnp_pixels(lnp_in(g, op)) * (49 * c + 8 * c * c);
+    double c = (double)lnp_in(node)->c;
+    return (double)lnp_pixels(lnp_in(node)) * (49 * c + 8 * c * c);
 }
+
+static const lensnet_operator lnp_convnext_block = {
+    "ConvNeXt V2 block", /* inputs, weights, of these required, bytes of options, flags: */
+    1, LNP_BLOCK_PARAMETERS, LNP_BLOCK_PARAMETERS, sizeof(lnp_drop), LENSNET_READS_INPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_block_shape, lnp_block_plan, lnp_block_forward, lnp_block_backward, lnp_block_macs, NULL};
 
 /* The fused block. `parameters` in the order of the enum above. */
 static lensnet_tensor lnp_record_block(lensnet_graph *g, lensnet_tensor x,
                                        const lensnet_parameter *parameters, float rate)
 {
-    lnp_op *op = lnp_record_on(g, LNP_CONVNEXT_BLOCK, x, -1);
-    int i;
-    if (!op) return lnp_no_tensor();
-    for (i = 0; i < LNP_MAX_PARAMETERS; i++) op->parameters[i] = parameters[i].index;
-    op->rate = rate;
-    op->drop_index = g->drop_paths++;
-    return lnp_commit(g, op);
+    const lnp_drop drop = lnp_drop_next(g, rate);
+    return lensnet_record(g, &lnp_convnext_block, &x, parameters, &drop);
 }
-/* =================================================================================================
- * >>operator-table  What the graph knows about operators: one row each, in the order of lnp_kind.
- * ============================================================================================== */
-
-static const lnp_operator lnp_operators[LNP_KIND_COUNT] = {
-    /* name, backward needs input / output, is a loss, shape, plan, forward, backward, macs */
-    {"input", 0, 0, 0, lnp_input_shape, NULL, lnp_input_forward, lnp_input_backward, NULL},
-    {"conv2d", 1, 0, 0, lnp_conv_shape, lnp_conv_plan, lnp_conv_forward, lnp_conv_backward,
-     lnp_conv_macs},
-    {"depthwise conv2d", 1, 0, 0, lnp_depthwise_shape, lnp_depthwise_plan, lnp_depthwise_forward_op,
-     lnp_depthwise_backward_op, lnp_conv_macs},
-    {"linear", 1, 0, 0, lnp_linear_shape, lnp_linear_plan, lnp_linear_forward, lnp_linear_backward,
-     lnp_linear_macs},
-    {"layer norm", 1, 0, 0, lnp_layer_norm_shape, lnp_layer_norm_plan, lnp_layer_norm_forward,
-     lnp_layer_norm_backward_op, NULL},
-    {"gelu", 1, 0, 0, lnp_shape_same, NULL, lnp_gelu_forward, lnp_gelu_backward, NULL},
-    {"relu", 1, 0, 0, lnp_shape_same, NULL, lnp_relu_forward, lnp_relu_backward, NULL},
-    {"grn", 1, 0, 0, lnp_grn_shape, lnp_grn_plan, lnp_grn_forward, lnp_grn_backward, NULL},
-    {"add", 0, 0, 0, lnp_add_shape, NULL, lnp_add_forward, lnp_add_backward, NULL},
-    {"drop path", 0, 0, 0, lnp_drop_path_shape, NULL, lnp_drop_path_forward, lnp_drop_path_backward,
-     NULL},
-    {"mean pool", 0, 0, 0, lnp_mean_pool_shape, NULL, lnp_mean_pool_forward,
-     lnp_mean_pool_backward_op, NULL},
-    {"max pool", 0, 0, 0, lnp_max_pool_shape, lnp_max_pool_plan, lnp_max_pool_forward,
-     lnp_max_pool_backward_op, NULL},
-    {"cross-entropy", 0, 0, 1, lnp_cross_entropy_shape, lnp_cross_entropy_plan,
-     lnp_cross_entropy_forward, lnp_loss_backward, NULL},
-    {"squared error", 0, 0, 1, lnp_shape_same, lnp_value_loss_plan, lnp_squared_error_forward,
-     lnp_loss_backward, NULL},
-    {"binary cross-entropy", 0, 0, 1, lnp_shape_same, lnp_value_loss_plan,
-     lnp_binary_cross_entropy_forward, lnp_loss_backward, NULL},
-    {"ConvNeXt V2 block", 1, 0, 0, lnp_block_shape, lnp_block_plan, lnp_block_forward,
-     lnp_block_backward, lnp_block_macs}};
-
-static const lnp_operator *lnp_operator_of(lnp_kind kind) { return &lnp_operators[kind]; }
 /* =================================================================================================
  * >>safetensors  The format: numbers, text, JSON, reading and writing an archive.
  * A file is hostile: every size is checked against the file before it is used, the table is all
@@ -16280,11 +16456,11 @@ static lensnet_tensor lnp_record_plain_block(lensnet_graph *g, lensnet_tensor x,
 static lensnet_tensor lnp_record_next_block(lnp_recorder *r, lensnet_tensor x,
                                             const lensnet_model_desc *d, size_t stage)
 {
-    lensnet_parameter p[LNP_MAX_PARAMETERS];
+    lensnet_parameter p[LNP_BLOCK_PARAMETERS];
     float rate =
         r->blocks > 1 ? d->drop_path_rate * (float)r->block / (float)(r->blocks - 1) : 0.0f;
     int i;
-    for (i = 0; i < LNP_MAX_PARAMETERS; i++) p[i] = lnp_next(r);
+    for (i = 0; i < LNP_BLOCK_PARAMETERS; i++) p[i] = lnp_next(r);
     r->block++;
     return r->g->options.plain ? lnp_record_plain_block(r->g, x, p, d->widths[stage], rate)
                                : lnp_record_block(r->g, x, p, rate);
@@ -16352,7 +16528,7 @@ lensnet_network lensnet_model_record(lensnet_graph *graph, const lensnet_model *
     lensnet_network net;
     uint64_t mode;
     size_t i;
-    if (graph && model && graph->parameters == model->parameters && !graph->op_count) {
+    if (graph && model && graph->parameters == model->parameters && !graph->node_count) {
         mode = lnp_mode_enter(); /* drop path's rates are computed here */
         net = lnp_record_network(graph, &model->desc, NULL);
         lnp_mode_leave(mode);

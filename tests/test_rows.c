@@ -124,7 +124,7 @@ static void test_rows_of(size_t rows, size_t c)
     SAME(n, 1, k->grn_backward_second(a[0], a[1], a[2], a[3], a[4], a[5], a[6], s, rows, c));
     SAME(n, 1, k->grn_backward_second(a[2], a[1], a[2], a[3], a[4], a[5], a[6], s, rows, c));
     SAME(n, 1, k->grn_backward_rows(a[0], a[1], a[2], a[3], a[4], s, rows, c));
-    SAME(flat, 0, lnp_mean_pool(k, a[0], a[1], 1, rows ? rows : 1, c));
+    SAME(flat, 0, lnp_pool_mean(k, a[0], a[1], 1, rows ? rows : 1, c));
     SAME(flat * 2, 0, double totals[512]; lnp_pixel_products(k, totals, a[0], a[1], c, rows, c);
          memcpy(a[2], totals, c * sizeof *totals));
 }
@@ -411,9 +411,9 @@ static void test_mean_pool(void)
         p = i % 20;
         last[(n * 20 + p) * 3 + c] = x[i];
     }
-    lnp_mean_pool(&reference, y, last, 2, 20, 3);
+    lnp_pool_mean(&reference, y, last, 2, 20, 3);
     unit_compare(y, "avgpool_global", "out", 5e-7);
-    lnp_mean_pool_backward(dx, dy, 2, 20, 3);
+    lnp_pool_mean_backward(dx, dy, 2, 20, 3);
     for (i = 0; i < 120; i++) first[i] = dx[(i / 60 * 20 + i % 20) * 3 + i / 20 % 3];
     unit_compare(first, "avgpool_global", "grad.x", 1e-7);
     free(x);
@@ -441,8 +441,8 @@ static void test_max_pool(size_t h, size_t w, size_t kernel, size_t stride, size
     y = guarded_new(2 * s.out_h * s.out_w * 3);
     dy = guarded_random(y.count, 41);
     dx = guarded_new(x.count);
-    lnp_max_pool(y.values, argmax, x.values, &s);
-    lnp_max_pool_backward(dx.values, dy.values, argmax, &s);
+    lnp_pool_max(y.values, argmax, x.values, &s);
+    lnp_pool_max_backward(dx.values, dy.values, argmax, &s);
     for (o = 0; o < y.count; o++) {
         const size_t c = o % 3, ox = o / 3 % s.out_w, oy = o / 3 / s.out_w % s.out_h;
         const size_t n = o / 3 / s.out_w / s.out_h;
