@@ -8842,10 +8842,11 @@ static lensnet_result lnp_begin_losses(lensnet_graph *g, lensnet_error *error)
             lnp_find_targets(g, loss);
         else if (node->op->begin(node, error))
             return LENSNET_ERROR_ARGUMENT;
+        if (g->run.backward && !loss->given && !loss->target[0])
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "batch: labels or targets are needed");
         if (g->run.backward && !loss->given)
             return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                            "batch: %s needs %s%s, which are missing", node->op->name,
-                            loss->target[0] ? "the targets " : "labels or targets", loss->target);
+                            "batch: the targets \"%s\" of a loss are missing", loss->target);
     }
     return LENSNET_OK;
 }
