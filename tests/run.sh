@@ -236,7 +236,7 @@ job_sanitize() {
         # shellcheck disable=SC2086
         build_and_run "sanitize_$1" "tests/$1.c" $flags
     else
-        with_library sanitize "$flags" test_model test_train test_alloc test_host test_classify \
+        with_library sanitize "$flags" test_model test_train test_alloc test_host test_faults test_classify \
             test_gradients test_bits
     fi
 }
