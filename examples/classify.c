@@ -20,6 +20,7 @@
 #include "arguments.h"
 #include "catalogue.h"
 #include "predict.h"
+#include "reading.h"
 
 enum { CLASSIFY_DEPTH = 16 }; /* folders inside folders */
 
@@ -31,7 +32,7 @@ static argument options[] = {
     {"--part", "I/N", NULL, "the I-th of N parts of the images, for --csv and --json", 0},
     {"--merge", NULL, NULL, "join the tables of all parts, given in order", 0},
     {"--views", "N", "1", "8: mean over flips and quarter turns, slower and a little better", 0},
-    {"--stack", NULL, NULL, "files in folders may be stacks (N, H, W)", 0},
+    {"--stack", NULL, "no", "files in folders may be stacks (N, H, W)", 0},
     {"--nan", "MODE", "refuse", "pixels that are not finite: refuse, zero, median", 0},
     {"--fit", "MODE", "auto",
      "images of another size or scale than the network knows:\n"
@@ -397,18 +398,6 @@ static int classify(const lensnet_classifier *classifier, dataset_split *images,
     return good;
 }
 
-/* How images are to be read, from the command line. */
-static void read_reading(dataset_reading *reading)
-{
-    static const char *const fits[] = {"auto", "crop", "stretch"};
-    lensnet_error error;
-    reading->stack = options[STACK].given;
-    reading->fit = (dataset_fit_mode)arguments_choice(&options[FIT], fits, 3);
-    if (lensnet_mend_parse(&reading->mend, options[NANS].value, &error))
-        arguments_fail("--nan is one of refuse, zero, median, not '%s'", options[NANS].value);
-    if (options[SCALE].value) reading->pixel_scale = arguments_number(&options[SCALE], 1e-6, 1e5);
-}
-
 /* The weights come first; who gives them last is told so. */
 static void check_order(int words, char **argv)
 {
@@ -461,7 +450,7 @@ int main(int argc, char **argv)
     if (options[PART].value && !options[CSV].given && !options[JSON].given)
         arguments_fail("--part is for --csv or --json");
     check_order(words, argv);
-    read_reading(&images.reading);
+    reading_from_options(&images.reading, options, OPTIONS);
     host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
     choice.host = &host;
     choice.views = (int)arguments_whole(&options[VIEWS], 1, 8);

@@ -65,6 +65,7 @@ static int dataset_read(dataset_image *image, int wants_map, const dataset_split
     image->own = 1;
     if (split->source) {
         p->bands = 1;
+        p->pixel_scale = split->reading.pixel_scale;
         return split->source(&p->pixels, wants_map ? &image->map : NULL, &p->height, &p->width,
                              split->user, index, epoch, thread, error);
     }
@@ -209,16 +210,16 @@ NPY_API int dataset_check_pedestal(const picture *p, const lensnet_preprocess *n
         p->offset);
 }
 
-/* What a batch of training images says of their size and scale, for those who use the network later. */
-NPY_API int dataset_describe(lensnet_preprocess *network, dataset_split *split,
+/* The side and the pixel scale of the images, as the first one has them; 0: unknown, or it is no square. */
+NPY_API int dataset_describe(int *source_size, double *pixel_scale, dataset_split *split,
                              lensnet_error *error)
 {
     dataset_image image;
+    const picture *p = &image.picture;
     if (!split->count) return 1;
     if (!dataset_pixels(&image, 0, split, 0, 0, 0, error)) return 0;
-    network->source_size =
-        image.picture.height == image.picture.width ? (int)image.picture.height : 0;
-    network->pixel_scale = image.picture.pixel_scale;
+    *source_size = p->height == p->width ? (int)p->height : 0;
+    *pixel_scale = p->pixel_scale;
     dataset_image_free(&image);
     return 1;
 }

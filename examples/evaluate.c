@@ -4,7 +4,7 @@
  * ./evaluate weights/lensnet-atto.safetensors DATA --split test --out results
  *
  * reads DATA/test/CLASS/NAME.npy (without a folder `test`: the second half of each class in DATA/val,
- * as train.c does it) and prints the report of scikit-learn, the AUCs, accuracy, log loss, Brier
+ * as train.c does it; without train, val and test: all of DATA/CLASS/NAME.npy) and prints the report of scikit-learn, the AUCs, accuracy, log loss, Brier
  * score, calibration error and the confusion matrix; with --out it writes them there, with figures
  * (roc.svg, confusion.svg, reliability.svg) and every probability (predictions.csv). */
 #include "system.h"
@@ -14,15 +14,25 @@
 
 #include "arguments.h"
 #include "evaluation.h"
+#include "reading.h"
 
 static argument options[] = {
     {"--split", "NAME", "test", "test, val or train", 0},
     {"--out", "FOLDER", NULL, "write report, figures and predictions there", 0},
     {"--views", "N", "1", "8: mean over flips and quarter turns, slower and a little better", 0},
     {"--precision", "P", "fp32", "or bf16: nearly twice as fast where the processor has it", 0},
+    {"--classes", "LIST", NULL, "classes of folders by other names: axion=vort,cdm=sphere", 0},
+    {"--stack", NULL, "no", "files may be stacks of images (N, H, W)", 0},
+    {"--nan", "MODE", "refuse", "pixels that are not finite: refuse, zero, median", 0},
+    {"--fit", "MODE", "auto",
+     "images of another size or scale than the network knows:\n"
+     "auto: bring them to its pixel scale, where both are known\n"
+     "crop: cut or pad them to its size; stretch: as they are",
+     0},
+    {"--pixel-scale", "ARCSEC", NULL, "of images that do not say theirs", 0},
     {"--batch", "N", "16", "images at a time; changes memory and speed, no result", 0},
     {"--threads", "N", "0", "0: all", 0}};
-enum { SPLIT, OUT, VIEWS, PRECISION, BATCH, THREADS, OPTIONS };
+enum { SPLIT, OUT, VIEWS, PRECISION, CLASSES, STACK, NANS, FIT, SCALE, BATCH, THREADS, OPTIONS };
 
 static const char usage[] = "usage: evaluate [options] WEIGHTS.safetensors DATA\n"
                             "Measures a classifier on DATA/SPLIT/CLASS/NAME.npy.\n";
@@ -32,26 +42,18 @@ static int open_split(dataset *d, dataset_split **split, const lensnet_classifie
                       const char *data, lensnet_error *error)
 {
     const int kind = arguments_choice(&options[SPLIT], dataset_kind_names, DATASET_SPLITS);
-    size_t k, classes = lensnet_classifier_classes(classifier);
-    char *folder;
-    int good = 1;
-    for (k = 0; good && k < classes; k++)
-        good =
-            system_names_add(&d->classes, system_copy(lensnet_classifier_label(classifier, k))) ||
-            dataset_no_memory(error);
-    *split = &d->split[kind];
-    folder = system_path(data, dataset_kind_names[kind]);
-    if (good && !folder) good = dataset_no_memory(error);
-    if (good && kind != DATASET_VAL && (kind == DATASET_TRAIN || system_is_folder(folder))) {
-        good = dataset_list_split(*split, folder, &d->classes, 0, error);
-        free(folder);
-        return good;
-    }
-    free(folder);
-    good = good && dataset_list_held_out(d, data, 0, error);
-    if (good && !(*split)->count)
-        good = dataset_fail(error, "%s: no images are left for the split '%s'", data,
-                            dataset_kind_names[kind]);
+    const size_t count = lensnet_classifier_classes(classifier);
+    const char **labels = (const char **)calloc(count, sizeof *labels);
+    dataset_reading reading;
+    size_t k;
+    int good = labels != NULL || dataset_no_memory(error);
+    reading_from_options(&reading, options, OPTIONS);
+    reading.bands = (size_t)lensnet_classifier_preprocess(classifier)->bands;
+    for (k = 0; good && k < count; k++) labels[k] = lensnet_classifier_label(classifier, k);
+    good = good &&
+           dataset_open_split(d, split, data, (dataset_kind)kind, labels, count, &reading, error);
+    if (good) dataset_print_notes(d, stderr);
+    free(labels);
     return good;
 }
 
@@ -104,5 +106,5 @@ int main(int argc, char **argv)
     dataset_close(&data);
     lensnet_classifier_destroy(classifier);
     if (!good) fprintf(stderr, "error: %s\n", error.text);
-    return good ? 0 : 1;
+    return arguments_flush() && good ? 0 : 1;
 }

@@ -567,10 +567,9 @@ static int dataset_by_index(const void *a, const void *b)
 static int dataset_hash_pixels(uint64_t *hash, const dataset_split *split, size_t index,
                                lensnet_error *error)
 {
-    const size_t bands = split->reading.bands ? split->reading.bands : 1;
     picture p;
     size_t i, count;
-    if (!picture_read(&p, split->files[index].path, bands, error->text)) {
+    if (!picture_read(&p, split->files[index].path, 0, error->text)) {
         error->code = LENSNET_ERROR_FORMAT;
         return 0;
     }

@@ -89,6 +89,7 @@ NPY_API int simulated_open(simulated *s, dataset_split *split, const system_name
     split->source = simulated_source;
     split->user = s;
     split->fresh = fresh;
+    split->reading.pixel_scale = params.pixel_scale;
     for (i = 0; good && i < count; i++)
         good =
             dataset_add(split, NULL, dataset_find_class(classes, sim_class_names[i % SIM_CLASSES]),

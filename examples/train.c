@@ -35,7 +35,7 @@
 #define TRAIN_SAVE_SECONDS 600.0 /* the state is saved at least this often */
 
 enum {
-    TRAIN_PAIRS = 64, /* lines of metadata in a state */
+    TRAIN_PAIRS = 96, /* lines of metadata in a state */
     TRAIN_NUMBER = 32 /* characters of a number in them */
 };
 
@@ -119,14 +119,17 @@ static int run_name_files(run *r, const char *out, lensnet_error *error)
 /* Lists files, or names the classes to be simulated. */
 static int data_open(run *r, lensnet_error *error)
 {
+    dataset_reading reading;
     const size_t simulate = (size_t)arguments_whole(train_value(OPTION_SIMULATE), 0, 100000000);
     if (!simulate && !r->data_path)
         return dataset_fail(error, "there is nothing to train on: name a folder DATA, or say "
                                    "--simulate 3000; --help says more");
-    if (!simulate) return dataset_open(&r->data, r->data_path, error);
+    reading_from_options(&reading, train_options, OPTION_COUNT);
+    if (!simulate) return dataset_open_as(&r->data, r->data_path, &reading, error);
     if (simulate < 2 * SIM_CLASSES)
         return dataset_fail(error, "--simulate %zu: 6 images or more are needed", simulate);
     if (!simulated_classes(&r->data.classes, error)) return 0;
+    r->data.split[DATASET_VAL].reading = r->data.split[DATASET_TEST].reading = reading;
     return !r->data_path || dataset_list_held_out(&r->data, r->data_path, 1, error);
 }
 
@@ -150,10 +153,13 @@ static int data_prepare(run *r, lensnet_error *error)
         good = good && data_simulate(r, DATASET_VAL, s->held_out, error) &&
                data_simulate(r, DATASET_TEST, s->held_out, error);
     for (kind = 0; kind < DATASET_SPLITS; kind++)
+        r->data.split[kind].reading.bands = (size_t)s->bands;
+    for (kind = 0; kind < DATASET_SPLITS; kind++)
         if (s->limit && !r->data.split[kind].source) dataset_limit(&r->data.split[kind], s->limit);
     /* Validation images come first: they are the same in every epoch. */
     r->data.split[DATASET_VAL].cache_left = s->cache;
-    return good;
+    return good && dataset_describe(&r->settings.source_size, &r->settings.pixel_scale,
+                                    &r->data.split[DATASET_TRAIN], error);
 }
 
 /* Reads every file once. */
@@ -186,6 +192,7 @@ static int model_peek(run *r, const char *path, int *same_labels, lensnet_error 
     lensnet_load_options load = lensnet_load_defaults();
     argument *variant = &train_options[OPTION_VARIANT], *size = &train_options[OPTION_SIZE];
     argument *normalise = &train_options[OPTION_NORMALISE], *crop = &train_options[OPTION_CROP];
+    argument *bands = &train_options[OPTION_BANDS], *stretch = &train_options[OPTION_STRETCH];
     lensnet_model *model;
     const lensnet_model_desc *desc;
     const char *name;
@@ -208,6 +215,9 @@ static int model_peek(run *r, const char *path, int *same_labels, lensnet_error 
     if (good && !crop->value) good = run_keep(r, &crop->value, system_copy(number), error);
     if (!normalise->value)
         normalise->value = lensnet_normalisation_text(desc->preprocess.normalisation);
+    snprintf(number, sizeof number, "%d", desc->preprocess.bands);
+    if (good && !bands->value) good = run_keep(r, &bands->value, system_copy(number), error);
+    if (!stretch->value) stretch->value = lensnet_stretch_text(desc->preprocess.stretch);
     *same_labels = dataset_relabel(&r->data, desc->labels, desc->classes);
     lensnet_model_destroy(model);
     return good;
@@ -215,6 +225,21 @@ static int model_peek(run *r, const char *path, int *same_labels, lensnet_error 
 
 /* What learns the map with --dense: a head on stage 3, the one whose pixels are 16 wide. */
 static const lensnet_head dense_heads[1] = {{"dense", 2, DENSE_PARTS *DENSE_PARTS}};
+
+/* The way of the images to the network, and what later users should know of them. */
+static lensnet_preprocess model_preprocess(const train_settings *s)
+{
+    lensnet_preprocess p = lensnet_preprocess_defaults();
+    p.image_size = s->image_size;
+    p.crop = s->crop;
+    p.bands = s->bands;
+    if (s->bands > 1) p.channels = s->bands;
+    p.stretch = s->stretch;
+    p.normalisation = s->normalisation;
+    p.source_size = s->source_size;
+    p.pixel_scale = s->pixel_scale;
+    return p;
+}
 
 static int model_create(run *r, lensnet_error *error)
 {
@@ -225,11 +250,9 @@ static int model_create(run *r, lensnet_error *error)
     desc.labels = (const char *const *)r->data.classes.items;
     desc.drop_path_rate = (float)s->drop_path;
     desc.seed = s->seed;
-    desc.preprocess.image_size = s->image_size;
-    desc.preprocess.crop = s->crop;
+    desc.preprocess = model_preprocess(s);
     desc.heads = dense_heads;
     desc.head_count = s->dense > 0;
-    desc.preprocess.normalisation = s->normalisation;
     desc.host = &r->host;
     return !lensnet_model_create(&r->model, &desc, error);
 }
@@ -238,10 +261,7 @@ static int model_load(run *r, const char *path, int same_labels, lensnet_error *
 {
     const train_settings *s = &r->settings;
     lensnet_load_options load = lensnet_load_defaults();
-    lensnet_preprocess preprocess = lensnet_preprocess_defaults();
-    preprocess.image_size = s->image_size;
-    preprocess.crop = s->crop;
-    preprocess.normalisation = s->normalisation;
+    const lensnet_preprocess preprocess = model_preprocess(s);
     load.preprocess = &preprocess;
     load.heads = dense_heads;
     load.head_count = s->dense > 0;
@@ -655,6 +675,7 @@ static void describe(const run *r)
     int kind;
     printf("images       %s\n", r->data_path ? r->data_path : "simulated");
     for (kind = 0; kind < DATASET_SPLITS; kind++) describe_split(r, (dataset_kind)kind);
+    dataset_print_notes(&r->data, stdout);
     printf("network      ConvNeXt V2 %s, %zu weights, ", s->variant, lensnet_model_weights(desc));
     if (s->crop) printf("crop %d, ", s->crop);
     printf("input %d x %d, %s\n", s->image_size, s->image_size,

@@ -5,6 +5,7 @@
 
 #include "arguments.h"
 #include "dataset.h"
+#include "reading.h"
 
 /* ---- options ---- */
 
@@ -14,6 +15,8 @@ typedef enum {
     OPTION_VARIANT,
     OPTION_SIZE,
     OPTION_CROP,
+    OPTION_BANDS,
+    OPTION_STRETCH,
     OPTION_NORMALISE,
     OPTION_EPOCHS,
     OPTION_BATCH,
@@ -38,6 +41,12 @@ typedef enum {
     OPTION_HELD_OUT,
     OPTION_LIMIT,
     OPTION_TYPE,
+    OPTION_SPLIT,
+    OPTION_CLASSES,
+    OPTION_STACK,
+    OPTION_NAN,
+    OPTION_FIT,
+    OPTION_PIXEL_SCALE,
     OPTION_STORED, /* the options up to here make the result; the state keeps them */
     OPTION_OUT = OPTION_STORED,
     OPTION_RESUME,
@@ -59,6 +68,8 @@ static argument train_options[OPTION_COUNT] = {
     {"--variant", "NAME", NULL, "atto femto pico nano tiny base large huge", 0},
     {"--size", "N", NULL, "side of the network's input, pixels", 0},
     {"--crop", "N", NULL, "side of what is cut from the middle of an image first; 0: all of it", 0},
+    {"--bands", "N", NULL, "planes of an image, (N, H, W) or (H, W, N); 1: grey", 0},
+    {"--stretch", "NAME", NULL, "none asinh log sqrt: lifts what is faint, before all else", 0},
     {"--normalise", "NAME", NULL, "none minmax znorm imagenet minmax+imagenet", 0},
     {"--epochs", "N", NULL, "passes over the training images", 0},
     {"--batch", "N", NULL, "images per step", 0},
@@ -96,6 +107,18 @@ static argument train_options[OPTION_COUNT] = {
     {"--held-out", "N", "600", "simulated images to validate on, and as many to test on", 0},
     {"--limit", "N", "0", "use at most N images of each class of each split; 0: all", 0},
     {"--type", "NAME", "f32", "numbers in best.safetensors: f32, f16 or bf16", 0},
+    {"--split", "A/B/C", "folders",
+     "shares of train, val and test, e.g. 80/10/10, for images that stand\n"
+     "in DATA/train alone or in DATA/CLASS; equal images stay together",
+     0},
+    {"--classes", "LIST", "", "classes of folders by other names: axion=vort,cdm=sphere", 0},
+    {"--stack", NULL, "no", "files may be stacks of images (N, H, W)", 0},
+    {"--nan", "MODE", "refuse", "pixels that are not finite: refuse, zero, median", 0},
+    {"--fit", "MODE", "auto",
+     "images of another size or scale than the first: auto, crop or stretch;\n"
+     "auto brings them to one pixel scale, where all are known",
+     0},
+    {"--pixel-scale", "ARCSEC", "0", "of images that do not say theirs; 0: unknown", 0},
     {"--out", "FOLDER", "run", "where everything is written", 0},
     {"--resume", NULL, NULL, "go on where the run in --out stopped", 0},
     {"--folder", NULL, NULL, "also write OUT/huggingface for transformers", 0},
@@ -124,6 +147,8 @@ static const struct {
 } train_recipes[] = {{OPTION_VARIANT, {"atto", NULL, "tiny"}},
                      {OPTION_SIZE, {"128", NULL, "224"}},
                      {OPTION_CROP, {"0", NULL, "0"}},
+                     {OPTION_BANDS, {"1", NULL, "1"}},
+                     {OPTION_STRETCH, {"none", NULL, "none"}},
                      {OPTION_NORMALISE, {"znorm", NULL, "znorm"}},
                      {OPTION_EPOCHS, {"30", "10", "15"}},
                      {OPTION_BATCH, {"32", "32", "100"}},
@@ -159,6 +184,9 @@ typedef struct train_settings {
     const char *weights; /* NULL: random */
     const char *variant;
     int image_size, crop;
+    int bands, source_size; /* the side of the training images, 0: unknown */
+    double pixel_scale;     /* and theirs, arc seconds */
+    lensnet_stretch_mode stretch;
     lensnet_normalisation normalisation;
     uint64_t epochs;
     size_t batch;
@@ -231,6 +259,9 @@ static void train_read_settings(train_settings *s)
     s->variant = train_value(OPTION_VARIANT)->value;
     s->image_size = (int)arguments_whole(train_value(OPTION_SIZE), 32, 4096);
     s->crop = (int)arguments_whole(train_value(OPTION_CROP), 0, 65536);
+    s->bands = (int)arguments_whole(train_value(OPTION_BANDS), 1, LENSNET_BANDS_LIMIT);
+    if (lensnet_stretch_parse(&s->stretch, train_value(OPTION_STRETCH)->value, &error))
+        arguments_fail("--stretch: %s", error.text);
     if (lensnet_normalisation_parse(&s->normalisation, train_value(OPTION_NORMALISE)->value,
                                     &error))
         arguments_fail("--normalise: %s", error.text);
@@ -281,6 +312,9 @@ static int train_restore_options(const lensnet_archive *state, const char *path,
         snprintf(key, sizeof key, "train.%s", a->name + 2);
         stored = lensnet_archive_metadata(state, key);
         if (!stored && i == OPTION_AVERAGE) stored = "0"; /* states older than the option */
+        if (!stored && i == OPTION_BANDS) stored = "1";
+        if (!stored && i == OPTION_STRETCH) stored = "none";
+        if (!stored && i >= OPTION_SPLIT && !a->given) stored = a->value;
         if (!stored)
             return dataset_fail(error,
                                 "%s: it is no training state of this program ('%s' is missing); "
