@@ -234,7 +234,7 @@ typedef struct lensnet_session lensnet_session;
 typedef struct lensnet_classifier_options {
     const lensnet_host *host; /* NULL: lensnet_host_defaults() */
     int views;      /* 1; 8: mean probability over the flips and quarter turns of the image */
-    int calibrated; /* 1: believe what the file says of its network: temperature, sets, what is foreign;
+    int calibrated; /* 1: use what the file says of its network: temperature, sets, what is foreign;
                         0: plain softmax */
     double coverage; /* of lensnet_prediction.set: 0.01 ... 0.99, raised to the next percent */
     lensnet_precision precision; /* of its sessions; LENSNET_PRECISION_FP32 */
@@ -654,6 +654,10 @@ typedef struct lensnet_archive_pair {
     const char *key;
     const char *value;
 } lensnet_archive_pair;
+
+/* All lines of an archive's metadata, sorted by key, *count of them. They live as long as the archive. */
+LENSNET_API const lensnet_archive_pair *lensnet_archive_pairs(const lensnet_archive *archive,
+                                                              size_t *count);
 
 /* The metadata line of checksums: the CRC-32 (zlib's) of the table, then of each tensor's bytes, in the
  * order of the file, eight hexadecimal digits each. Where a file has it, the table is checked by
@@ -12460,6 +12464,12 @@ const lensnet_archive_entry *lensnet_archive_find(const lensnet_archive *archive
             high = middle;
     }
     return NULL;
+}
+
+const lensnet_archive_pair *lensnet_archive_pairs(const lensnet_archive *archive, size_t *count)
+{
+    *count = archive->pair_count;
+    return archive->pairs;
 }
 
 const char *lensnet_archive_metadata(const lensnet_archive *archive, const char *key)

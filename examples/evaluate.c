@@ -13,12 +13,17 @@
 #include "../lensnet.h"
 
 #include "arguments.h"
+#include "calibrate.h"
 #include "evaluation.h"
 #include "reading.h"
 
 static argument options[] = {
     {"--split", "NAME", "test", "test, val or train", 0},
     {"--out", "FOLDER", NULL, "write report, figures and predictions there", 0},
+    {"--calibrate", NULL, NULL,
+     "fit temperature, sets and the foreign score on this split, and write\n"
+     "them into the weights file; use images that it was not trained on",
+     0},
     {"--views", "N", "1", "8: mean over flips and quarter turns, slower and a little better", 0},
     {"--precision", "P", "fp32", "or bf16: nearly twice as fast where the processor has it", 0},
     {"--classes", "LIST", NULL, "classes of folders by other names: axion=vort,cdm=sphere", 0},
@@ -32,7 +37,21 @@ static argument options[] = {
     {"--pixel-scale", "ARCSEC", NULL, "of images that do not say theirs", 0},
     {"--batch", "N", "16", "images at a time; changes memory and speed, no result", 0},
     {"--threads", "N", "0", "0: all", 0}};
-enum { SPLIT, OUT, VIEWS, PRECISION, CLASSES, STACK, NANS, FIT, SCALE, BATCH, THREADS, OPTIONS };
+enum {
+    SPLIT,
+    OUT,
+    CALIBRATE,
+    VIEWS,
+    PRECISION,
+    CLASSES,
+    STACK,
+    NANS,
+    FIT,
+    SCALE,
+    BATCH,
+    THREADS,
+    OPTIONS
+};
 
 static const char usage[] = "usage: evaluate [options] WEIGHTS.safetensors DATA\n"
                             "Measures a classifier on DATA/SPLIT/CLASS/NAME.npy.\n";
@@ -68,6 +87,50 @@ static int print_text(const evaluation *e, lensnet_error *error)
     return good;
 }
 
+static int calibrate(const char *path, dataset_split *split, int views, size_t batch,
+                     const lensnet_host *host, lensnet_error *error)
+{
+    calibration c;
+    lensnet_archive_pair line;
+    char images[32];
+    int which, good = calibrate_fit(&c, path, split, views, batch, host, error);
+    for (which = 0; good && which < 2; which++)
+        if (c.views[which])
+            printf("%d view%s: temperature %.4f, log loss %.4f -> %.4f\n", c.views[which],
+                   which ? "s" : "", (double)c.temperature[which], c.loss[which][0],
+                   c.loss[which][1]);
+    if (good)
+        printf("foreign images: beyond a distance of %.4f, as 1 in 100 of the known ones\n",
+               (double)c.threshold);
+    snprintf(images, sizeof images, "%zu", split->count);
+    line.key = "lensnet.calibration.images";
+    line.value = images;
+    good = good && calibrate_write(path, &c, &line, 1, error);
+    if (good) printf("written into %s, from %zu images\n", path, split->count);
+    calibration_free(&c);
+    return good;
+}
+
+static int evaluate(const lensnet_classifier *classifier, dataset_split *split, size_t batch,
+                    const lensnet_host *host, lensnet_error *error)
+{
+    const char *out = options[OUT].value;
+    evaluation e;
+    int good = 1;
+    memset(&e, 0, sizeof e);
+    if (out && !system_make_folder(out))
+        good = dataset_fail(error, "%s: the folder cannot be made: %s; choose another --out", out,
+                            strerror(errno));
+    good = good && evaluation_run(&e, classifier, split, batch, host->threads, error) &&
+           print_text(&e, error) && (!out || evaluation_write(&e, out, error));
+    if (good && out)
+        printf(
+            "\nwritten to %s: report.txt roc.svg confusion.svg reliability.svg predictions.csv\n",
+            out);
+    evaluation_free(&e);
+    return good;
+}
+
 int main(int argc, char **argv)
 {
     lensnet_classifier_options choice = lensnet_classifier_defaults();
@@ -75,15 +138,13 @@ int main(int argc, char **argv)
     lensnet_classifier *classifier = NULL;
     dataset data;
     dataset_split *split;
-    evaluation e;
     lensnet_error error;
-    const char *out;
+    size_t batch;
     int good, words = arguments_parse(options, OPTIONS, usage, argc, argv);
     if (words != 2) arguments_fail("weights and a data folder are needed\n%s", usage);
-    out = options[OUT].value;
     memset(&data, 0, sizeof data);
-    memset(&e, 0, sizeof e);
     host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
+    batch = (size_t)arguments_whole(&options[BATCH], 1, 4096);
     choice.host = &host;
     choice.views = (int)arguments_whole(&options[VIEWS], 1, 8);
     choice.precision =
@@ -91,18 +152,10 @@ int main(int argc, char **argv)
     system_catch_interrupts();
     good = !lensnet_classifier_load(&classifier, argv[1], &choice, &error) &&
            open_split(&data, &split, classifier, argv[2], &error);
-    if (good && out && !system_make_folder(out))
-        good = dataset_fail(&error, "%s: the folder cannot be made: %s; choose another --out", out,
-                            strerror(errno));
-    good = good &&
-           evaluation_run(&e, classifier, split, (size_t)arguments_whole(&options[BATCH], 1, 4096),
-                          host.threads, &error) &&
-           print_text(&e, &error) && (!out || evaluation_write(&e, out, &error));
-    if (good && out)
-        printf(
-            "\nwritten to %s: report.txt roc.svg confusion.svg reliability.svg predictions.csv\n",
-            out);
-    evaluation_free(&e);
+    if (good && options[CALIBRATE].given)
+        good = calibrate(argv[1], split, choice.views, batch, &host, &error);
+    else
+        good = good && evaluate(classifier, split, batch, &host, &error);
     dataset_close(&data);
     lensnet_classifier_destroy(classifier);
     if (!good) fprintf(stderr, "error: %s\n", error.text);

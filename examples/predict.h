@@ -12,11 +12,13 @@ typedef int (*predict_sink)(void *user, size_t index, const float *probabilities
 
 /* A batch in the making. */
 typedef struct predict_batch {
-    size_t capacity, classes;
+    size_t capacity, classes, features;
+    int turned;                      /* see predict_wish */
     dataset_image *images;           /* pixels NULL: it cannot be read */
     lensnet_error *problem;          /* of each image; code LENSNET_OK: none */
     lensnet_prediction *predictions; /* of each image */
     float *probabilities;            /* (capacity, classes) */
+    float *pooled;                   /* (capacity, features) */
     float *block;                    /* images of one size, side by side */
     size_t block_size;               /* its floats */
 } predict_batch;
@@ -27,19 +29,25 @@ static void predict_batch_free(predict_batch *b)
     free(b->problem);
     free(b->predictions);
     free(b->probabilities);
+    free(b->pooled);
     free(b->block);
 }
 
-static int predict_batch_create(predict_batch *b, size_t capacity, size_t classes)
+static int predict_batch_create(predict_batch *b, size_t capacity,
+                                const lensnet_classifier *classifier)
 {
+    const size_t classes = lensnet_classifier_classes(classifier);
+    const size_t features = lensnet_classifier_features(classifier);
     memset(b, 0, sizeof *b);
     b->capacity = capacity;
     b->classes = classes;
+    b->features = features;
     b->images = (dataset_image *)calloc(capacity, sizeof *b->images);
     b->problem = (lensnet_error *)calloc(capacity, sizeof *b->problem);
     b->predictions = (lensnet_prediction *)calloc(capacity, sizeof *b->predictions);
     b->probabilities = (float *)calloc(capacity * classes, sizeof *b->probabilities);
-    if (b->images && b->problem && b->predictions && b->probabilities) return 1;
+    b->pooled = (float *)calloc(capacity * features, sizeof *b->pooled);
+    if (b->images && b->problem && b->predictions && b->probabilities && b->pooled) return 1;
     predict_batch_free(b);
     return 0;
 }
@@ -56,6 +64,28 @@ static int predict_read_one(dataset_image *image, dataset_split *split, size_t i
     return 0;
 }
 
+/* Turns a square image to one of its eight views, in place. */
+static int predict_turn(dataset_image *image, int view, lensnet_error *error)
+{
+    picture *p = &image->picture;
+    const size_t plane = p->height * p->width, bytes = p->bands * plane * sizeof(float);
+    float *turned;
+    size_t band;
+    if (!view || p->height != p->width) return 1;
+    turned = (float *)malloc(bytes);
+    if (!turned) return dataset_no_memory(error);
+    for (band = 0; band < p->bands; band++)
+        if (lensnet_turn(turned + band * plane, p->pixels + band * plane, p->height, p->width,
+                         view >> 2, 0, view & 3, error)) {
+            free(turned);
+            return 0;
+        }
+    if (image->own) free(p->pixels);
+    p->pixels = turned;
+    image->own = 1;
+    return 1;
+}
+
 /* Reads images first ... first + count - 1, each thread its own. */
 static void predict_read(predict_batch *b, dataset_split *split, size_t first, size_t count,
                          const lensnet_preprocess *network, int threads)
@@ -67,8 +97,11 @@ static void predict_read(predict_batch *b, dataset_split *split, size_t first, s
 #endif
     for (i = 0; i < (long)count; i++) {
         b->problem[i].code = LENSNET_OK;
-        if (predict_read_one(&b->images[i], split, first + (size_t)i, network, &b->problem[i]))
+        if (predict_read_one(&b->images[i], split, first + (size_t)i, network, &b->problem[i]) &&
+            predict_turn(&b->images[i], b->turned ? (int)((first + (size_t)i) % 8) : 0,
+                         &b->problem[i]))
             continue;
+        dataset_image_free(&b->images[i]);
         memset(&b->images[i], 0, sizeof b->images[i]);
         if (!b->problem[i].code) b->problem[i].code = LENSNET_ERROR_FILE;
     }
@@ -92,9 +125,9 @@ static lensnet_result predict_block(predict_batch *b, lensnet_session *session, 
     }
     for (i = first; i < end; i++)
         memcpy(b->block + (i - first) * size, b->images[i].picture.pixels, size * sizeof *b->block);
-    return lensnet_session_predict(session, b->predictions + first,
-                                   b->probabilities + first * b->classes, NULL, b->block,
-                                   end - first, p->height, p->width, error);
+    return lensnet_session_predict(
+        session, b->predictions + first, b->probabilities + first * b->classes,
+        b->pooled + first * b->features, b->block, end - first, p->height, p->width, error);
 }
 
 /* Runs of images of one size go together. If a run fails its images are tried one by one, so that
@@ -118,37 +151,72 @@ static void predict_classify(predict_batch *b, lensnet_session *session, size_t 
     }
 }
 
+/* How images are gone through, and what is wanted of them beside the probabilities; each may be NULL. */
+typedef struct predict_wish {
+    size_t batch;
+    int threads; /* 0: all */
+    int turned;  /* 1: image i is turned to its view i % 8 before it is classified */
+    lensnet_prediction *predictions; /* (N) */
+    float *pooled;                   /* (N, features): lensnet_session_predict's */
+} predict_wish;
+
+/* Gives the images of a batch to the sink, and lets go of them. */
+static int predict_deliver(predict_batch *b, dataset_split *split, const predict_wish *wish,
+                           size_t first, size_t count, predict_sink sink, void *user)
+{
+    size_t i;
+    int good = 1;
+    for (i = 0; i < count; i++) {
+        const int bad = b->problem[i].code != LENSNET_OK;
+        if (split->see)
+            split->see(split->seer, first + i, &b->images[i], bad ? NULL : &b->predictions[i]);
+        if (!bad && wish->predictions) wish->predictions[first + i] = b->predictions[i];
+        if (!bad && wish->pooled)
+            memcpy(wish->pooled + (first + i) * b->features, b->pooled + i * b->features,
+                   b->features * sizeof *b->pooled);
+        good = good && sink(user, first + i, bad ? NULL : b->probabilities + i * b->classes,
+                            bad ? b->problem[i].text : NULL);
+        dataset_image_free(&b->images[i]);
+    }
+    return good;
+}
+
 /* Gives every image of `split` to `sink`. What is wrong with one image is the sink's to judge; 0 and a
  * sentence only when the work cannot go on, or without a sentence when the sink ended it. */
-NPY_API int predict_split(const lensnet_classifier *classifier, dataset_split *split, size_t batch,
-                          int threads, predict_sink sink, void *user, lensnet_error *error)
+NPY_API int predict_split_as(const lensnet_classifier *classifier, dataset_split *split,
+                             const predict_wish *wish, predict_sink sink, void *user,
+                             lensnet_error *error)
 {
-    const size_t classes = lensnet_classifier_classes(classifier);
     const lensnet_preprocess *network = lensnet_classifier_preprocess(classifier);
+    const size_t batch = wish->batch;
     lensnet_session *session = NULL;
     predict_batch b;
-    size_t first, i;
-    int good = predict_batch_create(&b, batch, classes);
+    size_t first;
+    int good = predict_batch_create(&b, batch, classifier);
     if (!good) return dataset_no_memory(error);
+    b.turned = wish->turned;
     split->reading.bands = (size_t)network->bands;
     good = !lensnet_session_create(&session, classifier, batch, error);
     for (first = 0; good && first < split->count; first += batch) {
         size_t count = split->count - first < batch ? split->count - first : batch;
-        predict_read(&b, split, first, count, network, threads);
+        predict_read(&b, split, first, count, network, wish->threads);
         dataset_read_ahead(split, NULL, first + batch, batch);
         predict_classify(&b, session, count);
-        for (i = 0; i < count; i++) {
-            int bad = b.problem[i].code != LENSNET_OK;
-            if (split->see)
-                split->see(split->seer, first + i, &b.images[i], bad ? NULL : &b.predictions[i]);
-            good = good && sink(user, first + i, bad ? NULL : b.probabilities + i * classes,
-                                bad ? b.problem[i].text : NULL);
-            dataset_image_free(&b.images[i]);
-        }
+        good = predict_deliver(&b, split, wish, first, count, sink, user);
     }
     lensnet_session_destroy(session);
     predict_batch_free(&b);
     return good;
+}
+
+NPY_API int predict_split(const lensnet_classifier *classifier, dataset_split *split, size_t batch,
+                          int threads, predict_sink sink, void *user, lensnet_error *error)
+{
+    predict_wish wish;
+    memset(&wish, 0, sizeof wish);
+    wish.batch = batch;
+    wish.threads = threads;
+    return predict_split_as(classifier, split, &wish, sink, user, error);
 }
 
 #endif

@@ -418,8 +418,7 @@ STATISTICS_API double statistics_placements(double *placements, const statistics
         for (j = first; j <= i; j++) equal[(size_t)labels[order[j]] == k]++;
         for (j = first; j <= i; j++) {
             const int is = (size_t)labels[order[j]] == k;
-            const double below =
-                (double)(negatives - above[0] - equal[0]) + 0.5 * (double)equal[0];
+            const double below = (double)(negatives - above[0] - equal[0]) + 0.5 * (double)equal[0];
             const double over = (double)above[1] + 0.5 * (double)equal[1];
             placements[order[j]] = is ? below / (double)negatives : over / (double)positives;
             if (is) sum += placements[order[j]];
@@ -487,10 +486,10 @@ STATISTICS_API int statistics_compare(statistics_comparison *comparisons, const 
         statistics_comparison *c = &comparisons[k];
         c->a = statistics_placements(pa, &a, labels, k);
         c->b = statistics_placements(pb, &b, labels, k);
-        statistics_comparison_end(
-            c, statistics_delong(pa, c->a, pa, c->a, labels, count, k) +
-                   statistics_delong(pb, c->b, pb, c->b, labels, count, k) -
-                   2 * statistics_delong(pa, c->a, pb, c->b, labels, count, k));
+        statistics_comparison_end(c,
+                                  statistics_delong(pa, c->a, pa, c->a, labels, count, k) +
+                                      statistics_delong(pb, c->b, pb, c->b, labels, count, k) -
+                                      2 * statistics_delong(pa, c->a, pb, c->b, labels, count, k));
         comparisons[classes].a += c->a / (double)classes;
         comparisons[classes].b += c->b / (double)classes;
         for (i = 0; i < count; i++) {
@@ -515,9 +514,9 @@ STATISTICS_API int statistics_compare(statistics_comparison *comparisons, const 
 /* ---- McNemar ---- */
 
 typedef struct statistics_mcnemar {
-    size_t only_a, only_b; /* samples that only one of the two gets right */
-    double exact;          /* p-value, two-sided, binomial */
-    double chi2, p;        /* with continuity correction (Edwards 1948), and its p-value */
+    size_t only_a, only_b;          /* samples that only one of the two gets right */
+    double exact;                   /* p-value, two-sided, binomial */
+    double chi2, p;                 /* with continuity correction (Edwards 1948), and its p-value */
     statistics_interval difference; /* of the accuracies, a - b, 95 % (Wald) */
 } statistics_mcnemar;
 
@@ -560,7 +559,8 @@ STATISTICS_API statistics_mcnemar statistics_mcnemar_test(const int *predictions
 
 typedef struct statistics_curve {
     size_t points;
-    double *recall, *precision, *threshold; /* one block; recall ascends from 0, precision 1 there */
+    double *recall, *precision,
+        *threshold; /* one block; recall ascends from 0, precision 1 there */
 } statistics_curve;
 
 /* Of class k against the rest: a point for each score that occurs, from the largest down, with the
