@@ -238,6 +238,9 @@ typedef struct lensnet_classifier_options {
                         0: plain softmax */
     double coverage; /* of lensnet_prediction.set: 0.01 ... 0.99, raised to the next percent */
     lensnet_precision precision; /* of its sessions; LENSNET_PRECISION_FP32 */
+    size_t memory_limit; /* bytes that a session may take for its graph, and for its images, whatever
+                            size the file says that images have; 0: no limit; 2^32 (2^30 where size_t
+                            has 32 bits) */
 } lensnet_classifier_options;
 
 /* host NULL, 1 view, calibrated, coverage 0.9, fp32. */
@@ -17398,6 +17401,7 @@ lensnet_classifier_options lensnet_classifier_defaults(void)
     o.calibrated = 1;
     o.coverage = 0.9;
     o.precision = LENSNET_PRECISION_FP32;
+    o.memory_limit = sizeof(size_t) > 4 ? (size_t)1 << 16 << 16 : (size_t)1 << 30;
     return o;
 }
 
@@ -17521,6 +17525,7 @@ static lensnet_result lnp_session_graph(lensnet_session *s, lensnet_error *error
     options.height = options.width = (size_t)s->preprocess.image_size;
     options.batch = s->batch;
     options.precision = s->classifier->options.precision;
+    options.memory_limit = s->classifier->options.memory_limit;
     result = lensnet_graph_create(&s->graph, model->parameters, &options, error);
     if (result) return result;
     network = lnp_record_network(s->graph, &model->desc, &s->pooled);
@@ -17534,7 +17539,16 @@ static lensnet_result lnp_session_graph(lensnet_session *s, lensnet_error *error
 
 static lensnet_result lnp_session_buffers(lensnet_session *s, lensnet_error *error)
 {
-    size_t side = (size_t)s->preprocess.image_size;
+    const size_t side = (size_t)s->preprocess.image_size;
+    const size_t limit = s->classifier->options.memory_limit;
+    const double bytes = (double)s->batch * (double)side * (double)side *
+                         (double)s->preprocess.channels * sizeof(float);
+    if (bytes > (double)(limit ? limit : SIZE_MAX / 2))
+        return lnp_fail(error, LENSNET_ERROR_MEMORY,
+                        "session: %lu images of %lu x %lu take %.1f MB, and memory_limit of the "
+                        "classifier's options is %.1f MB",
+                        (unsigned long)s->batch, (unsigned long)side, (unsigned long)side,
+                        bytes / 1e6, (double)limit / 1e6);
     s->image_floats = side * side * (size_t)s->preprocess.channels;
     s->buffer_floats = s->batch * (s->image_floats + 2 * s->classes);
     if (s->classifier->belief.mean) s->buffer_floats += (s->batch + 1) * s->feature_count;

@@ -651,11 +651,44 @@ static void make_files(void)
     lensnet_model_destroy(model);
 }
 
+/* A file of a few kilobytes that says that its images have 4096 x 4096 pixels: the caller's limit holds. */
+static void test_limit(void)
+{
+    lensnet_classifier_options options = lensnet_classifier_defaults();
+    lensnet_load_options load = lensnet_load_defaults();
+    lensnet_preprocess large = lensnet_preprocess_defaults();
+    lensnet_classifier *classifier;
+    lensnet_session *session;
+    lensnet_model *model;
+    make_host(ALLOCATION_ONCE, 0);
+    large.image_size = 4096;
+    load.preprocess = &large;
+    must(lensnet_model_load(&model, WEIGHTS, &load, NULL, &error), "load");
+    must(lensnet_model_save(model, TARGET, LENSNET_DTYPE_F32, &error), "save");
+    lensnet_model_destroy(model);
+    options.host = &host;
+    CHECK(options.memory_limit >= (size_t)1 << 30);
+    options.memory_limit = 50000000;
+    must(lensnet_classifier_load(&classifier, TARGET, &options, &error), "classifier");
+    CHECK(lensnet_session_create(&session, classifier, 1, &error) == LENSNET_ERROR_MEMORY);
+    CHECK(!session && strstr(error.text, "memory_limit") != NULL);
+    lensnet_classifier_destroy(classifier);
+    must(lensnet_classifier_load(&classifier, WEIGHTS, &options, &error), "classifier");
+    CHECK(lensnet_session_create(&session, classifier, 65536, &error) == LENSNET_ERROR_MEMORY);
+    CHECK(!session && strstr(error.text, "memory_limit") != NULL);
+    must(lensnet_session_create(&session, classifier, 64, &error), "session");
+    CHECK(lensnet_session_bytes(session) < 2 * options.memory_limit);
+    lensnet_session_destroy(session);
+    lensnet_classifier_destroy(classifier);
+    CHECK(f.blocks == 0);
+}
+
 int main(void)
 {
     size_t i;
     int kind;
     make_files();
+    test_limit();
     for (i = 0; i < sizeof entry_points / sizeof *entry_points; i++)
         for (kind = 0; kind < FAULTS; kind++) sweep(&entry_points[i], (fault)kind);
     printf("note: %d faults, each told, none with an effect\n", points);
