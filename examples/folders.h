@@ -51,6 +51,7 @@ typedef enum {
 typedef struct dataset_reading {
     size_t bands;           /* planes of an image; 0 or 1: grey */
     int stack;              /* 1: files may hold many images (N, H, W) */
+    int lenient;            /* 1: a class, or a split, without images is no error */
     lensnet_mend_mode mend; /* of pixels that are not finite */
     dataset_fit_mode fit;
     double pixel_scale;  /* arc seconds, of images that do not say theirs; 0: unknown */
@@ -254,7 +255,7 @@ static int dataset_list_class(dataset_split *split, const char *folder, const ch
     char *path = system_path(folder, class_name);
     int good =
         path ? dataset_walk(split, path, class_name, label, 0, error) : dataset_no_memory(error);
-    if (good && split->count == before)
+    if (good && split->count == before && !split->reading.lenient)
         good = dataset_fail(
             error,
             "%s: the folder of class '%s' holds no images (.npy, .npz, .fits; %zu other "
@@ -397,7 +398,7 @@ NPY_API int dataset_list_split(dataset_split *split, const char *folder,
     free(label);
     system_names_free(&found);
     if (good) dataset_note_files(&split->left_out, folder);
-    if (good && !split->count)
+    if (good && !split->count && !split->reading.lenient)
         good =
             dataset_fail(error, "%s: no images there; expected %s/CLASS/NAME.npy", folder, folder);
     return good;

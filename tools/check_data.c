@@ -1,39 +1,54 @@
 /* check_data.c - looks at a set of images before a network does.
  *
- *     cc -O2 -fopenmp -I. tools/check_data.c -o check_data -lm
+ *     cc -O2 -fopenmp tools/check_data.c -o check_data -lm
  *     ./check_data DATA
  *
- * DATA/SPLIT/CLASS/NAME.npy, splits train, val and test. Reads every file and prints, class by class,
- * how many there are, their shapes, number types and values; then what is wrong:
+ * DATA/SPLIT/CLASS/NAME.npy (.npz, .fits), splits train, val and test, or DATA/CLASS/NAME.npy. Finds
+ * images as train and evaluate do, reads every file and prints, class by class, how many there are, their
+ * shapes, number types and values; then what is wrong:
  *
  *   - files that cannot be read, pixels that are not finite, images of one value;
  *   - the same pixels twice, in one split, across splits (the score would be too good) or in two
  *     classes (one label is wrong);
- *   - shapes or number types that differ, classes that a split lacks;
+ *   - shapes or number types that differ, classes that a split lacks, folders that no program reads;
  *   - classes that a single number tells apart (type, shape, mean, largest or smallest pixel): a
  *     network learns that instead of the physics.
  *
- * Exit status: 0 nothing wrong, 1 something is, 2 DATA cannot be looked at. */
-#include "examples/system.h"
-#include "examples/npy.h"
-#include "examples/progress.h"
+ * Exit status: 0 nothing wrong, 1 something is, or DATA cannot be looked at, 2 wrong command line. */
+#include "../examples/system.h"
+
+#define LENSNET_IMPLEMENTATION
+#include "../lensnet.h"
+
+#include "../examples/arguments.h"
+#include "../examples/folders.h"
+#include "../examples/progress.h"
+#include "../examples/reading.h"
 
 #include <float.h>
-#include <math.h>
 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
-enum { SPLITS = 3, LISTED = 10, PATH_ROOM = 4096 };
-static const char *const split_names[SPLITS] = {"train", "val", "test"};
+enum { SPLITS = DATASET_SPLITS, LISTED = 10 };
+static const char *split_names[SPLITS] = {"train", "val", "test"}; /* "all" where DATA has none */
+
+static argument options[] = {
+    {"--classes", "LIST", NULL, "classes of folders by other names: axion=vort,cdm=sphere", 0},
+    {"--stack", NULL, "no", "files may be stacks of images (N, H, W)", 0}};
+enum { CLASSES, STACK, OPTIONS };
+
+static const char usage[] =
+    "usage: check_data [options] DATA\n"
+    "Looks for what is wrong with DATA/train|val|test/CLASS/NAME.npy, or DATA/CLASS/NAME.npy.\n";
 
 /* What is kept of a file: its pixels are looked at once. */
 typedef struct {
-    char *path;
+    const char *path; /* borrowed from the list */
     int split, label;
     int readable;
-    char type[8], shape[48];
+    char type[12], shape[48];
     float least, most;
     double mean, deviation;
     size_t odd; /* pixels that are not finite */
@@ -43,102 +58,82 @@ typedef struct {
 
 typedef struct {
     const char *folder;
-    system_names classes; /* of all splits, sorted */
+    dataset data; /* names of the files and the classes of all splits, sorted */
     image *images;
-    size_t count, capacity;
+    size_t count;
     size_t problems;
+    int flat; /* 1: DATA holds the classes, no splits */
 } data_set;
 
 /* ---- finding the files ---- */
 
-static int add_image(data_set *set, char *path, int split, int label)
+/* Every folder of every split is a class. */
+static int find_classes(data_set *set, lensnet_error *error)
 {
-    if (path && set->count == set->capacity) {
-        size_t capacity = set->capacity ? 2 * set->capacity : 256;
-        image *grown = (image *)realloc(set->images, capacity * sizeof *grown);
-        if (!grown) return 0;
-        set->images = grown;
-        set->capacity = capacity;
+    system_names *all = &set->data.classes;
+    int split, good = 1;
+    for (split = 0; good && split < SPLITS; split++) {
+        system_names found;
+        char *path;
+        size_t i;
+        if (!set->flat && !dataset_has(set->folder, (dataset_kind)split)) continue;
+        path = set->flat ? system_copy(set->folder) : system_path(set->folder, split_names[split]);
+        good = path ? dataset_find_classes(&found, path, &set->data.split[split].reading, error)
+                    : dataset_no_memory(error);
+        for (i = 0; good && i < found.count; i++)
+            if (dataset_find_class(all, found.items[i]) < 0)
+                good =
+                    system_names_add(all, system_copy(found.items[i])) || dataset_no_memory(error);
+        if (path) system_names_free(&found);
+        free(path);
     }
-    if (!path) return 0;
-    memset(&set->images[set->count], 0, sizeof *set->images);
-    set->images[set->count].path = path;
-    set->images[set->count].split = split;
-    set->images[set->count].label = label;
-    set->count++;
+    if (all->count) qsort(all->items, all->count, sizeof *all->items, system_compare);
+    return good;
+}
+
+/* Lists what each split has; a class's folder may be empty. */
+static int list_files(data_set *set, lensnet_error *error)
+{
+    int split, good = 1;
+    for (split = 0; good && split < SPLITS; split++) {
+        dataset_split *to = &set->data.split[split];
+        char *path;
+        if (set->flat ? split > 0 : !dataset_has(set->folder, (dataset_kind)split)) continue;
+        path = set->flat ? system_copy(set->folder) : system_path(set->folder, split_names[split]);
+        to->reading.lenient = 1;
+        good = path ? dataset_list_split(to, path, &set->data.classes, 0, error)
+                    : dataset_no_memory(error);
+        free(path);
+    }
+    return good;
+}
+
+static int find_images(data_set *set, lensnet_error *error)
+{
+    int split;
+    size_t i, count = 0;
+    set->flat = 1;
+    for (split = 0; split < SPLITS; split++)
+        set->flat &= !dataset_has(set->folder, (dataset_kind)split);
+    if (set->flat) split_names[0] = "all";
+    if (!find_classes(set, error) || !list_files(set, error)) return 0;
+    for (split = 0; split < SPLITS; split++) count += set->data.split[split].count;
+    if (!count)
+        return dataset_fail(error, "%s: no images there; expected %s/train/CLASS/NAME.npy",
+                            set->folder, set->folder);
+    set->images = (image *)calloc(count, sizeof *set->images);
+    if (!set->images) return dataset_no_memory(error);
+    for (split = 0; split < SPLITS; split++)
+        for (i = 0; i < set->data.split[split].count; i++) {
+            image *m = &set->images[set->count++];
+            m->path = set->data.split[split].files[i].path;
+            m->label = set->data.split[split].files[i].label;
+            m->split = split;
+        }
     return 1;
 }
 
-static int find_class(const data_set *set, const char *name)
-{
-    size_t i;
-    for (i = 0; i < set->classes.count; i++)
-        if (strcmp(set->classes.items[i], name) == 0) return (int)i;
-    return -1;
-}
-
-/* Every folder of every split is a class. */
-static int find_classes(data_set *set)
-{
-    char path[PATH_ROOM];
-    system_names names;
-    size_t i;
-    int split, good = 1;
-    for (split = 0; split < SPLITS; split++) {
-        snprintf(path, sizeof path, "%s/%s", set->folder, split_names[split]);
-        if (!system_list(&names, path)) continue;
-        for (i = 0; good && i < names.count; i++) {
-            snprintf(path, sizeof path, "%s/%s/%s", set->folder, split_names[split],
-                     names.items[i]);
-            if (system_is_folder(path) && find_class(set, names.items[i]) < 0)
-                good = system_names_add(&set->classes, system_copy(names.items[i]));
-        }
-        system_names_free(&names);
-    }
-    if (set->classes.count)
-        qsort(set->classes.items, set->classes.count, sizeof *set->classes.items, system_compare);
-    return good;
-}
-
-static int find_images(data_set *set)
-{
-    char path[PATH_ROOM];
-    system_names names;
-    size_t label, i;
-    int split, good = 1;
-    for (split = 0; split < SPLITS; split++) {
-        for (label = 0; label < set->classes.count; label++) {
-            snprintf(path, sizeof path, "%s/%s/%s", set->folder, split_names[split],
-                     set->classes.items[label]);
-            if (!system_list(&names, path)) continue;
-            for (i = 0; good && i < names.count; i++)
-                if (system_ends_in(names.items[i], ".npy"))
-                    good = add_image(set, system_path(path, names.items[i]), split, (int)label);
-            system_names_free(&names);
-        }
-    }
-    return good;
-}
-
 /* ---- looking at one ---- */
-
-static const char *type_name(const npy_header *h)
-{
-    switch (h->kind * 16 + h->item_size) {
-    case 'f' * 16 + 2: return "float16";
-    case 'f' * 16 + 4: return "float32";
-    case 'f' * 16 + 8: return "float64";
-    case 'u' * 16 + 1: return "uint8";
-    case 'u' * 16 + 2: return "uint16";
-    case 'u' * 16 + 4: return "uint32";
-    case 'u' * 16 + 8: return "uint64";
-    case 'i' * 16 + 1: return "int8";
-    case 'i' * 16 + 2: return "int16";
-    case 'i' * 16 + 4: return "int32";
-    case 'i' * 16 + 8: return "int64";
-    default: return "bool";
-    }
-}
 
 /* Two hashes of the pixels' bits, so that different images meet by chance once in 2^100. */
 static void hash_pixels(uint64_t hash[2], const float *pixels, size_t count)
@@ -183,20 +178,16 @@ static void look_at_pixels(image *m, const float *pixels, size_t count)
 
 static void look_at(image *m)
 {
-    npy_header header;
-    float *pixels = NULL;
-    size_t height, width, at = 0;
-    int d;
-    if (!npy_read_header(&header, m->path, m->text) ||
-        !npy_read_image(&pixels, &height, &width, m->path, m->text))
-        return;
-    snprintf(m->type, sizeof m->type, "%s", type_name(&header));
-    for (d = 0; d < header.rank && at < sizeof m->shape; d++)
-        at += (size_t)snprintf(m->shape + at, sizeof m->shape - at, "%s%llu", d ? "," : "",
-                               (unsigned long long)header.shape[d]);
-    look_at_pixels(m, pixels, height * width);
+    picture p;
+    if (!picture_read(&p, m->path, 0, m->text)) return;
+    memcpy(m->type, p.type, sizeof m->type);
+    memcpy(m->shape, p.shape, sizeof m->shape);
+    look_at_pixels(m, p.pixels, p.bands * p.height * p.width);
+    m->least += (float)p.offset;
+    m->most += (float)p.offset;
+    m->mean += p.offset;
     m->readable = 1;
-    free(pixels);
+    picture_free(&p);
 }
 
 static void look_at_all(data_set *set)
@@ -256,15 +247,20 @@ static summary summarise(const data_set *set, int split, int label)
 
 static void print_table(const data_set *set)
 {
-    size_t label;
+    size_t label, width = 12;
     int split;
-    printf("%-6s %-12s %8s  %-8s %-14s %12s %12s %12s %12s\n", "split", "class", "images", "type",
-           "shape", "smallest", "largest", "mean", "deviation");
+    for (label = 0; label < set->data.classes.count; label++)
+        if (text_columns(set->data.classes.items[label]) > width)
+            width = text_columns(set->data.classes.items[label]);
+    printf("%-6s %-*s %8s  %-8s %-14s %12s %12s %12s %12s\n", "split", (int)width, "class",
+           "images", "type", "shape", "smallest", "largest", "mean", "deviation");
     for (split = 0; split < SPLITS; split++) {
-        for (label = 0; label < set->classes.count; label++) {
+        for (label = 0; label < set->data.classes.count; label++) {
             summary s = summarise(set, split, (int)label);
             if (!s.count) continue;
-            printf("%-6s %-12s %8lu  ", split_names[split], set->classes.items[label],
+            printf("%-6s ", split_names[split]);
+            text_print(stdout, set->data.classes.items[label], TEXT_TERMINAL);
+            printf("%*s %8lu  ", (int)(width - text_columns(set->data.classes.items[label])), "",
                    (unsigned long)s.count);
             if (s.first)
                 printf("%-8s %-14s %12.6g %12.6g %12.6g %12.6g\n",
@@ -286,15 +282,17 @@ __attribute__((format(printf, 3, 4)))
 static void
 problem(data_set *set, size_t *listed, const char *format, ...)
 {
+    char text[1024];
     va_list values;
     set->problems++;
     if (++*listed == LISTED + 1) printf("  ... and more of the kind\n");
     if (*listed > LISTED) return;
     va_start(values, format);
-    printf("  ");
-    vprintf(format, values);
-    printf("\n");
+    vsnprintf(text, sizeof text, format, values);
     va_end(values);
+    printf("  ");
+    text_print(stdout, text, TEXT_TERMINAL);
+    printf("\n");
 }
 
 static void check_files(data_set *set)
@@ -352,14 +350,14 @@ static void check_uniform(data_set *set)
     if (all.mixed_shape) problem(set, &listed, "the shapes differ (see the table)");
     for (split = 0; split < SPLITS; split++) {
         if (!summarise(set, split, -1).count) continue;
-        for (label = 0; label < set->classes.count; label++)
+        for (label = 0; label < set->data.classes.count; label++)
             if (!summarise(set, split, (int)label).count)
                 problem(set, &listed, "%s/%s: class '%s' has no images in this split", set->folder,
-                        split_names[split], set->classes.items[label]);
+                        split_names[split], set->data.classes.items[label]);
     }
-    if (set->classes.count < 2)
+    if (set->data.classes.count < 2)
         problem(set, &listed, "%s: a classifier needs two classes or more, found %lu", set->folder,
-                (unsigned long)set->classes.count);
+                (unsigned long)set->data.classes.count);
 }
 
 /* One number of an image that should not give its class away. */
@@ -388,7 +386,7 @@ static int separates(const data_set *set, int a, int b, int which)
 static void check_telltales(data_set *set)
 {
     static const char *const names[3] = {"mean", "largest pixel", "smallest pixel"};
-    const int classes = (int)set->classes.count;
+    const int classes = (int)set->data.classes.count;
     size_t listed = 0;
     int a, b, which;
     for (a = 0; a < classes; a++)
@@ -398,37 +396,48 @@ static void check_telltales(data_set *set)
                     problem(
                         set, &listed,
                         "the %s alone tells '%s' from '%s'; were they made or scaled differently?",
-                        names[which], set->classes.items[a], set->classes.items[b]);
+                        names[which], set->data.classes.items[a], set->data.classes.items[b]);
 }
 
-static void close_set(data_set *set)
+/* Folders that a program would miss, or passes over. */
+static void check_folders(data_set *set)
 {
-    size_t i;
-    for (i = 0; i < set->count; i++) free(set->images[i].path);
-    free(set->images);
-    system_names_free(&set->classes);
+    size_t listed = 0;
+    int split;
+    for (split = 0; split < SPLITS; split++) {
+        char other[64];
+        dataset_other_spelling(other, sizeof other, set->folder, (dataset_kind)split);
+        if (other[0] && !dataset_has(set->folder, (dataset_kind)split))
+            problem(set, &listed, "%s/%s: no program reads this folder; is '%s' meant?",
+                    set->folder, other, dataset_kind_names[split]);
+        else if (!set->flat && split != DATASET_TEST &&
+                 !dataset_has(set->folder, (dataset_kind)split))
+            problem(set, &listed,
+                    "%s: there is no folder '%s' in it, which train needs (or --split)",
+                    set->folder, dataset_kind_names[split]);
+    }
 }
 
 static int check_set(data_set *set)
 {
-    int good = find_classes(set) && find_images(set);
-    if (good && !set->count) {
-        fprintf(stderr, "check_data: no images there, expected %s/train/CLASS/NAME.npy\n",
-                set->folder);
-        return 2;
+    lensnet_error error;
+    if (!find_images(set, &error)) {
+        fprintf(stderr, "error: ");
+        text_print(stderr, error.text, TEXT_TERMINAL);
+        fputc('\n', stderr);
+        return 1;
     }
-    if (good) {
-        look_at_all(set);
-        print_table(set);
-        check_files(set);
-        check_uniform(set);
-        check_telltales(set);
-        good = check_duplicates(set);
+    look_at_all(set);
+    print_table(set);
+    check_folders(set);
+    check_files(set);
+    check_uniform(set);
+    check_telltales(set);
+    if (!check_duplicates(set)) {
+        fprintf(stderr, "error: not enough memory to look for duplicates\n");
+        return 1;
     }
-    if (!good) {
-        fprintf(stderr, "check_data: not enough memory for the list of images\n");
-        return 2;
-    }
+    dataset_print_notes(&set->data, stdout);
     if (set->problems)
         printf("%lu images, %lu problems\n", (unsigned long)set->count,
                (unsigned long)set->problems);
@@ -437,17 +446,19 @@ static int check_set(data_set *set)
     return set->problems != 0;
 }
 
-int main(int count, char **arguments)
+int main(int argc, char **argv)
 {
     data_set set;
-    int status;
+    dataset_reading reading;
+    int split, status;
     memset(&set, 0, sizeof set);
-    if (count != 2 || arguments[1][0] == '-' || strlen(arguments[1]) > PATH_ROOM / 2) {
-        fprintf(stderr, "usage: check_data DATA    (DATA/train/CLASS/NAME.npy, val, test)\n");
-        return 2;
-    }
-    set.folder = arguments[1];
+    if (arguments_parse(options, OPTIONS, usage, argc, argv) != 1)
+        arguments_fail("one folder DATA is expected\n%s", usage);
+    set.folder = argv[1];
+    reading_from_options(&reading, options, OPTIONS);
+    for (split = 0; split < SPLITS; split++) set.data.split[split].reading = reading;
     status = check_set(&set);
-    close_set(&set);
-    return status;
+    free(set.images);
+    dataset_close(&set.data);
+    return arguments_flush() ? status : 1;
 }
