@@ -1008,48 +1008,6 @@ LENSNET_API void lensnet_output(lensnet_graph *graph, lensnet_tensor logits);
  * that does not exist is passed over. */
 LENSNET_API void lensnet_keep(lensnet_graph *graph, lensnet_tensor x);
 
-/* --- operators of one's own ---------------------------------------------------------------------- */
-
-typedef struct lensnet_node
-    lensnet_node; /* an operator recorded in a graph: its tensors, weights, options */
-
-#define LENSNET_MAX_INPUTS     4  /* tensors that an operator reads */
-#define LENSNET_MAX_PARAMETERS 16 /* weights that it takes */
-#define LENSNET_OPTION_BYTES   64
-
-enum {
-    LENSNET_READS_INPUT = 1,  /* backward reads the values of the inputs */
-    LENSNET_READS_OUTPUT = 2, /* ... of the output */
-    LENSNET_IS_LOSS = 4       /* no output: record it with lensnet_record_loss */
-};
-
-/* What an operator is. Every operator of this header has one beside its functions. */
-typedef struct lensnet_operator {
-    const char *name; /* for messages */
-    int inputs;       /* tensors, 0 ... LENSNET_MAX_INPUTS */
-    int parameters,
-        required;        /* weights, and how many of these, from the first on, may not be missing */
-    size_t option_bytes; /* of the struct that lensnet_record copies; 0: none */
-    int flags;           /* LENSNET_READS_INPUT ... */
-    /* Checks the inputs, says the shape of the output. NULL: that of the first input. */
-    lensnet_result (*shape)(lensnet_node *node, lensnet_error *error);
-    void (*plan)(lensnet_node *node); /* asks for memory; NULL: none */
-    void (*forward)(const lensnet_node *node);
-    void (*backward)(const lensnet_node *node);
-    double (*macs)(const lensnet_node *node); /* multiply-accumulates of an image; NULL: 0 */
-    lensnet_result (*begin)(const lensnet_node *node, lensnet_error *error); /* of a loss; NULL */
-} lensnet_operator;
-
-/* Records an operator. `op` must outlive the graph; inputs, parameters and options are as many as it says
- * (NULL where it has none) and are copied. */
-LENSNET_API lensnet_tensor lensnet_record(lensnet_graph *graph, const lensnet_operator *op,
-                                          const lensnet_tensor *inputs,
-                                          const lensnet_parameter *parameters, const void *options);
-LENSNET_API void lensnet_record_loss(lensnet_graph *graph, const lensnet_operator *op,
-                                     lensnet_tensor x, const char *target, float weight,
-                                     const void *options);
-LENSNET_API const void *lensnet_options(const lensnet_node *node);
-
 typedef struct lensnet_plan {
     size_t bytes;            /* what lensnet_graph_allocate will take, all together */
     size_t activation_bytes; /* ... of which activations and gradients of activations */
@@ -1109,6 +1067,112 @@ LENSNET_API const float *lensnet_tensor_value(const lensnet_graph *graph, lensne
 LENSNET_API const float *lensnet_tensor_gradient(const lensnet_graph *graph, lensnet_tensor x);
 LENSNET_API void lensnet_tensor_shape(const lensnet_graph *graph, lensnet_tensor x, size_t *height,
                                       size_t *width, size_t *channels);
+
+/* --- operators and losses of one's own ------------------------------------------------------------
+ * Every operator of this header is a lensnet_operator beside its functions; one from outside is recorded
+ * by the same call (examples/own_operator.c). Its functions are called in this order: shape when it is
+ * recorded, plan once or more, then for every micro-batch forward and, in training, backward. They may
+ * allocate nothing and are called by one thread; lensnet_node_run shares their work out. For the same
+ * bits everywhere: no libm but sqrt, floor and rint, and sums whose order depends neither on the number
+ * of images nor on the thread. The calls below are for these functions only; none of them fails. */
+
+typedef struct lensnet_node
+    lensnet_node; /* an operator in a graph: its tensors, weights, options */
+
+#define LENSNET_MAX_INPUTS     4  /* tensors that an operator reads */
+#define LENSNET_MAX_PARAMETERS 16 /* weights that it takes */
+#define LENSNET_MAX_KEPT       4  /* buffers from forward to backward */
+#define LENSNET_OPTION_BYTES   64
+
+enum {
+    LENSNET_READS_INPUT = 1,  /* backward reads the values of the inputs */
+    LENSNET_READS_OUTPUT = 2, /* ... of the output */
+    LENSNET_IS_LOSS = 4       /* no output; recorded by lensnet_record_loss */
+};
+
+typedef struct lensnet_operator {
+    const char *name;    /* for messages, e.g. "softsign" */
+    int inputs;          /* tensors, 0 ... LENSNET_MAX_INPUTS */
+    int parameters;      /* weights, 0 ... LENSNET_MAX_PARAMETERS */
+    int required;        /* so many of these, the first, may not be missing */
+    size_t option_bytes; /* size of its struct of options, at most LENSNET_OPTION_BYTES; 0: none */
+    int flags;           /* LENSNET_READS_INPUT ... */
+    /* Checks inputs, weights and options, and gives the output its shape (lensnet_node_shape). A loss has
+     * none to give. NULL: nothing to check, and the shape of the first input. */
+    lensnet_result (*shape)(lensnet_node *node, lensnet_error *error);
+    void (*plan)(lensnet_node *node); /* lensnet_node_keep, lensnet_node_reserve; NULL: no memory */
+    void (*forward)(const lensnet_node *node);  /* writes every value of the output */
+    void (*backward)(const lensnet_node *node); /* writes inputs' gradients, adds to weights' */
+    double (*macs)(const lensnet_node *node);   /* multiply-accumulates of an image; NULL: 0 */
+    /* Of a loss that is no mean over the values of its tensor: looks at the batch before it is computed
+     * and calls lensnet_loss_given. NULL: targets by name, a mean over all values. */
+    lensnet_result (*begin)(const lensnet_node *node, lensnet_error *error);
+} lensnet_operator;
+
+/* Records an operator. `op` must outlive the graph. inputs, parameters (index < 0: none) and options are as
+ * many as it says, NULL where it has none, and are copied. */
+LENSNET_API lensnet_tensor lensnet_record(lensnet_graph *graph, const lensnet_operator *op,
+                                          const lensnet_tensor *inputs,
+                                          const lensnet_parameter *parameters, const void *options);
+/* Records a loss of x: `weight` times what it gives goes into the graph's loss. target: the name of its
+ * lensnet_target; NULL if its `begin` needs none. */
+LENSNET_API void lensnet_record_loss(lensnet_graph *graph, const lensnet_operator *op,
+                                     lensnet_tensor x, const char *target, float weight,
+                                     const void *options);
+
+/* A tensor as an operator's functions see it: (n, h, w, c), packed, channels last. */
+typedef struct lensnet_view {
+    size_t n;       /* images in this micro-batch; in `plan` the most there will be, in `shape` 0 */
+    size_t h, w, c; /* of the output also in `shape`, once they are set */
+    float *value; /* an input's to read, an output's to write in forward. In backward NULL where the
+                        operator's flags do not say that it is read; NULL in shape and plan */
+    float *gradient; /* in backward: an output's to read, an input's to write; NULL: not wanted */
+} lensnet_view;
+LENSNET_API lensnet_view lensnet_node_input(const lensnet_node *node, int k);
+LENSNET_API lensnet_view lensnet_node_output(const lensnet_node *node); /* all zero for a loss */
+
+/* Weight k in PyTorch's order. All zero: missing. */
+typedef struct lensnet_weight {
+    size_t size;         /* number of values */
+    const float *values; /* NULL in shape and plan */
+    float *gradients;    /* to add to, sample after sample; NULL without gradients */
+} lensnet_weight;
+LENSNET_API lensnet_weight lensnet_node_weight(const lensnet_node *node, int k);
+
+LENSNET_API const void *lensnet_node_options(const lensnet_node *node); /* the copy of the struct */
+LENSNET_API int lensnet_node_training(const lensnet_node *node); /* as in lensnet_graph_options */
+/* The batch that is being computed; *first (may be NULL) receives the number of the view's first image in
+ * it. Random numbers from (batch->seed, batch->step, number of the image) fall alike however the batch is
+ * split. NULL in shape and plan. */
+LENSNET_API const lensnet_batch *lensnet_node_batch(const lensnet_node *node, size_t *first);
+
+/* For `shape`: the output is (n, height, width, channels). */
+LENSNET_API void lensnet_node_shape(lensnet_node *node, size_t height, size_t width,
+                                    size_t channels);
+/* For `shape`, for every weight: it must have `count` values, and is read as it stands in the file. */
+LENSNET_API lensnet_result lensnet_node_expect(const lensnet_node *node, int k, size_t count,
+                                               lensnet_error *error);
+/* For `plan`: a buffer that lives from forward to backward, so many floats for each image; it is number 0,
+ * 1 ... LENSNET_MAX_KEPT - 1 in the order of the calls. */
+LENSNET_API void lensnet_node_keep(lensnet_node *node, size_t floats);
+LENSNET_API float *lensnet_node_kept(const lensnet_node *node, int number);
+/* For `plan`: floats of scratch for one call of forward or backward, in all. 64-byte aligned. */
+LENSNET_API void lensnet_node_reserve(lensnet_node *node, size_t floats);
+LENSNET_API float *lensnet_node_scratch(const lensnet_node *node);
+
+/* Calls task(node, i, worker) for i = 0 ... count - 1, shared out among the threads; worker is 0 ...
+ * threads - 1. What different i write must not overlap. */
+typedef void (*lensnet_task)(const void *node, size_t i, size_t worker);
+LENSNET_API void lensnet_node_run(const lensnet_node *node, lensnet_task task, size_t count);
+
+/* For a loss. Forward adds the sum of each image, in order; backward multiplies the gradient of that sum by
+ * the scale, weight / divisor. Targets are those of the view's first image and on; NaN: unknown. */
+LENSNET_API const float *lensnet_loss_targets(const lensnet_node *node);
+LENSNET_API void lensnet_loss_add(const lensnet_node *node, double sum);
+LENSNET_API double lensnet_loss_scale(const lensnet_node *node);
+/* For `begin`: the batch has what the loss needs, and its sum over the whole batch is to be divided by
+ * `divisor` (0: the loss is 0). Not called: the loss is passed over, and backward refused. */
+LENSNET_API void lensnet_loss_given(const lensnet_node *node, double divisor);
 /* -------------------------------------------------------------------------------------------------
  * >>metrics  The figures of the field, with scikit-learn's definitions and, to about 1e-12, its
  * numbers. N samples, K classes; scores are (N, K), row-major; labels are 0 ... K - 1.
@@ -7978,7 +8042,6 @@ static lensnet_result lnp_parameters_freeze(lensnet_parameters *p, lnp_supply su
  * (>>operators-impl); nothing here knows any by name.
  * ============================================================================================== */
 
-#define LNP_MAX_SAVED       4
 #define LNP_TARGET_CAPACITY 24
 
 /* A stretch of memory that lives from one execution to another. The executions of a graph of T nodes
@@ -7992,7 +8055,7 @@ typedef struct lnp_buffer {
 typedef struct lnp_activation {
     size_t h, w, c;
     int producer;      /* node */
-    int last_consumer; /* node with the highest index that reads it; -1: none */
+    int last_consumer; /* last node whose backward gives it a gradient; -1: none */
     int wants_gradient;
     int kept;
     int value, gradient; /* buffers; -1: none */
@@ -8012,9 +8075,9 @@ struct lensnet_node {
     } options;        /* a copy of what was recorded */
     float *constants; /* owned; NULL: none */
     size_t constant_count;
-    int loss;                 /* its number among the losses; -1: none */
-    int saved[LNP_MAX_SAVED]; /* buffers kept from forward to backward; -1: none */
-    size_t scratch;           /* floats that an execution needs, forward or backward */
+    int loss;                    /* its number among the losses; -1: none */
+    int saved[LENSNET_MAX_KEPT]; /* buffers kept from forward to backward; -1: none */
+    size_t scratch;              /* floats that an execution needs, forward or backward */
 };
 
 /* A loss of a graph, and where it stands in the batch that is being computed. */
@@ -8033,6 +8096,7 @@ typedef struct lnp_run {
     const lensnet_batch *batch;
     lensnet_outputs *outputs;
     int backward;     /* backward follows */
+    int turned;       /* this is backward */
     float *collected; /* where a kept tensor of every sample goes, or NULL */
     int collect;      /* that tensor */
     size_t first, n;  /* samples first ... first + n - 1 of the batch */
@@ -8210,13 +8274,15 @@ static lensnet_node *lnp_node_begin(lensnet_graph *g, const lensnet_operator *op
     node->output = node->loss = -1;
     for (i = 0; i < LENSNET_MAX_INPUTS; i++) node->inputs[i] = -1;
     for (i = 0; i < LENSNET_MAX_PARAMETERS; i++) node->parameters[i] = -1;
-    for (i = 0; i < LNP_MAX_SAVED; i++) node->saved[i] = -1;
+    for (i = 0; i < LENSNET_MAX_KEPT; i++) node->saved[i] = -1;
     return node;
 }
 
 /* The description itself: it may come from outside. */
-static lensnet_result lnp_operator_check(const lensnet_operator *op, lensnet_error *error)
+static lensnet_result lnp_operator_check(const lensnet_operator *op, int as_loss,
+                                         lensnet_error *error)
 {
+    const int is_loss = (op->flags & LENSNET_IS_LOSS) != 0;
     if (!op->name || op->inputs < 0 || op->inputs > LENSNET_MAX_INPUTS || op->parameters < 0 ||
         op->parameters > LENSNET_MAX_PARAMETERS || op->option_bytes > LENSNET_OPTION_BYTES ||
         !op->forward || !op->backward || (!op->shape && !op->inputs))
@@ -8225,6 +8291,11 @@ static lensnet_result lnp_operator_check(const lensnet_operator *op, lensnet_err
                         "or more than %d inputs, %d parameters or %d bytes of options",
                         op->name ? op->name : "operator", LENSNET_MAX_INPUTS,
                         LENSNET_MAX_PARAMETERS, LENSNET_OPTION_BYTES);
+    if (is_loss != as_loss || (is_loss && (op->inputs != 1 || op->required)))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "%s: a loss has LENSNET_IS_LOSS, one input and no weight, and is recorded "
+                        "by lensnet_record_loss; no other operator is",
+                        op->name);
     return LENSNET_OK;
 }
 
@@ -8261,7 +8332,7 @@ static int lnp_node_wants_gradient(const lensnet_node *node)
     return wanted && node->graph->options.training;
 }
 
-const void *lensnet_options(const lensnet_node *node) { return node->options.bytes; }
+const void *lensnet_node_options(const lensnet_node *node) { return node->options.bytes; }
 
 /* A copy of `values` for as long as the node lives; without memory the graph is poisoned. */
 static void lnp_keep_constants(lensnet_node *node, const float *values, size_t count)
@@ -8294,14 +8365,11 @@ static int lnp_node_commit(lensnet_node *node)
 {
     lensnet_graph *g = node->graph;
     lnp_activation *y = &g->tensors[g->tensor_count];
-    int k;
     memset(y, 0, sizeof *y);
     y->producer = (int)g->node_count;
     y->last_consumer = y->value = y->gradient = -1;
     node->output = (int)g->tensor_count;
     if ((node->op->shape ? node->op->shape : lnp_shape_same)(node, &g->failure)) return 0;
-    for (k = 0; k < LENSNET_MAX_INPUTS; k++)
-        if (node->inputs[k] >= 0) g->tensors[node->inputs[k]].last_consumer = (int)g->node_count;
     y->wants_gradient = lnp_node_wants_gradient(node);
     g->node_count++;
     if (node->op->flags & LENSNET_IS_LOSS)
@@ -8314,11 +8382,12 @@ static int lnp_node_commit(lensnet_node *node)
 /* The node that a recording call makes, or NULL: then the graph is poisoned. */
 static lensnet_node *lnp_node_record(lensnet_graph *g, const lensnet_operator *op,
                                      const lensnet_tensor *inputs,
-                                     const lensnet_parameter *parameters, const void *options)
+                                     const lensnet_parameter *parameters, const void *options,
+                                     int as_loss)
 {
     lensnet_node *node = lnp_node_begin(g, op);
     if (!node) return NULL;
-    if (lnp_operator_check(op, &g->failure)) return NULL;
+    if (lnp_operator_check(op, as_loss, &g->failure)) return NULL;
     if (lnp_node_connect(node, inputs, parameters, &g->failure)) return NULL;
     if (op->option_bytes) memcpy(node->options.bytes, options, op->option_bytes);
     return lnp_node_commit(node) ? node : NULL;
@@ -8328,7 +8397,7 @@ lensnet_tensor lensnet_record(lensnet_graph *g, const lensnet_operator *op,
                               const lensnet_tensor *inputs, const lensnet_parameter *parameters,
                               const void *options)
 {
-    const lensnet_node *node = lnp_node_record(g, op, inputs, parameters, options);
+    const lensnet_node *node = lnp_node_record(g, op, inputs, parameters, options, 0);
     lensnet_tensor result;
     result.index = node ? node->output : -1;
     return result;
@@ -8352,7 +8421,7 @@ static lensnet_result lnp_loss_name(lnp_loss *loss, const lensnet_operator *op, 
 static lensnet_node *lnp_loss_record(lensnet_graph *g, const lensnet_operator *op, lensnet_tensor x,
                                      const char *target, float weight, const void *options)
 {
-    lensnet_node *node = lnp_node_record(g, op, &x, NULL, options);
+    lensnet_node *node = lnp_node_record(g, op, &x, NULL, options, 1);
     lnp_loss *loss;
     if (!node) return NULL;
     loss = &g->losses[g->loss_count];
@@ -8465,9 +8534,33 @@ static int lnp_value_end(const lensnet_graph *g, int tensor)
     return last;
 }
 
+/* A node has a backward if it is a loss or its output gets a gradient; a branch that ends in no loss has
+ * none. */
+static int lnp_has_backward(const lensnet_node *node)
+{
+    const lnp_activation *y;
+    if (node->output < 0) return 1;
+    y = &node->graph->tensors[node->output];
+    return y->wants_gradient && y->last_consumer >= 0;
+}
+
+static void lnp_find_consumers(lensnet_graph *g)
+{
+    size_t i;
+    int k;
+    for (i = 0; i < g->tensor_count; i++) g->tensors[i].last_consumer = -1;
+    for (i = g->node_count; i-- > 0;) {
+        const lensnet_node *node = &g->nodes[i];
+        for (k = 0; k < node->op->inputs && lnp_has_backward(node); k++)
+            if (g->tensors[node->inputs[k]].last_consumer < 0)
+                g->tensors[node->inputs[k]].last_consumer = (int)i;
+    }
+}
+
 static void lnp_plan_tensors(lensnet_graph *g)
 {
     size_t i;
+    lnp_find_consumers(g);
     for (i = 0; i < g->tensor_count; i++) {
         lnp_activation *t = &g->tensors[i];
         t->value = lnp_buffer_add(g, lnp_sample_floats(t), t->producer, lnp_value_end(g, (int)i));
@@ -8509,7 +8602,7 @@ static void lnp_plan_nodes(lensnet_graph *g)
     g->scratch_floats = lnp_pack_scratch_floats(g->parameters);
     for (i = 0; i < g->node_count; i++) {
         lensnet_node *node = &g->nodes[i];
-        for (k = 0; k < LNP_MAX_SAVED; k++) node->saved[k] = -1;
+        for (k = 0; k < LENSNET_MAX_KEPT; k++) node->saved[k] = -1;
         node->scratch = 0;
         if (node->op->plan) node->op->plan(node);
         node->scratch = lnp_round_up(node->scratch, 16);
@@ -8749,7 +8842,7 @@ static void lnp_backward_node(const lensnet_node *node)
     lensnet_graph *g = node->graph;
     float *spare = g->run.scratch + node->scratch;
     int k;
-    if (node->output >= 0 && g->tensors[node->output].gradient < 0) return;
+    if (!lnp_has_backward(node)) return;
     for (k = 0; k < LENSNET_MAX_INPUTS; k++) {
         const int turn = lnp_gradient_turn(node, k);
         spare -= lnp_part_floats(node, k);
@@ -8844,7 +8937,8 @@ static lensnet_result lnp_begin_losses(lensnet_graph *g, lensnet_error *error)
     for (k = 0; k < g->loss_count; k++) {
         lnp_loss *loss = &g->losses[k];
         const lensnet_node *node = &g->nodes[loss->node];
-        loss->sum = 0.0;
+        loss->sum = loss->divisor = 0.0;
+        loss->given = 0;
         if (!node->op->begin)
             lnp_find_targets(g, loss);
         else if (node->op->begin(node, error))
@@ -8880,7 +8974,9 @@ static void lnp_run_pass(void *context)
     if (run->backward) lnp_zero_parallel(g, p->gradients, p->size);
     for (run->first = 0; run->first < run->batch->count; run->first += run->n) {
         run->n = lnp_min(g->micro_batch, run->batch->count - run->first);
+        run->turned = 0;
         lnp_run_forward(g);
+        run->turned = 1;
         if (run->backward) lnp_run_backward(g);
     }
     if (run->backward) lnp_gradients_channels_first(p, run->scratch, g->scratch_floats, &g->team);
@@ -8904,6 +9000,7 @@ static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch
     result = lnp_begin_losses(g, error);
     if (!result) lnp_team_pass(&g->team, lnp_run_pass, g);
     if (!result && outputs) lnp_report_losses(outputs, g);
+    memset(&g->run, 0, sizeof g->run);
     lnp_mode_leave(mode);
     return result;
 }
@@ -8947,6 +9044,122 @@ void lensnet_tensor_shape(const lensnet_graph *g, lensnet_tensor x, size_t *heig
     if (height) *height = valid ? g->tensors[x.index].h : 0;
     if (width) *width = valid ? g->tensors[x.index].w : 0;
     if (channels) *channels = valid ? g->tensors[x.index].c : 0;
+}
+
+/* --- what an operator's functions may ask ------------------------------------------------------- */
+
+static lensnet_view lnp_view(const lensnet_graph *g, int tensor)
+{
+    const lnp_activation *t = &g->tensors[tensor];
+    lensnet_view view;
+    memset(&view, 0, sizeof view);
+    view.n = g->run.batch ? g->run.n : g->micro_batch;
+    view.h = t->h;
+    view.w = t->w;
+    view.c = t->c;
+    if (g->run.batch) view.value = lnp_value(g, tensor);
+    return view;
+}
+
+lensnet_view lensnet_node_input(const lensnet_node *node, int k)
+{
+    const lensnet_graph *g = node->graph;
+    lensnet_view view = lnp_view(g, node->inputs[k]);
+    if (g->run.turned && !(node->op->flags & LENSNET_READS_INPUT)) view.value = NULL;
+    if (g->run.turned) view.gradient = g->run.dx[k];
+    return view;
+}
+
+lensnet_view lensnet_node_output(const lensnet_node *node)
+{
+    const lensnet_graph *g = node->graph;
+    lensnet_view view;
+    memset(&view, 0, sizeof view);
+    if (node->output < 0) return view;
+    view = lnp_view(g, node->output);
+    if (g->run.turned && !(node->op->flags & LENSNET_READS_OUTPUT)) view.value = NULL;
+    if (g->run.turned) view.gradient = lnp_gradient(g, node->output);
+    return view;
+}
+
+lensnet_weight lensnet_node_weight(const lensnet_node *node, int k)
+{
+    const lensnet_parameters *p = node->graph->parameters;
+    lensnet_weight weight;
+    memset(&weight, 0, sizeof weight);
+    if (node->parameters[k] < 0) return weight;
+    weight.size = p->weights[node->parameters[k]].size;
+    if (!node->graph->run.batch) return weight;
+    weight.values = lnp_values(p, node->parameters[k]);
+    if (p->gradients) weight.gradients = lnp_gradients(p, node->parameters[k]);
+    return weight;
+}
+
+int lensnet_node_training(const lensnet_node *node) { return node->graph->options.training; }
+
+const lensnet_batch *lensnet_node_batch(const lensnet_node *node, size_t *first)
+{
+    if (first) *first = node->graph->run.first;
+    return node->graph->run.batch;
+}
+
+void lensnet_node_shape(lensnet_node *node, size_t height, size_t width, size_t channels)
+{
+    lnp_activation *y = &node->graph->tensors[node->output];
+    y->h = height;
+    y->w = width;
+    y->c = channels;
+}
+
+void lensnet_node_keep(lensnet_node *node, size_t floats)
+{
+    int k = 0;
+    while (k < LENSNET_MAX_KEPT && node->saved[k] >= 0) k++;
+    if (k < LENSNET_MAX_KEPT)
+        node->saved[k] = lnp_saved_add(node, floats);
+    else
+        lnp_fail(&node->graph->failure, LENSNET_ERROR_ARGUMENT, "%s: keeps more than %d buffers",
+                 node->op->name, LENSNET_MAX_KEPT);
+}
+
+float *lensnet_node_kept(const lensnet_node *node, int number)
+{
+    return lnp_place_of(node->graph, node->saved[number]);
+}
+
+void lensnet_node_reserve(lensnet_node *node, size_t floats) { node->scratch += floats; }
+
+float *lensnet_node_scratch(const lensnet_node *node) { return node->graph->run.scratch; }
+
+void lensnet_node_run(const lensnet_node *node, lensnet_task task, size_t count)
+{
+    lnp_team_run(&node->graph->team, task, node, count);
+}
+
+/* The targets of this micro-batch's first sample. */
+const float *lensnet_loss_targets(const lensnet_node *node)
+{
+    const lensnet_graph *g = node->graph;
+    const float *targets = g->losses[node->loss].targets;
+    return targets ? targets + g->run.first * lnp_sample_floats(&g->tensors[node->inputs[0]])
+                   : NULL;
+}
+
+void lensnet_loss_add(const lensnet_node *node, double sum)
+{
+    node->graph->losses[node->loss].sum += sum;
+}
+
+double lensnet_loss_scale(const lensnet_node *node)
+{
+    const lnp_loss *loss = &node->graph->losses[node->loss];
+    return loss->divisor > 0 ? (double)loss->weight / loss->divisor : 0.0;
+}
+
+void lensnet_loss_given(const lensnet_node *node, double divisor)
+{
+    node->graph->losses[node->loss].given = 1;
+    node->graph->losses[node->loss].divisor = divisor;
 }
 /* =================================================================================================
  * >>operators-impl  Each operator in order: recording, shape rule, plan, forward, backward.
@@ -9029,12 +9242,6 @@ static void lnp_add_chunks(const lensnet_graph *g, float *gradient, const float 
     if (gradient) g->rows.column_sum(gradient, sums, columns, chunks, columns);
 }
 
-/* Tasks of a node: their context is the node. */
-static void lnp_node_run(const lensnet_node *node, lnp_task task, size_t count)
-{
-    lnp_team_run(&node->graph->team, task, node, count);
-}
-
 static const float *lnp_parameter_values(const lensnet_node *node, int k)
 {
     return lnp_values(node->graph->parameters, node->parameters[k]);
@@ -9079,29 +9286,9 @@ static const float *lnp_output_gradient(const lensnet_node *node)
     return lnp_gradient(node->graph, node->output);
 }
 
-static float *lnp_saved(const lensnet_node *node, int k)
-{
-    return lnp_place_of(node->graph, node->saved[k]);
-}
-
-static lnp_loss *lnp_loss_of(const lensnet_node *node) { return &node->graph->losses[node->loss]; }
-
-/* What the gradient of a loss's sum is multiplied by. */
-static double lnp_loss_scale(const lensnet_node *node)
-{
-    const lnp_loss *loss = lnp_loss_of(node);
-    return loss->divisor > 0 ? (double)loss->weight / loss->divisor : 0.0;
-}
-
-/* The targets of this micro-batch's first sample. */
-static const float *lnp_loss_targets(const lensnet_node *node)
-{
-    return lnp_loss_of(node)->targets + node->graph->run.first * lnp_sample_floats(lnp_in(node));
-}
-
 /* Declares that parameter k is read as a vector of `count` values, whatever its shape. */
-static lensnet_result lnp_expect_vector(const lensnet_node *node, int k, size_t count,
-                                        lensnet_error *error)
+lensnet_result lensnet_node_expect(const lensnet_node *node, int k, size_t count,
+                                   lensnet_error *error)
 {
     lnp_weight *w;
     if (node->parameters[k] < 0) return LENSNET_OK;
@@ -9160,7 +9347,7 @@ static lensnet_result lnp_use_depthwise(const lensnet_node *node, int k, lensnet
 static lensnet_result lnp_input_shape(lensnet_node *node, lensnet_error *error)
 {
     const lensnet_graph *g = node->graph;
-    const size_t channels = *(const size_t *)lensnet_options(node);
+    const size_t channels = *(const size_t *)lensnet_node_options(node);
     lnp_activation *y = lnp_out(node);
     if (g->input >= 0 || channels == 0)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
@@ -9191,7 +9378,7 @@ static void lnp_input_row(const void *context, size_t row, size_t worker)
 
 static void lnp_input_forward(const lensnet_node *node)
 {
-    lnp_node_run(node, lnp_input_row, node->graph->run.n * lnp_out(node)->h);
+    lensnet_node_run(node, lnp_input_row, node->graph->run.n * lnp_out(node)->h);
 }
 
 static void lnp_input_backward(const lensnet_node *node) { (void)node; }
@@ -9227,7 +9414,7 @@ static lensnet_result lnp_linear_shape(lensnet_node *node, lensnet_error *error)
                         (unsigned long)x->c);
     lnp_shape_same(node, error);
     y->c = w->shape[0];
-    result = lnp_expect_vector(node, 1, y->c, error);
+    result = lensnet_node_expect(node, 1, y->c, error);
     return result ? result : lnp_use_matrix(node, 0, 1, x->wants_gradient, error);
 }
 
@@ -9363,7 +9550,7 @@ lensnet_conv2d_desc lensnet_conv2d_defaults(void)
 
 static const lensnet_conv2d_desc *lnp_conv_desc(const lensnet_node *node)
 {
-    return (const lensnet_conv2d_desc *)lensnet_options(node);
+    return (const lensnet_conv2d_desc *)lensnet_node_options(node);
 }
 
 /* Outputs along one axis; 0 if the kernel does not fit. */
@@ -9400,7 +9587,7 @@ static lensnet_result lnp_conv_shape(lensnet_node *node, lensnet_error *error)
             "larger images",
             w->name, (unsigned long)w->shape[2], (unsigned long)w->shape[3], (unsigned long)x->h,
             (unsigned long)x->w);
-    result = lnp_expect_vector(node, 1, y->c, error);
+    result = lensnet_node_expect(node, 1, y->c, error);
     if (result) return result;
     return lnp_use_matrix(node, 0, d->groups, x->wants_gradient, error);
 }
@@ -9641,7 +9828,7 @@ static lensnet_result lnp_depthwise_shape(lensnet_node *node, lensnet_error *err
 {
     lensnet_result result = lnp_use_depthwise(node, 0, error);
     lnp_shape_same(node, error);
-    return result ? result : lnp_expect_vector(node, 1, lnp_in(node)->c, error);
+    return result ? result : lensnet_node_expect(node, 1, lnp_in(node)->c, error);
 }
 
 static void lnp_depthwise_plan(lensnet_node *node)
@@ -9716,15 +9903,15 @@ static lensnet_result lnp_channelwise_shape(lensnet_node *node, lensnet_error *e
 {
     const size_t c = lnp_in(node)->c;
     lensnet_result result = lnp_shape_same(node, error);
-    if (!result) result = lnp_expect_vector(node, 0, c, error);
-    return result ? result : lnp_expect_vector(node, 1, c, error);
+    if (!result) result = lensnet_node_expect(node, 0, c, error);
+    return result ? result : lensnet_node_expect(node, 1, c, error);
 }
 
 static void lnp_layer_norm_plan(lensnet_node *node)
 {
     const lensnet_graph *g = node->graph;
-    node->saved[0] = lnp_saved_add(node, lnp_pixels(lnp_in(node))); /* mean */
-    node->saved[1] = lnp_saved_add(node, lnp_pixels(lnp_in(node))); /* 1 / deviation */
+    lensnet_node_keep(node, lnp_pixels(lnp_in(node))); /* mean */
+    lensnet_node_keep(node, lnp_pixels(lnp_in(node))); /* 1 / deviation */
     if (g->options.training)
         node->scratch =
             2 * g->micro_batch * lnp_chunk_count(lnp_pixels(lnp_in(node))) * lnp_in(node)->c;
@@ -9741,8 +9928,8 @@ static void lnp_layer_norm_rows(const void *context, size_t block, size_t worker
     const size_t count = lnp_min(LNP_ROWS_AT_A_TIME, rows - row);
     const float *x = lnp_input_value(node, 0) + row * c;
     float *y = lnp_output_value(node) + row * c;
-    float *mean = lnp_saved(node, 0) + row, *rstd = lnp_saved(node, 1) + row;
-    const float epsilon = *(const float *)lensnet_options(node);
+    float *mean = lensnet_node_kept(node, 0) + row, *rstd = lensnet_node_kept(node, 1) + row;
+    const float epsilon = *(const float *)lensnet_node_options(node);
     (void)worker;
     g->rows.row_statistics(mean, rstd, x, c, count, c, epsilon);
     g->rows.normalize_rows(y, c, x, c, mean, rstd, lnp_parameter_values(node, 0),
@@ -9752,7 +9939,7 @@ static void lnp_layer_norm_rows(const void *context, size_t block, size_t worker
 static void lnp_layer_norm_forward(const lensnet_node *node)
 {
     const size_t rows = node->graph->run.n * lnp_pixels(lnp_in(node));
-    lnp_node_run(node, lnp_layer_norm_rows, lnp_ceil_div(rows, LNP_ROWS_AT_A_TIME));
+    lensnet_node_run(node, lnp_layer_norm_rows, lnp_ceil_div(rows, LNP_ROWS_AT_A_TIME));
 }
 
 /* The scratch holds dw and db of every chunk. */
@@ -9769,8 +9956,8 @@ static void lnp_layer_norm_back_chunk(const void *context, size_t i, size_t work
     memset(dw, 0, c * sizeof(float));
     memset(db, 0, c * sizeof(float));
     g->rows.layer_norm_backward(dx ? dx + at : NULL, dw, db, lnp_output_gradient(node) + at,
-                                lnp_input_value(node, 0) + at, lnp_saved(node, 0) + row,
-                                lnp_saved(node, 1) + row, lnp_parameter_values(node, 0),
+                                lnp_input_value(node, 0) + at, lensnet_node_kept(node, 0) + row,
+                                lensnet_node_kept(node, 1) + row, lnp_parameter_values(node, 0),
                                 lnp_chunk_at(row, pixels).rows, c);
 }
 
@@ -9779,7 +9966,7 @@ static void lnp_layer_norm_backward(const lensnet_node *node)
     const lensnet_graph *g = node->graph;
     const size_t c = lnp_in(node)->c;
     const size_t chunks = g->run.n * lnp_chunk_count(lnp_pixels(lnp_in(node)));
-    lnp_node_run(node, lnp_layer_norm_back_chunk, chunks);
+    lensnet_node_run(node, lnp_layer_norm_back_chunk, chunks);
     lnp_add_chunks(g, lnp_parameter_gradient(node, 0), g->run.scratch, chunks, c);
     lnp_add_chunks(g, lnp_parameter_gradient(node, 1), g->run.scratch + chunks * c, chunks, c);
 }
@@ -9918,7 +10105,7 @@ lensnet_tensor lensnet_add(lensnet_graph *g, lensnet_tensor a, lensnet_tensor b)
 static void lnp_grn_plan(lensnet_node *node)
 {
     const size_t c = lnp_in(node)->c;
-    node->saved[0] = lnp_saved_add(node, c); /* G of every sample and channel */
+    lensnet_node_keep(node, c); /* G of every sample and channel */
     /* totals (double), factors, coefficients */
     node->scratch = 4 * lnp_round_up(node->graph->micro_batch * c, 16);
 }
@@ -10000,9 +10187,10 @@ static void lnp_grn_forward(const lensnet_node *node)
     size_t sample;
     lnp_pixel_totals(g, lnp_grn_totals(node), x, x, g->run.n, pixels, c);
     for (sample = 0; sample < g->run.n; sample++)
-        lnp_grn_factors(lnp_saved(node, 0) + sample * c, lnp_grn_factor(node) + sample * c,
+        lnp_grn_factors(lensnet_node_kept(node, 0) + sample * c, lnp_grn_factor(node) + sample * c,
                         lnp_grn_totals(node) + sample * c, lnp_parameter_values(node, 0), c);
-    lnp_node_run(node, lnp_grn_forward_rows, lnp_ceil_div(lnp_grn_rows(node), LNP_ROWS_AT_A_TIME));
+    lensnet_node_run(node, lnp_grn_forward_rows,
+                     lnp_ceil_div(lnp_grn_rows(node), LNP_ROWS_AT_A_TIME));
 }
 
 static void lnp_grn_backward_rows(const void *context, size_t block, size_t worker)
@@ -10030,13 +10218,13 @@ static void lnp_grn_backward(const lensnet_node *node)
     lnp_pixel_totals(g, lnp_grn_totals(node), dy, x, g->run.n, pixels, c);
     lnp_bias_gradient(g, lnp_parameter_gradient(node, 1), dy, g->run.n * pixels, pixels, c);
     for (sample = 0; sample < g->run.n; sample++)
-        lnp_grn_coefficients(lnp_grn_coefficient(node) + sample * c,
-                             lnp_grn_factor(node) + sample * c, lnp_parameter_gradient(node, 0),
-                             lnp_grn_totals(node) + sample * c, lnp_saved(node, 0) + sample * c,
-                             lnp_parameter_values(node, 0), c);
+        lnp_grn_coefficients(
+            lnp_grn_coefficient(node) + sample * c, lnp_grn_factor(node) + sample * c,
+            lnp_parameter_gradient(node, 0), lnp_grn_totals(node) + sample * c,
+            lensnet_node_kept(node, 0) + sample * c, lnp_parameter_values(node, 0), c);
     if (lnp_input_gradient(node, 0))
-        lnp_node_run(node, lnp_grn_backward_rows,
-                     lnp_ceil_div(lnp_grn_rows(node), LNP_ROWS_AT_A_TIME));
+        lensnet_node_run(node, lnp_grn_backward_rows,
+                         lnp_ceil_div(lnp_grn_rows(node), LNP_ROWS_AT_A_TIME));
 }
 
 static const lensnet_operator lnp_grn = {
@@ -10072,7 +10260,7 @@ static lnp_drop lnp_drop_next(const lensnet_graph *g, float rate)
 
 static lensnet_result lnp_drop_path_shape(lensnet_node *node, lensnet_error *error)
 {
-    const lnp_drop *drop = (const lnp_drop *)lensnet_options(node);
+    const lnp_drop *drop = (const lnp_drop *)lensnet_node_options(node);
     if (!(drop->rate >= 0.0f && drop->rate < 1.0f))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "%s: drop path rate %g, expected 0 <= rate < 1", node->op->name,
@@ -10085,7 +10273,7 @@ static lensnet_result lnp_drop_path_shape(lensnet_node *node, lensnet_error *err
  * (step, drop path) decides, so that neither splits nor resuming change it. */
 static float lnp_drop_scale(const lensnet_node *node, size_t i)
 {
-    const lnp_drop *drop = (const lnp_drop *)lensnet_options(node);
+    const lnp_drop *drop = (const lnp_drop *)lensnet_node_options(node);
     const lnp_run *run = &node->graph->run;
     const uint64_t stream = run->batch->step * 65536 + drop->index;
     if (!node->graph->options.training || drop->rate <= 0.0f) return 1.0f;
@@ -10168,7 +10356,7 @@ typedef struct lnp_window {
 
 static lensnet_result lnp_window_shape(lensnet_node *node, lensnet_error *error)
 {
-    const lnp_window *p = (const lnp_window *)lensnet_options(node);
+    const lnp_window *p = (const lnp_window *)lensnet_node_options(node);
     const lnp_activation *x = lnp_in(node);
     lnp_activation *y = lnp_out(node);
     if (!p->kernel || !p->stride || p->kernel > 4096 || 2 * p->padding > p->kernel)
@@ -10187,7 +10375,7 @@ static lensnet_result lnp_window_shape(lensnet_node *node, lensnet_error *error)
 
 static lnp_pool_shape lnp_pool_shape_of(const lensnet_node *node)
 {
-    const lnp_window *p = (const lnp_window *)lensnet_options(node);
+    const lnp_window *p = (const lnp_window *)lensnet_node_options(node);
     const lnp_activation *x = lnp_in(node), *y = lnp_out(node);
     lnp_pool_shape shape;
     shape.n = node->graph->run.n;
@@ -10204,13 +10392,13 @@ static lnp_pool_shape lnp_pool_shape_of(const lensnet_node *node)
 
 static void lnp_max_pool_plan(lensnet_node *node)
 {
-    node->saved[0] = lnp_saved_add(node, lnp_sample_floats(lnp_out(node))); /* where, int32 */
+    lensnet_node_keep(node, lnp_sample_floats(lnp_out(node))); /* where, int32 */
 }
 
 static void lnp_max_pool_forward(const lensnet_node *node)
 {
     const lnp_pool_shape shape = lnp_pool_shape_of(node);
-    lnp_pool_max(lnp_output_value(node), (int32_t *)(void *)lnp_saved(node, 0),
+    lnp_pool_max(lnp_output_value(node), (int32_t *)(void *)lensnet_node_kept(node, 0),
                  lnp_input_value(node, 0), &shape);
 }
 
@@ -10220,7 +10408,7 @@ static void lnp_max_pool_backward(const lensnet_node *node)
     float *dx = lnp_input_gradient(node, 0);
     if (dx)
         lnp_pool_max_backward(dx, lnp_output_gradient(node),
-                              (const int32_t *)(void *)lnp_saved(node, 0), &shape);
+                              (const int32_t *)(void *)lensnet_node_kept(node, 0), &shape);
 }
 
 static const lensnet_operator lnp_max_pool = {
@@ -10268,7 +10456,7 @@ static lensnet_result lnp_cross_entropy_shape(lensnet_node *node, lensnet_error 
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
                         "cross-entropy: logits are (N, %lu, %lu, %lu), expected (N, 1, 1, K)",
                         (unsigned long)x->h, (unsigned long)x->w, (unsigned long)x->c);
-    if (!lnp_loss_valid((const lensnet_loss *)lensnet_options(node), x->c))
+    if (!lnp_loss_valid((const lensnet_loss *)lensnet_node_options(node), x->c))
         return lnp_fail(
             error, LENSNET_ERROR_ARGUMENT,
             "cross-entropy: label smoothing must be 0 ... < 1, weights finite and >= 0");
@@ -10289,10 +10477,8 @@ static lensnet_result lnp_cross_entropy_begin(const lensnet_node *node, lensnet_
 {
     const lensnet_batch *b = node->graph->run.batch;
     const size_t classes = lnp_in(node)->c;
-    lnp_loss *loss = lnp_loss_of(node);
+    double divisor = b->targets ? (double)b->count : 0.0;
     size_t i;
-    loss->given = b->labels || b->targets;
-    loss->divisor = b->targets ? (double)b->count : 0.0;
     for (i = 0; b->labels && i < b->count; i++) {
         const int label = b->labels[i];
         if (label >= 0 && (size_t)label >= classes)
@@ -10300,8 +10486,9 @@ static lensnet_result lnp_cross_entropy_begin(const lensnet_node *node, lensnet_
                             "batch: label %d of image %lu, expected 0 ... %lu, or < 0 to ignore it",
                             label, (unsigned long)i, (unsigned long)classes - 1);
         if (label >= 0 && !b->targets)
-            loss->divisor += node->constants ? (double)node->constants[label] : 1.0;
+            divisor += node->constants ? (double)node->constants[label] : 1.0;
     }
+    if (b->labels || b->targets) lensnet_loss_given(node, divisor);
     return LENSNET_OK;
 }
 
@@ -10309,7 +10496,7 @@ static lensnet_result lnp_cross_entropy_begin(const lensnet_node *node, lensnet_
  * label gives zeros: it takes part in nothing. */
 static void lnp_target_row(float *target, int label, const lensnet_node *node, size_t classes)
 {
-    const lensnet_loss *options = (const lensnet_loss *)lensnet_options(node);
+    const lensnet_loss *options = (const lensnet_loss *)lensnet_node_options(node);
     const double smoothing = (double)options->label_smoothing;
     size_t k;
     for (k = 0; k < classes; k++) {
@@ -10334,7 +10521,7 @@ static void lnp_cross_entropy_rows(const lensnet_node *node, double *losses, flo
         else
             lnp_target_row(targets + i * k, batch->labels[g->run.first + i], node, k);
     lnp_softmax_cross_entropy(losses, dlogits, lnp_input_value(node, 0), targets,
-                              lnp_loss_scale(node), g->run.n, k);
+                              lensnet_loss_scale(node), g->run.n, k);
 }
 
 static void lnp_cross_entropy_forward(const lensnet_node *node)
@@ -10342,7 +10529,7 @@ static void lnp_cross_entropy_forward(const lensnet_node *node)
     double *losses = (double *)(void *)node->graph->run.scratch;
     size_t i;
     lnp_cross_entropy_rows(node, losses, NULL);
-    for (i = 0; i < node->graph->run.n; i++) lnp_loss_of(node)->sum += losses[i];
+    for (i = 0; i < node->graph->run.n; i++) lensnet_loss_add(node, losses[i]);
 }
 
 static void lnp_cross_entropy_backward(const lensnet_node *node)
@@ -10379,21 +10566,21 @@ typedef double (*lnp_value_loss)(double x, double t);
 static void lnp_value_loss_forward(const lensnet_node *node, lnp_value_loss loss)
 {
     const size_t floats = lnp_sample_floats(lnp_in(node));
-    const float *x = lnp_input_value(node, 0), *t = lnp_loss_targets(node);
+    const float *x = lnp_input_value(node, 0), *t = lensnet_loss_targets(node);
     size_t i, k;
     for (i = 0; i < node->graph->run.n; i++) {
         double sum = 0.0;
         for (k = i * floats; k < (i + 1) * floats; k++)
             if (t[k] == t[k]) sum += loss((double)x[k], (double)t[k]);
-        lnp_loss_of(node)->sum += sum;
+        lensnet_loss_add(node, sum);
     }
 }
 
 static void lnp_value_loss_backward(const lensnet_node *node, lnp_value_loss slope)
 {
     const size_t floats = lnp_value_floats(node->graph, node->inputs[0]);
-    const float *x = lnp_input_value(node, 0), *t = lnp_loss_targets(node);
-    const double scale = lnp_loss_scale(node);
+    const float *x = lnp_input_value(node, 0), *t = lensnet_loss_targets(node);
+    const double scale = lensnet_loss_scale(node);
     float *dx = lnp_input_gradient(node, 0);
     size_t k;
     for (k = 0; dx && k < floats; k++)
@@ -10585,8 +10772,8 @@ static lnp_block lnp_block_begin(const lensnet_node *node, size_t first)
     lnp_block_parts s = lnp_block_sizes(node);
     float *scratch = g->run.scratch;
     float *scales = lnp_take(&scratch, s.scales);
-    float *statistics = lnp_saved(node, LNP_SAVED_STATISTICS);
-    float *kept = lnp_saved(node, LNP_SAVED_HIDDEN);
+    float *statistics = lensnet_node_kept(node, LNP_SAVED_STATISTICS);
+    float *kept = lensnet_node_kept(node, LNP_SAVED_HIDDEN);
     lnp_block b;
     size_t i;
     memset(&b, 0, sizeof b);
@@ -10599,10 +10786,10 @@ static lnp_block lnp_block_begin(const lensnet_node *node, size_t first)
     b.wide = 4 * x->c;
     b.x = lnp_input_value(node, 0) + first * b.pixels * b.c;
     b.y = lnp_output_value(node) + first * b.pixels * b.c;
-    b.depthwise = lnp_saved(node, LNP_SAVED_DEPTHWISE) + first * b.pixels * b.c;
+    b.depthwise = lensnet_node_kept(node, LNP_SAVED_DEPTHWISE) + first * b.pixels * b.c;
     b.mean = statistics + first * b.pixels;
     b.rstd = statistics + (g->micro_batch + first) * b.pixels;
-    b.norm = lnp_saved(node, LNP_SAVED_GRN) + first * b.wide;
+    b.norm = lensnet_node_kept(node, LNP_SAVED_GRN) + first * b.wide;
     b.totals = (double *)(void *)lnp_take(&scratch, 2 * s.per_sample);
     b.factor = lnp_take(&scratch, s.per_sample);
     b.coefficient = lnp_take(&scratch, s.per_sample);
@@ -10920,15 +11107,15 @@ static lensnet_result lnp_block_shape(lensnet_node *node, lensnet_error *error)
     const int back = 1;
     lensnet_result result = lnp_drop_path_shape(node, error);
     if (!result) result = lnp_use_depthwise(node, LNP_B_DEPTHWISE, error);
-    if (!result) result = lnp_expect_vector(node, LNP_B_DEPTHWISE_BIAS, c, error);
-    if (!result) result = lnp_expect_vector(node, LNP_B_NORM, c, error);
-    if (!result) result = lnp_expect_vector(node, LNP_B_NORM_BIAS, c, error);
+    if (!result) result = lensnet_node_expect(node, LNP_B_DEPTHWISE_BIAS, c, error);
+    if (!result) result = lensnet_node_expect(node, LNP_B_NORM, c, error);
+    if (!result) result = lensnet_node_expect(node, LNP_B_NORM_BIAS, c, error);
     if (!result) result = lnp_use_matrix(node, LNP_B_EXPAND, 1, back, error);
-    if (!result) result = lnp_expect_vector(node, LNP_B_EXPAND_BIAS, 4 * c, error);
-    if (!result) result = lnp_expect_vector(node, LNP_B_GAMMA, 4 * c, error);
-    if (!result) result = lnp_expect_vector(node, LNP_B_BETA, 4 * c, error);
+    if (!result) result = lensnet_node_expect(node, LNP_B_EXPAND_BIAS, 4 * c, error);
+    if (!result) result = lensnet_node_expect(node, LNP_B_GAMMA, 4 * c, error);
+    if (!result) result = lensnet_node_expect(node, LNP_B_BETA, 4 * c, error);
     if (!result) result = lnp_use_matrix(node, LNP_B_REDUCE, 1, back, error);
-    if (!result) result = lnp_expect_vector(node, LNP_B_REDUCE_BIAS, c, error);
+    if (!result) result = lensnet_node_expect(node, LNP_B_REDUCE_BIAS, c, error);
     return result;
 }
 
@@ -14876,9 +15063,8 @@ static void lnp_adamw_update_all(lensnet_adamw *a, double learning_rate)
         work.adamw = a;
         work.offset = offset;
         work.floats = lnp_alike_run(a, &i);
-        work.constants =
-            lnp_adamw_constants_at(factor * learning_rate, decay, a->desc.beta1, a->desc.beta2,
-                                   a->desc.epsilon, a->steps);
+        work.constants = lnp_adamw_constants_at(factor * learning_rate, decay, a->desc.beta1,
+                                                a->desc.beta2, a->desc.epsilon, a->steps);
         if (factor > 0) lnp_team_run(&a->team, lnp_adamw_task, &work, lnp_pieces(work.floats));
         offset += work.floats;
     }

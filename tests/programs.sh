@@ -47,13 +47,13 @@ openmp=-fopenmp
 echo 'int main(void) { return 0; }' >$WORK/probe.c
 $CC $openmp $WORK/probe.c -o $WORK/probe 2>/dev/null || openmp=
 build() { $CC -O1 $openmp -I. "$1" -o "$WORK/$(basename "$1" .c)" -lm >"$WORK/$(basename "$1").log" 2>&1; }
-(build examples/train.c; build examples/hello.c; build examples/own_network.c) &
+(build examples/train.c; build examples/hello.c; build examples/own_network.c; build examples/own_operator.c) &
 build tools/simulate.c
 build examples/evaluate.c
 build examples/classify.c
 wait
 cd $WORK || exit 1
-for program in train hello own_network simulate evaluate classify; do
+for program in train hello own_network own_operator simulate evaluate classify; do
     [ -x ./$program ]
     good "examples or tools: $program.c must compile"
 done
@@ -267,6 +267,8 @@ run ./evaluate whole/best.safetensors bad && grep -q 'macro over present' out.tx
 good "evaluate where a class is absent"
 run ./own_network data && [ "$(grep -c '^epoch' out.txt)" -eq 8 ]
 good "own_network"
+run ./own_operator && grep -q 'they agree' out.txt
+good "own_operator: gradients against differences"
 
 # ---- bad input ---------------------------------------------------------------------------------------
 

@@ -676,6 +676,44 @@ static void test_chunk_law(void)
     lensnet_parameters_destroy(parameters);
 }
 
+/* A branch without a loss gives no gradient, and must leave that of the other branch as it is. */
+static void test_dead_branch(int branches)
+{
+    enum { VALUES = 2 * 3 * 3 * 4 };
+    lensnet_parameters *parameters;
+    lensnet_graph_options options = lensnet_graph_defaults();
+    lensnet_batch batch = lensnet_batch_defaults();
+    lensnet_outputs outputs;
+    lensnet_graph *graph;
+    lensnet_tensor x;
+    static float images[VALUES], expected[VALUES];
+    float dx[VALUES];
+    int labels[2] = {1, 3};
+    must(lensnet_parameters_create(&parameters, NULL, &error), "branch");
+    must(lensnet_parameters_allocate(parameters, 1, 3, &error), "branch");
+    lngen_fill(images, VALUES, "images", 0, 2);
+    options.height = options.width = 3;
+    options.batch = 2;
+    options.training = options.input_gradient = 1;
+    must(lensnet_graph_create(&graph, parameters, &options, &error), "branch");
+    x = lensnet_input(graph, 4);
+    lensnet_cross_entropy(graph, lensnet_mean_pool(graph, lensnet_relu(graph, x)), NULL);
+    if (branches > 1) lensnet_keep(graph, lensnet_gelu(graph, lensnet_gelu(graph, x)));
+    must(lensnet_graph_plan(graph, NULL, &error), "branch");
+    must(lensnet_graph_allocate(graph, &error), "branch");
+    memset(&outputs, 0, sizeof outputs);
+    outputs.input_gradients = branches > 1 ? dx : expected;
+    batch.images = images;
+    batch.channels = 4;
+    batch.count = 2;
+    batch.labels = labels;
+    must(lensnet_forward_backward(graph, &batch, &outputs, &error), "branch");
+    must(lensnet_forward_backward(graph, &batch, &outputs, &error), "branch");
+    if (branches > 1) CHECK(memcmp(dx, expected, sizeof dx) == 0);
+    lensnet_graph_destroy(graph);
+    lensnet_parameters_destroy(parameters);
+}
+
 int main(void)
 {
     static const loss_case losses[] = {{"loss: labels", 0, 0, 0},
@@ -687,6 +725,8 @@ int main(void)
     for (i = 0; i < sizeof operations / sizeof *operations; i++) test_operation(&operations[i]);
     test_grn_zero_channel();
     test_chunk_law();
+    test_dead_branch(1);
+    test_dead_branch(2);
     for (i = 0; i < sizeof losses / sizeof *losses; i++) test_loss(&losses[i]);
     return test_end();
 }
