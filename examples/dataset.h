@@ -63,7 +63,7 @@ static int dataset_read(dataset_image *image, int wants_map, const dataset_split
     picture *p = &image->picture;
     memset(image, 0, sizeof *image);
     image->own = 1;
-    if (split->source) {
+    if (!path) {
         p->bands = 1;
         p->pixel_scale = split->reading.pixel_scale;
         return split->source(&p->pixels, wants_map ? &image->map : NULL, &p->height, &p->width,
@@ -101,7 +101,7 @@ NPY_API int dataset_pixels(dataset_image *image, int wants_map, dataset_split *s
 #ifdef _OPENMP
 #pragma omp critical(dataset_cache)
 #endif
-    if (!split->fresh && bytes <= split->cache_left && p->offset == 0) {
+    if (!(split->fresh && !file->path) && bytes <= split->cache_left && p->offset == 0) {
         split->cache_left -= bytes;
         file->height = p->height;
         file->width = p->width;
@@ -373,13 +373,13 @@ NPY_API void dataset_read_ahead(const dataset_split *split, const size_t *order,
                                 size_t count)
 {
     size_t i;
-    for (i = first; i < first + count && i < split->count && !split->source; i++) {
+    for (i = first; i < first + count && i < split->count; i++) {
         const dataset_file *file = &split->files[order ? order[i] : i];
-        if (!file->pixels) system_read_ahead(file->path);
+        if (file->path && !file->pixels) system_read_ahead(file->path);
     }
 }
 
-/* Reads every image once, so that a bad file is found before the training and not in its fifth hour;
+/* Reads every file once, so that a bad file is found before the training and not in its fifth hour;
  * fills the cache on the way. */
 NPY_API int dataset_check(dataset_split *split, int threads, lensnet_error *error)
 {
@@ -391,7 +391,7 @@ NPY_API int dataset_check(dataset_split *split, int threads, lensnet_error *erro
     for (i = 0; i < (long)split->count; i++) {
         lensnet_error mine;
         dataset_image image;
-        if (system_interrupted()) continue;
+        if (system_interrupted() || !split->files[i].path) continue;
         if (dataset_pixels(&image, 0, split, (size_t)i, 0, dataset_thread(), &mine)) {
             dataset_image_free(&image);
             continue;

@@ -74,7 +74,7 @@ typedef struct dataset_split {
     dataset_reading reading;
     dataset_left_out left_out;
     size_t cache_left;     /* bytes that may still be kept */
-    dataset_source source; /* NULL: the files' paths are read */
+    dataset_source source; /* of the images without a path; NULL: there are none */
     void *user;            /* handed to `source` */
     int fresh;             /* 1: `source` gives other images in every epoch, so none is kept */
     /* Sees each image in its order, with what the network thinks of it (NULL where it cannot), before its

@@ -14,6 +14,7 @@ typedef struct simulated {
     sim_workspace **workspaces;
     int count;
     size_t height, width, images; /* images of an epoch */
+    size_t first;                 /* images of the split that come before them */
     uint64_t seed;
     double ease; /* epochs in which substructure comes down to its mass; 0: it is never heavier */
     double heaviest; /* what it is multiplied by at the beginning */
@@ -34,14 +35,15 @@ static int simulated_source(float **pixels, float **map, size_t *height, size_t 
 {
     const simulated *s = (const simulated *)user;
     const size_t count = s->height * s->width;
-    const int label = (int)(index % SIM_CLASSES);
-    const uint64_t number = epoch << 32 | index / SIM_CLASSES;
+    const int label = (int)((index - s->first) % SIM_CLASSES);
+    const uint64_t number = epoch << 32 | (index - s->first) / SIM_CLASSES;
     float *image = (float *)malloc((map ? 2 : 1) * count * sizeof *image);
     if (!image || thread >= s->count) {
         free(image);
         return dataset_no_memory(error);
     }
-    sim_workspace_exaggerate(s->workspaces[thread], simulated_exaggeration(s, index, epoch));
+    sim_workspace_exaggerate(s->workspaces[thread],
+                             simulated_exaggeration(s, index - s->first, epoch));
     if (map) {
         *map = image + count;
         sim_image_mapped(image, *map, s->workspaces[thread], s->seed, label, number);
@@ -64,7 +66,7 @@ NPY_API int simulated_classes(system_names *classes, lensnet_error *error)
     return 1;
 }
 
-/* Makes a split of `count` images, classes in turn; `classes` gives the labels. With `fresh` every
+/* Adds `count` images to a split, classes in turn; `classes` gives the labels. With `fresh` every
  * epoch has other images, and easy ones come first if `ease` > 0: substructure `heaviest` times as
  * heavy. `s` must outlive the split. */
 NPY_API int simulated_open(simulated *s, dataset_split *split, const system_names *classes,
@@ -85,7 +87,7 @@ NPY_API int simulated_open(simulated *s, dataset_split *split, const system_name
     if (!s->workspaces) return dataset_no_memory(error);
     for (t = 0; good && t < s->count; t++)
         good = !sim_workspace_create(&s->workspaces[t], &params, LENSNET_ISA_BEST, error);
-    dataset_split_free(split);
+    s->first = split->count;
     split->source = simulated_source;
     split->user = s;
     split->fresh = fresh;

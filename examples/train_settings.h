@@ -27,20 +27,36 @@ typedef enum {
     OPTION_PATIENCE,
     OPTION_WEIGHT_DECAY,
     OPTION_DECAY,
+    OPTION_LAYER_DECAY,
+    OPTION_FREEZE,
     OPTION_CLIP,
     OPTION_AVERAGE,
     OPTION_DROP_PATH,
     OPTION_SMOOTHING,
+    OPTION_CLASS_WEIGHTS,
+    OPTION_MIXUP,
+    OPTION_CUTMIX,
+    OPTION_DISTILL,
+    OPTION_DISTILL_SHARE,
     OPTION_AUGMENT,
     OPTION_TURNED,
+    OPTION_DEGREES,
+    OPTION_SHIFT,
+    OPTION_ZOOM,
+    OPTION_SHEAR,
+    OPTION_EARLY_SIZE,
+    OPTION_EARLY_EPOCHS,
+    OPTION_EARLY_STOP,
     OPTION_DENSE,
     OPTION_SEED,
     OPTION_SIMULATE,
+    OPTION_MIX,
     OPTION_EASE,
     OPTION_HEAVY,
     OPTION_HELD_OUT,
     OPTION_LIMIT,
     OPTION_TYPE,
+    OPTION_PRECISION,
     OPTION_SPLIT,
     OPTION_CLASSES,
     OPTION_STACK,
@@ -83,6 +99,9 @@ static argument train_options[OPTION_COUNT] = {
     {"--patience", "EPOCHS", NULL, "of the plateau schedule", 0},
     {"--weight-decay", "X", NULL, "AdamW's", 0},
     {"--decay", "WHAT", NULL, "all, or matrices: not biases, norms and GRN", 0},
+    {"--layer-decay", "X", NULL,
+     "the rate of a layer is this times the rate of the one above it; 1: the same", 0},
+    {"--freeze", "N", NULL, "the first N of the 4 stages stay as they are", 0},
     {"--clip", "X", NULL, "largest norm of the gradient; 0: off", 0},
     {"--average", "X", NULL,
      "decay of the weights' moving average, which is then judged and\n"
@@ -90,15 +109,32 @@ static argument train_options[OPTION_COUNT] = {
      0},
     {"--drop-path", "X", NULL, "stochastic depth of the last block", 0},
     {"--smoothing", "X", NULL, "label smoothing", 0},
+    {"--class-weights", "LIST", "none",
+     "weights of the classes in the loss: none, balanced (by the number of\n"
+     "images), or a number for each, e.g. 1,2,2",
+     0},
+    {"--mixup", "X", "0", "alpha of mixup, e.g. 0.8; 0: off", 0},
+    {"--cutmix", "X", "0", "alpha of CutMix, e.g. 1; with both, one of them by lot; 0: off", 0},
+    {"--distill", "FILE", "none", "weights of a teacher, whose probabilities are learned too", 0},
+    {"--distill-share", "X", "0.5", "how much of the target is the teacher's", 0},
     {"--augment", "NAME", NULL, "none, d4: flips and quarter turns, reference: flips and affine",
      0},
     {"--turned", "X", NULL, "share of the images that --augment changes", 0},
+    {"--degrees", "X", "as --augment", "of rotation, either way", 0},
+    {"--shift", "X", "as --augment", "of the side, either way", 0},
+    {"--zoom", "X", "as --augment", "0.1: images grow and shrink by up to a tenth", 0},
+    {"--shear", "X", "as --augment", "degrees, either way", 0},
+    {"--early-size", "N", "0", "side of the input in the first epochs, for speed; 0: as --size", 0},
+    {"--early-epochs", "N", "0", "how many they are", 0},
+    {"--early-stop", "EPOCHS", "0", "stop after so many without a better AUC; 0: never", 0},
     {"--dense", "X", NULL,
      "weight of a second loss on simulated images: where substructure changes\n"
      "what is seen; its head is not saved; 0: off",
      0},
     {"--seed", "N", "0", "of the weights, the order, the changes to images, the simulator", 0},
     {"--simulate", "N", "0", "train on N new simulated images in every epoch", 0},
+    {"--mix", "WHAT", "no", "yes: the simulated images join those of DATA; no: they replace them",
+     0},
     {"--ease", "EPOCHS", NULL,
      "epochs in which simulated substructure, too heavy at first, comes down\n"
      "to its mass; 0: it always has its mass",
@@ -107,6 +143,7 @@ static argument train_options[OPTION_COUNT] = {
     {"--held-out", "N", "600", "simulated images to validate on, and as many to test on", 0},
     {"--limit", "N", "0", "use at most N images of each class of each split; 0: all", 0},
     {"--type", "NAME", "f32", "numbers in best.safetensors: f32, f16 or bf16", 0},
+    {"--precision", "NAME", "fp32", "of the matrix products: fp32 or bf16", 0},
     {"--split", "A/B/C", "folders",
      "shares of train, val and test, e.g. 80/10/10, for images that stand\n"
      "in DATA/train alone or in DATA/CLASS; equal images stay together",
@@ -159,6 +196,8 @@ static const struct {
                      {OPTION_PATIENCE, {"3", "3", "3"}},
                      {OPTION_WEIGHT_DECAY, {"0.05", "0.05", "0.01"}},
                      {OPTION_DECAY, {"matrices", "matrices", "all"}},
+                     {OPTION_LAYER_DECAY, {"1", "1", "1"}},
+                     {OPTION_FREEZE, {"0", "0", "0"}},
                      {OPTION_CLIP, {"1", "1", "0"}},
                      {OPTION_AVERAGE, {"0", "0", "0"}},
                      {OPTION_DROP_PATH, {"0", "0", "0"}},
@@ -192,7 +231,15 @@ typedef struct train_settings {
     size_t batch;
     double rate, warmup, cooldown, weight_decay, clip, average, drop_path, smoothing;
     train_schedule schedule;
-    int patience, decay_all;
+    int patience, decay_all, freeze;
+    double layer_decay;
+    const char *class_weights, *teacher; /* NULL: none */
+    double mixup, cutmix, teacher_share;
+    double degrees, shift, zoom, shear; /* below 0: as the augmentation says */
+    int early_size;                     /* 0: none */
+    uint64_t early_epochs, early_stop;
+    int mix;
+    lensnet_precision precision;
     train_augment augment;
     double turned, dense;
     uint64_t seed;
@@ -239,6 +286,49 @@ static void train_apply_recipe(void)
         argument *a = &train_options[train_recipes[i].option];
         if (!a->given && !a->value) a->value = train_recipes[i].values[recipe];
     }
+}
+
+/* A range of the augmentation; below 0 if it is left as it is. */
+static double train_range(train_option option, double most)
+{
+    const argument *a = train_value(option);
+    return strcmp(a->value, "as --augment") == 0 ? -1 : arguments_number(a, 0, most);
+}
+
+/* NULL for the word "none". */
+static const char *train_unless_none(train_option option)
+{
+    const char *value = train_value(option)->value;
+    return strcmp(value, "none") == 0 ? NULL : value;
+}
+
+/* What changes targets and images beyond the classic recipe. */
+static void train_read_extras(train_settings *s)
+{
+    static const char *const no_yes[] = {"no", "yes"};
+    lensnet_error error;
+    s->layer_decay = arguments_number(train_value(OPTION_LAYER_DECAY), 1e-6, 1);
+    s->freeze = (int)arguments_whole(train_value(OPTION_FREEZE), 0, 4);
+    s->class_weights = train_unless_none(OPTION_CLASS_WEIGHTS);
+    s->teacher = train_unless_none(OPTION_DISTILL);
+    s->teacher_share = s->teacher ? arguments_number(train_value(OPTION_DISTILL_SHARE), 0, 1) : 0;
+    s->mixup = arguments_number(train_value(OPTION_MIXUP), 0, 4);
+    s->cutmix = arguments_number(train_value(OPTION_CUTMIX), 0, 4);
+    s->degrees = train_range(OPTION_DEGREES, 360);
+    s->shift = train_range(OPTION_SHIFT, 1);
+    s->zoom = train_range(OPTION_ZOOM, 0.99);
+    s->shear = train_range(OPTION_SHEAR, 89);
+    s->early_size = (int)arguments_whole(train_value(OPTION_EARLY_SIZE), 0, 4096);
+    s->early_epochs = (uint64_t)arguments_whole(train_value(OPTION_EARLY_EPOCHS), 0, 100000);
+    s->early_stop = (uint64_t)arguments_whole(train_value(OPTION_EARLY_STOP), 0, 100000);
+    s->mix = arguments_choice(train_value(OPTION_MIX), no_yes, 2);
+    if (lensnet_precision_parse(&s->precision, train_value(OPTION_PRECISION)->value, &error))
+        arguments_fail("--precision: %s", error.text);
+    if (s->dense > 0 && (s->mixup > 0 || s->cutmix > 0))
+        arguments_fail("--dense does not go together with --mixup and --cutmix");
+    if (s->dense > 0 && s->image_size < 32) arguments_fail("--dense needs --size 32 or more");
+    if (s->early_size && s->early_size < 32) arguments_fail("--early-size must be 32 or more");
+    if (!s->early_epochs) s->early_size = 0;
 }
 
 /* All options as numbers, checked; those that only the weights can fill must be filled by now. */
@@ -295,9 +385,30 @@ static void train_read_settings(train_settings *s)
     s->memory = (size_t)arguments_whole(train_value(OPTION_MEMORY), 0, 1000000) * 1000000;
     s->cache = (size_t)arguments_whole(train_value(OPTION_CACHE), 0, 1000000) << 20;
     s->stop_after = (uint64_t)arguments_whole(train_value(OPTION_STOP_AFTER), 0, LONG_MAX);
+    train_read_extras(s);
 }
 
 /* ---- in a training state ---- */
+
+/* States that are older than an option were made as its default says. */
+static const char *train_stored_option(const lensnet_archive *state, train_option option)
+{
+    char key[64];
+    const char *stored;
+    snprintf(key, sizeof key, "train.%s", train_options[option].name + 2);
+    stored = lensnet_archive_metadata(state, key);
+    if (stored) return stored;
+    if (option == OPTION_LAYER_DECAY || option == OPTION_BANDS) return "1";
+    if (option == OPTION_FREEZE || option == OPTION_AVERAGE) return "0";
+    if (option == OPTION_STRETCH) return "none";
+    return train_options[option].given ? NULL : train_options[option].value;
+}
+
+/* With --resume a run may be made longer: these may be said anew. */
+static int train_may_change(train_option option)
+{
+    return option == OPTION_EPOCHS || option == OPTION_COOLDOWN;
+}
 
 /* The options of the stopped run, from the state's metadata; what the command line repeats must say
  * the same. Values are copied into `texts`. */
@@ -307,19 +418,13 @@ static int train_restore_options(const lensnet_archive *state, const char *path,
     int i;
     for (i = 0; i < OPTION_STORED; i++) {
         argument *a = &train_options[i];
-        char key[64];
-        const char *stored;
-        snprintf(key, sizeof key, "train.%s", a->name + 2);
-        stored = lensnet_archive_metadata(state, key);
-        if (!stored && i == OPTION_AVERAGE) stored = "0"; /* states older than the option */
-        if (!stored && i == OPTION_BANDS) stored = "1";
-        if (!stored && i == OPTION_STRETCH) stored = "none";
-        if (!stored && i >= OPTION_SPLIT && !a->given) stored = a->value;
+        const char *stored = train_stored_option(state, (train_option)i);
         if (!stored)
             return dataset_fail(error,
                                 "%s: it is no training state of this program ('%s' is missing); "
                                 "start a new run in another --out",
-                                path, key);
+                                path, a->name);
+        if (a->given && train_may_change((train_option)i)) continue;
         if (a->given && strcmp(a->value, stored) != 0)
             return dataset_fail(error,
                                 "%s: the run was begun with %s %s, not %s; leave the option away, "
