@@ -233,7 +233,8 @@ typedef struct lensnet_session lensnet_session;
 
 typedef struct lensnet_classifier_options {
     const lensnet_host *host; /* NULL: lensnet_host_defaults() */
-    int views;      /* 1; 8: mean probability over the flips and quarter turns of the image */
+    int views; /* 1; 8: mean probability over those flips and quarter turns of the image that the
+                  network was made for (lensnet_model_desc.views) */
     int calibrated; /* 1: use what the file says of its network: temperature, sets, what is foreign;
                         0: plain softmax */
     double coverage; /* of lensnet_prediction.set: 0.01 ... 0.99, raised to the next percent */
@@ -712,6 +713,8 @@ typedef struct lensnet_model_desc {
                                   else "class 0" ... */
     lensnet_preprocess preprocess; /* size, channels and normalisation, stored with the weights;
                                       224 px, 3 channels, z-norm */
+    int views;                     /* turns that its probabilities may be averaged over, stored with
+                                      the weights: 1 none, 2 the half turn, 4 mirrors too, 8 all; 8 */
     int gradients;                 /* 1: gradients are allocated too; 0: a model that only runs */
     const lensnet_head *heads;     /* `head_count` extra outputs, copied; NULL */
     size_t head_count;             /* 0 ... LENSNET_HEADS; 0 */
@@ -759,6 +762,10 @@ LENSNET_API lensnet_result lensnet_model_load(lensnet_model **model, const char 
                                               const lensnet_load_options *options, int *fresh_head,
                                               lensnet_error *error);
 LENSNET_API void lensnet_model_destroy(lensnet_model *model); /* NULL is allowed */
+
+/* Changes what lensnet_model_desc.views says; LENSNET_ERROR_ARGUMENT unless it is 1, 2, 4 or 8. */
+LENSNET_API lensnet_result lensnet_model_set_views(lensnet_model *model, int views,
+                                                   lensnet_error *error);
 
 /* The description the model was made from, with labels filled in. Borrowed. */
 LENSNET_API const lensnet_model_desc *lensnet_model_description(const lensnet_model *model);
@@ -16252,6 +16259,7 @@ lensnet_model_desc lensnet_model_defaults(void)
     lensnet_model_variant(&d, "tiny", NULL);
     d.classes = 3;
     d.final_norm_epsilon = 1e-6f;
+    d.views = 8;
     d.preprocess = lensnet_preprocess_defaults();
     d.gradients = 1;
     return d;
@@ -16363,6 +16371,20 @@ static lensnet_result lnp_heads_check(const lensnet_model_desc *d, lensnet_error
     return LENSNET_OK;
 }
 
+static int lnp_views_valid(int views)
+{
+    return views == 1 || views == 2 || views == 4 || views == 8;
+}
+
+lensnet_result lensnet_model_set_views(lensnet_model *model, int views, lensnet_error *error)
+{
+    if (!model || !lnp_views_valid(views))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "model: NULL, or %d views; expected 1, 2, 4 or 8", views);
+    model->desc.views = views;
+    return LENSNET_OK;
+}
+
 static lensnet_result lnp_model_desc_check(const lensnet_model_desc *d, lensnet_error *error)
 {
     size_t s;
@@ -16380,6 +16402,9 @@ static lensnet_result lnp_model_desc_check(const lensnet_model_desc *d, lensnet_
                         (unsigned long)d->classes);
     result = lnp_heads_check(d, error);
     if (result) return result;
+    if (!lnp_views_valid(d->views))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model: %d views; expected 1, 2, 4 or 8",
+                        d->views);
     if (!(d->drop_path_rate >= 0.0f && d->drop_path_rate < 1.0f) || !(d->final_norm_epsilon > 0.0f))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "model: drop path rate %g must be 0 ... < 1 and the norm's epsilon %g > 0",
@@ -16775,6 +16800,7 @@ lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
 #define LNP_KEY_LABELS        "lensnet.labels" /* one a line */
 #define LNP_KEY_IMAGE_SIZE    "lensnet.image_size"
 #define LNP_KEY_CROP          "lensnet.crop"        /* native pixels; absent: none */
+#define LNP_KEY_VIEWS         "lensnet.views"       /* absent: 8 */
 #define LNP_KEY_BANDS         "lensnet.bands"       /* absent: grey */
 #define LNP_KEY_STRETCH       "lensnet.stretch"     /* absent: none */
 #define LNP_KEY_SOURCE_SIZE   "lensnet.source_size" /* absent: unknown */
@@ -16895,6 +16921,7 @@ static lensnet_result lnp_read_description(lensnet_model_desc *desc, lnp_label_t
 {
     const char *text = lensnet_archive_metadata(file->archive, LNP_KEY_LABELS);
     const char *epsilon = lensnet_archive_metadata(file->archive, LNP_KEY_EPSILON);
+    const char *views = lensnet_archive_metadata(file->archive, LNP_KEY_VIEWS);
     memcpy(desc->depths, file->net.depths, sizeof desc->depths);
     memcpy(desc->widths, file->net.widths, sizeof desc->widths);
     desc->preprocess.channels = (int)lnp_min(file->net.channels, 65536);
@@ -16904,6 +16931,11 @@ static lensnet_result lnp_read_description(lensnet_model_desc *desc, lnp_label_t
         if (!lnp_number_parse(epsilon, &number) || !(number > 1e-30 && number < 1))
             return lnp_bad_metadata(LNP_KEY_EPSILON, epsilon, error);
         desc->final_norm_epsilon = (float)number;
+    }
+    if (views) {
+        if (strlen(views) != 1 || !lnp_views_valid(*views - '0'))
+            return lnp_bad_metadata(LNP_KEY_VIEWS, views, error);
+        desc->views = *views - '0';
     }
     if (text) {
         lensnet_result result = lnp_labels_split(labels, text, error);
@@ -17007,7 +17039,7 @@ lensnet_result lensnet_model_load(lensnet_model **model, const char *path,
 }
 
 /* What a file says beside the numbers; texts live in `texts`. */
-#define LNP_PAIRS 13
+#define LNP_PAIRS 14
 typedef struct lnp_metadata {
     lensnet_host host;
     lensnet_archive_pair pairs[LNP_PAIRS];
@@ -17082,6 +17114,8 @@ static lensnet_result lnp_metadata_begin(lnp_metadata *m, const lensnet_model *m
         snprintf(m->numbers[3], sizeof m->numbers[3], "%d", d->preprocess.crop);
         lnp_metadata_put(m, LNP_KEY_CROP, m->numbers[3]);
     }
+    if (d->views != 8)
+        lnp_metadata_put(m, LNP_KEY_VIEWS, d->views == 1 ? "1" : d->views == 2 ? "2" : "4");
     lnp_metadata_source(m, &d->preprocess);
     lnp_metadata_put(m, LENSNET_ARCHIVE_CHECKSUMS, NULL);
     return lnp_metadata_labels(m, d, error);
@@ -17605,8 +17639,10 @@ static lensnet_result lnp_classifier_from(lensnet_classifier **classifier,
     memset(&c->belief, 0, sizeof c->belief);
     c->belief.temperature = 1.0;
     result = lnp_model_freeze(&c->model, archive, options->precision, host, error);
+    if (!result && c->options.views > c->model->desc.views) c->options.views = c->model->desc.views;
     if (!result && options->calibrated)
-        result = lnp_belief_open(&c->belief, archive, options->views, &c->model->desc, host, error);
+        result =
+            lnp_belief_open(&c->belief, archive, c->options.views, &c->model->desc, host, error);
     if (result)
         lensnet_classifier_destroy(c);
     else
@@ -17835,6 +17871,12 @@ static lensnet_result lnp_session_size(lensnet_session *s, size_t height, size_t
     return LENSNET_OK;
 }
 
+/* Of fewer than 8 views: the half turn, and the mirrors. */
+static int lnp_turn_of_view(const lensnet_session *s, int index)
+{
+    return s->classifier->options.views == 8 ? index : 2 * index;
+}
+
 /* Image `i` of the batch as view 0 ... 7: bit 2 mirrors, the lower two are quarter turns. */
 static lensnet_result lnp_session_prepare(lensnet_session *s, size_t i, const float *pixels,
                                           int view, lensnet_error *error)
@@ -17944,8 +17986,8 @@ static lensnet_result lnp_session_batch(lensnet_session *s, const lnp_answers *t
     size_t i;
     memset(s->sums, 0, count * s->classes * sizeof(float));
     for (view = 0; !result && view < views; view++)
-        result = lnp_session_view(s, pixels, first, count, view, view ? NULL : collected, collect,
-                                  error);
+        result = lnp_session_view(s, pixels, first, count, lnp_view(s, view),
+                                  view ? NULL : collected, collect, error);
     if (!result) result = lnp_session_average(s, first, count, error);
     if (result) return result;
     if (to->probabilities) memcpy(to->probabilities, s->sums, count * s->classes * sizeof(float));

@@ -90,7 +90,7 @@ good "no temporary files stay"
 # shellcheck disable=SC2086
 run ./train data $options --out parts --stop-after 2 --threads 1 && grep -q -- '--resume --out parts' out.txt
 good "train --stop-after"
-refused "the run was begun with --epochs 3, not 2" ./train data --weights none --out parts --epochs 2 --resume
+refused "the run was begun with --batch 10, not 2" ./train data --weights none --out parts --batch 2 --resume
 refused "there is a run already" ./train data --weights none --out parts
 run ./train --resume --out parts --stop-after 3 --threads 2
 good "resume within an epoch"
@@ -104,6 +104,42 @@ for file in best.safetensors last.safetensors history.csv history.svg prediction
 done
 run ./train --resume --out parts && cmp whole/last.safetensors parts/last.safetensors
 good "resuming a finished run changes nothing"
+
+# ---- every option of a long run, stopped and resumed --------------------------------------------------
+
+# same_when_stopped NAME OPTIONS ...: a run stopped twice ends with the bytes of one that was not
+same_when_stopped() {
+    name=$1
+    shift
+    run ./train "$@" --threads 2 --out "$name-whole" &&
+        run ./train "$@" --threads 1 --stop-after 2 --out "$name" &&
+        run ./train --resume --threads 2 --stop-after 3 --out "$name" &&
+        run ./train --resume --threads 1 --out "$name" &&
+        cmp "$name-whole/last.safetensors" "$name/last.safetensors" &&
+        cmp "$name-whole/best.safetensors" "$name/best.safetensors"
+    good "the same bytes when stopped: $*"
+}
+
+small="--weights none --recipe scratch --variant atto --held-out 12 --epochs 2 --warmup 0"
+# shellcheck disable=SC2086
+same_when_stopped dense --simulate 24 $small --batch 8 --crop 64 --size 64 --dense 2 --heavy 8 --ease 1 \
+    --turned 0.5 --schedule hold --cooldown 1 --average 0.9 --early-size 32 --early-epochs 1 \
+    --precision bf16
+# shellcheck disable=SC2086
+refused "a teacher must have the classes" ./train data $small --size 32 --distill dense/best.safetensors \
+    --out refused
+# shellcheck disable=SC2086
+run ./train --simulate 24 $small --size 32 --batch 8 --out teacher
+# shellcheck disable=SC2086
+same_when_stopped taught data $small --batch 8 --size 32 --simulate 12 --mix yes --mixup 0.8 --cutmix 1 \
+    --class-weights 1,2,1.5 --layer-decay 0.9 --freeze 1 --degrees 10 --zoom 0.1 --shear 5 \
+    --distill teacher/best.safetensors --early-stop 1
+# shellcheck disable=SC2086
+run ./train --simulate 24 $small --size 32 --batch 8 --schedule constant --epochs 3 --out longer-whole &&
+    run ./train --simulate 24 $small --size 32 --batch 8 --schedule constant --epochs 1 --out longer &&
+    run ./train --resume --epochs 3 --out longer &&
+    cmp longer-whole/best.safetensors longer/best.safetensors
+good "a run that is made longer goes on as if it had been that long"
 
 # Ctrl-C: the signal, the state, the way on.
 ./train data --weights none --size 32 --epochs 500 --batch 8 --out signal >out.txt 2>err.txt &

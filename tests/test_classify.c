@@ -263,6 +263,42 @@ static void classified(float *probabilities, lensnet_precision precision, size_t
     lensnet_classifier_destroy(classifier);
 }
 
+/* A file that allows the half turn only: eight views are those two. */
+static void test_views_of_file(void)
+{
+    lensnet_model *model = saved_model(LENSNET_DTYPE_F32), *again;
+    lensnet_classifier_options options = lensnet_classifier_defaults();
+    float *pixels = test_pixels(1, SIDE, SIDE), *turned = test_pixels(1, SIDE, SIDE);
+    float one[3], other[3], views[3];
+    lensnet_classifier *plain, *two;
+    lensnet_session *session;
+    int k;
+    CHECK(lensnet_model_set_views(model, 3, &error) == LENSNET_ERROR_ARGUMENT);
+    golden_must(lensnet_model_set_views(model, 2, &error), &error, "views");
+    golden_must(lensnet_model_save(model, PATH, LENSNET_DTYPE_F32, &error), &error, "save");
+    golden_must(lensnet_model_load(&again, PATH, NULL, NULL, &error), &error, "load");
+    CHECK(lensnet_model_description(again)->views == 2);
+    golden_must(lensnet_classifier_load(&plain, PATH, NULL, &error), &error, "load");
+    options.views = 8;
+    golden_must(lensnet_classifier_load(&two, PATH, &options, &error), &error, "load");
+    golden_must(lensnet_session_create(&session, plain, 1, &error), &error, "session");
+    golden_must(lensnet_turn(turned, pixels, SIDE, SIDE, 0, 0, 2, &error), &error, "turn");
+    CHECK(!lensnet_session_classify(session, one, NULL, pixels, 1, SIDE, SIDE, &error));
+    CHECK(!lensnet_session_classify(session, other, NULL, turned, 1, SIDE, SIDE, &error));
+    lensnet_session_destroy(session);
+    golden_must(lensnet_session_create(&session, two, 1, &error), &error, "session");
+    CHECK(!lensnet_session_classify(session, views, NULL, pixels, 1, SIDE, SIDE, &error));
+    for (k = 0; k < 3; k++)
+        CHECK_CLOSE(views[k], ((double)one[k] + (double)other[k]) / 2, 1e-6, "mean of two views");
+    lensnet_session_destroy(session);
+    lensnet_classifier_destroy(plain);
+    lensnet_classifier_destroy(two);
+    lensnet_model_destroy(model);
+    lensnet_model_destroy(again);
+    free(pixels);
+    free(turned);
+}
+
 /* bf16 rounds: other bits than fp32, near them, and the same whatever the batch. */
 static void test_precision(void)
 {
@@ -782,6 +818,7 @@ int main(void)
     test_odd_host();
     test_sharing();
     test_views();
+    test_views_of_file();
     test_precision();
     test_memory();
     test_dialects();
