@@ -239,7 +239,8 @@ typedef struct lensnet_classifier_options {
                         0: plain softmax */
     double coverage; /* of lensnet_prediction.set: 0.01 ... 0.99, raised to the next percent */
     lensnet_precision precision; /* of its sessions; LENSNET_PRECISION_FP32 */
-    size_t memory_limit; /* bytes that a session may take for its graph, and for its images, whatever
+    size_t
+        memory_limit; /* bytes that a session may take for its graph, and for its images, whatever
                             size the file says that images have; 0: no limit; 2^32 (2^30 where size_t
                             has 32 bits) */
 } lensnet_classifier_options;
@@ -17986,7 +17987,7 @@ static lensnet_result lnp_session_batch(lensnet_session *s, const lnp_answers *t
     size_t i;
     memset(s->sums, 0, count * s->classes * sizeof(float));
     for (view = 0; !result && view < views; view++)
-        result = lnp_session_view(s, pixels, first, count, lnp_view(s, view),
+        result = lnp_session_view(s, pixels, first, count, lnp_turn_of_view(s, view),
                                   view ? NULL : collected, collect, error);
     if (!result) result = lnp_session_average(s, first, count, error);
     if (result) return result;
