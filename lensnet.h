@@ -35,7 +35,7 @@
  *     >>results        error codes, the host: memory, files, threads
  *     >>classify       level 1: weights file to answer
  *     >>images         resize, normalise, augment
- *     >>safetensors    archives: reading any, writing one
+ *     >>files          safetensors
  *     >>model          level 2: create, load, save, train a ConvNeXt V2
  *     >>operators      level 3: parameters, graphs, operators
  *     >>metrics        ROC, AUC, report, calibration
@@ -63,6 +63,7 @@
  *     >>schedule       the code of >>schedules
  *     >>adamw-impl     the optimiser
  *     >>figures        the code of >>metrics
+ *     >>description    what is known beside the weights: labels, size, normalisation
  *     >>convnext-v2    the network as in the paper, its files
  *     >>classify-impl  classifiers and sessions
  *
@@ -231,6 +232,9 @@ typedef struct lensnet_classifier lensnet_classifier;
  * allocating. */
 typedef struct lensnet_session lensnet_session;
 
+struct lensnet_archive; /* >>files */
+struct lensnet_archive_pair;
+
 typedef struct lensnet_classifier_options {
     const lensnet_host *host; /* NULL: lensnet_host_defaults() */
     int views; /* 1; 8: mean probability over those flips and quarter turns of the image that the
@@ -243,6 +247,9 @@ typedef struct lensnet_classifier_options {
         memory_limit; /* bytes that a session may take for its graph, and for its images, whatever
                             size the file says that images have; 0: no limit; 2^32 (2^30 where size_t
                             has 32 bits) */
+    const struct lensnet_archive_pair *told; /* what goes before what the file says, as in
+                                                lensnet_load_options; NULL */
+    size_t told_count;                       /* 0 */
 } lensnet_classifier_options;
 
 /* host NULL, 1 view, calibrated, coverage 0.9, fp32. */
@@ -261,8 +268,10 @@ typedef struct lensnet_prediction {
 } lensnet_prediction;
 
 /* Reads a .safetensors file of ConvNeXt V2 weights (names of Hugging Face, timm or the authors; F32,
- * F16 or BF16) and freezes it. Labels, image size and normalisation come from the file's metadata;
- * where a file has none: 3 classes are "no", "sphere", "vort", 224 pixels, z-norm. What
+ * F16 or BF16), the index of one in shards, or a Hugging Face folder with either, and freezes it.
+ * Labels, image size and normalisation are what options->told says, else the file's metadata, else the
+ * config.json and preprocessor_config.json beside it; where all are silent: 3 classes are "no",
+ * "sphere", "vort", 224 pixels, z-norm, and lensnet_classifier_notes says so. What
  * examples/calibrate.h added about temperature, sets and foreign images is read too. `options` may be
  * NULL. On failure *classifier is NULL. Allocates; the caller owns the result. */
 LENSNET_API lensnet_result lensnet_classifier_load(lensnet_classifier **classifier,
@@ -276,9 +285,18 @@ LENSNET_API lensnet_result lensnet_classifier_load_memory(lensnet_classifier **c
                                                           const lensnet_classifier_options *options,
                                                           lensnet_error *error);
 
+/* The same from an open archive, which is not needed after the call; for weights in another format that
+ * hooks of the caller's present as an archive. */
+LENSNET_API lensnet_result lensnet_classifier_load_archive(
+    lensnet_classifier **classifier, const struct lensnet_archive *archive,
+    const lensnet_classifier_options *options, lensnet_error *error);
+
 /* NULL is allowed. Sessions of the classifier must be destroyed before. */
 LENSNET_API void lensnet_classifier_destroy(lensnet_classifier *classifier);
 
+/* What had to be taken for granted, and what was read elsewhere than in the file: a sentence a line; ""
+ * where there is nothing to say. A program prints it. Borrowed from the classifier. */
+LENSNET_API const char *lensnet_classifier_notes(const lensnet_classifier *classifier);
 LENSNET_API size_t lensnet_classifier_classes(const lensnet_classifier *classifier);
 /* Name of class `index`; "" outside 0 ... classes - 1. Borrowed from the classifier. */
 LENSNET_API const char *lensnet_classifier_label(const lensnet_classifier *classifier,
@@ -437,7 +455,10 @@ typedef enum lensnet_normalisation {
     LENSNET_NORMALISATION_IMAGENET = 3, /* [imagenet] pixels in 0 ... 1; minus the mean, over the
                                                  deviation of each ImageNet channel (for
                                                  one channel 0.449 and 0.226) */
-    LENSNET_NORMALISATION_MINMAX_IMAGENET = 4 /* [minmax+imagenet] one after the other */
+    LENSNET_NORMALISATION_MINMAX_IMAGENET = 4, /* [minmax+imagenet] one after the other */
+    LENSNET_NORMALISATION_DATASET =
+        5 /* [dataset] minus the mean, over the deviation of the training
+                                                 set: those of lensnet_preprocess */
 } lensnet_normalisation;
 
 /* The name as it stands in files; NULL outside the enum. Static storage. */
@@ -446,7 +467,7 @@ LENSNET_API const char *lensnet_normalisation_text(lensnet_normalisation normali
 LENSNET_API lensnet_result lensnet_normalisation_parse(lensnet_normalisation *normalisation,
                                                        const char *text, lensnet_error *error);
 
-/* The per-image part of a normalisation ([none] and [imagenet]: a copy), computed in double. A
+/* The per-image part of a normalisation ([none], [imagenet], [dataset]: a copy), computed in double. A
  * constant image becomes 0. LENSNET_ERROR_NUMBER, naming the pixel, for a NaN or a size above 1e30;
  * then nothing is written. output may be input. */
 LENSNET_API lensnet_result lensnet_normalise(float *output, const float *input, size_t height,
@@ -509,6 +530,10 @@ typedef struct lensnet_preprocess {
      * examples/dataset.h fits other images to it. */
     int source_size;    /* their side, pixels; 0: unknown, or of several sizes */
     double pixel_scale; /* arc seconds; 0: unknown */
+    int resized; /* side that the image is resized to, of which the middle image_size is kept; 0:
+                    image_size itself */
+    float mean[LENSNET_BANDS_LIMIT]; /* of each channel; 0; for LENSNET_NORMALISATION_DATASET */
+    float deviation[LENSNET_BANDS_LIMIT]; /* 1 */
 } lensnet_preprocess;
 
 /* The reference recipe: no crop, 224, 3 channels, grey images, no stretch, z-norm, bilinear; nothing
@@ -541,7 +566,7 @@ LENSNET_API lensnet_result lensnet_preprocess_augmented(
     const lensnet_preprocess *preprocess, const lensnet_augmentation *augmentation, uint64_t seed,
     uint64_t epoch, uint64_t file, void *scratch, lensnet_error *error);
 /* -------------------------------------------------------------------------------------------------
- * >>safetensors  Safetensors archives: reading any, writing one.
+ * >>files  Safetensors archives: reading any, writing one.
  * The format is Hugging Face's (github.com/huggingface/safetensors): eight bytes with the length of
  * a JSON table, the table, the numbers. A file is taken for hostile: its table is checked in full,
  * with the file's own size, before anything in it is used, and nothing of its tensors is allocated
@@ -670,8 +695,8 @@ LENSNET_API const lensnet_archive_pair *lensnet_archive_pairs(const lensnet_arch
 #define LENSNET_ARCHIVE_CHECKSUMS "lensnet.checksums"
 
 /* Writes a safetensors file of `count` tensors and `pair_count` lines of metadata (`pairs` may be
- * NULL with 0; transformers wants the line "format" = "pt"; the line LENSNET_ARCHIVE_CHECKSUMS with
- * the value NULL is filled in). The order in the file is that of the
+ * NULL with 0; transformers wants the line "format" = "pt"; the line LENSNET_ARCHIVE_CHECKSUMS
+ * is filled in, whatever its value). The order in the file is that of the
  * reference writer: type, then name. The file appears under `path` at once and entirely; after a
  * failure what stood there before still does, and nothing else is left.
  * Errors: ARGUMENT for names that repeat or are not UTF-8 and for types that `values` cannot
@@ -753,7 +778,14 @@ typedef struct lensnet_load_options {
     const lensnet_head *heads;            /* as in lensnet_model_desc; drawn from the seed */
     size_t head_count;                    /* 0 */
     const lensnet_host *host;             /* NULL: lensnet_host_defaults() */
+    const lensnet_archive_pair *told;     /* what goes before what the file says; NULL */
+    size_t told_count;                    /* 0 */
 } lensnet_load_options;
+/* Keys of `told`, and of the metadata of our files: "lensnet.labels" (one a line), "lensnet.image_size",
+ * "lensnet.crop", "lensnet.resized", "lensnet.normalisation", "lensnet.mean" and "lensnet.deviation" (numbers
+ * with spaces between, one for all channels or one each), "lensnet.resize",
+ * "lensnet.final_norm_epsilon"; and "lensnet.prefix", what stands before the names of the tensors that
+ * are wanted (others are passed over; without it, whatever all names begin with is found). */
 LENSNET_API lensnet_load_options lensnet_load_defaults(void);
 
 /* Reads weights of any size in the names of Hugging Face, timm or the authors. `options` may be NULL.
@@ -762,7 +794,14 @@ LENSNET_API lensnet_load_options lensnet_load_defaults(void);
 LENSNET_API lensnet_result lensnet_model_load(lensnet_model **model, const char *path,
                                               const lensnet_load_options *options, int *fresh_head,
                                               lensnet_error *error);
+/* The same from an open archive, whatever its host; options->host becomes the model's. */
+LENSNET_API lensnet_result lensnet_model_load_archive(lensnet_model **model,
+                                                      const lensnet_archive *archive,
+                                                      const lensnet_load_options *options,
+                                                      int *fresh_head, lensnet_error *error);
 LENSNET_API void lensnet_model_destroy(lensnet_model *model); /* NULL is allowed */
+/* What had to be taken for granted when the model was loaded, as lensnet_classifier_notes. */
+LENSNET_API const char *lensnet_model_notes(const lensnet_model *model);
 
 /* Changes what lensnet_model_desc.views says; LENSNET_ERROR_ARGUMENT unless it is 1, 2, 4 or 8. */
 LENSNET_API lensnet_result lensnet_model_set_views(lensnet_model *model, int views,
@@ -12837,6 +12876,12 @@ static lensnet_result lnp_archive_order(const lensnet_archive_tensor **order, si
     return LENSNET_OK;
 }
 
+/* The line of checksums, whatever value it was given. */
+static int lnp_is_sums(const lensnet_archive_pair *pair)
+{
+    return !strcmp(pair->key, LENSNET_ARCHIVE_CHECKSUMS);
+}
+
 static lensnet_result lnp_archive_check_pairs(const lensnet_archive_pair *pairs, size_t count,
                                               lensnet_error *error)
 {
@@ -12845,8 +12890,7 @@ static lensnet_result lnp_archive_check_pairs(const lensnet_archive_pair *pairs,
     for (i = 0; i < count; i++) {
         const char *value = pairs[i].value;
         int good = lnp_utf8_valid(pairs[i].key, strlen(pairs[i].key)) &&
-                   (value ? lnp_utf8_valid(value, strlen(value))
-                          : !strcmp(pairs[i].key, LENSNET_ARCHIVE_CHECKSUMS));
+                   (lnp_is_sums(&pairs[i]) || lnp_utf8_valid(value, strlen(value)));
         for (j = 0; j < i; j++) good = good && strcmp(pairs[i].key, pairs[j].key) != 0;
         if (!good)
             return lnp_fail(
@@ -12858,7 +12902,6 @@ static lensnet_result lnp_archive_check_pairs(const lensnet_archive_pair *pairs,
     return LENSNET_OK;
 }
 
-/* A line without a value is that of the checksums. */
 static void lnp_header_metadata(lnp_text *header, const lensnet_archive_pair *pairs, size_t count,
                                 const char *sums)
 {
@@ -12868,7 +12911,7 @@ static void lnp_header_metadata(lnp_text *header, const lensnet_archive_pair *pa
         if (i) lnp_text_char(header, ',');
         lnp_text_quoted(header, pairs[i].key);
         lnp_text_char(header, ':');
-        lnp_text_quoted(header, pairs[i].value ? pairs[i].value : sums);
+        lnp_text_quoted(header, lnp_is_sums(&pairs[i]) ? sums : pairs[i].value);
     }
     lnp_text_char(header, '}');
 }
@@ -13064,7 +13107,7 @@ static int lnp_wants_sums(const lensnet_archive_pair *pairs, size_t count)
 {
     size_t i;
     for (i = 0; i < count; i++)
-        if (!pairs[i].value) return 1;
+        if (lnp_is_sums(&pairs[i])) return 1;
     return 0;
 }
 
@@ -13217,7 +13260,9 @@ static const lnp_role_row lnp_roles[LNP_ROLE_COUNT] = {
 
 #define LNP_HF_BASE       "convnextv2."
 #define LNP_STATE_PREFIX  "lensnet." /* names that no reader of weights minds */
-#define LNP_NAME_CAPACITY 160 /* the longest prefix, base and pattern with two 20-digit numbers */
+#define LNP_PREFIX        80         /* of a checkpoint's names, and its zero */
+#define LNP_NAME_CAPACITY 200 /* the longest prefix, base and pattern with two 20-digit numbers */
+#define LNP_NOTES         800
 #define LNP_STAGES        4
 #define LNP_WIDTH_MAX     ((uint64_t)1 << 20)
 
@@ -13307,9 +13352,11 @@ static int lnp_role_shape(size_t shape[4], lnp_role role, size_t stage, const ln
 typedef struct lnp_checkpoint {
     const lensnet_archive *archive;
     lnp_dialect dialect;
-    const char *prefix, *base; /* what stands before its names */
-    lnp_net net;               /* classes = 0 without a head */
-    int has_norm, has_head;    /* 0 in files of the pre-training alone */
+    char prefix[LNP_PREFIX]; /* what stands before its names, */
+    const char *base;        /* and before those of all but the head */
+    int chosen;              /* names without the prefix are passed over */
+    lnp_net net;             /* classes = 0 without a head */
+    int has_norm, has_head;  /* 0 in files of the pre-training alone */
 } lnp_checkpoint;
 
 static const lensnet_archive_entry *lnp_checkpoint_find(const lnp_checkpoint *checkpoint,
@@ -13328,36 +13375,114 @@ static const lensnet_archive_entry *lnp_checkpoint_find(const lnp_checkpoint *ch
     return entry;
 }
 
-/* Parallel training, compiled models and pre-training leave such words before every name. */
-static int lnp_checkpoint_find_prefix(lnp_checkpoint *checkpoint)
+static int lnp_ends_in(const char *text, const char *end)
 {
-    static const char *const prefixes[] = {"", "module.", "model.", "_orig_mod.", "encoder."};
-    size_t i;
-    for (i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
-        checkpoint->prefix = prefixes[i];
-        if (lnp_checkpoint_find(checkpoint, LNP_STEM_CONV_WEIGHT, 0, 0)) return 1;
-    }
-    return 0;
+    const size_t length = strlen(text), tail = strlen(end);
+    return length >= tail && !strcmp(text + length - tail, end);
 }
 
-static lensnet_result lnp_checkpoint_detect(lnp_checkpoint *checkpoint, lensnet_error *error)
+/* Names of a training state, which no reader of weights minds. */
+static int lnp_is_state_name(const char *name)
 {
-    int i;
-    checkpoint->dialect = LNP_DIALECT_HF;
-    checkpoint->base = LNP_HF_BASE;
-    if (lnp_checkpoint_find_prefix(checkpoint)) return LENSNET_OK;
-    checkpoint->base = ""; /* transformers' bare model, and the other two */
-    for (i = 0; i < (int)LNP_DIALECT_COUNT; i++) {
-        checkpoint->dialect = (lnp_dialect)i;
-        if (lnp_checkpoint_find_prefix(checkpoint)) return LENSNET_OK;
+    return !strncmp(name, LNP_STATE_PREFIX, strlen(LNP_STATE_PREFIX));
+}
+
+/* ConvNeXt V1 has a layer scale where V2 has GRN. */
+static int lnp_is_version_1(const lensnet_archive *archive)
+{
+    size_t i;
+    int scale = 0;
+    for (i = 0; i < archive->count; i++) {
+        const char *name = archive->entries[i].name;
+        if (strstr(name, "grn")) return 0;
+        scale |= strstr(name, "layer_scale") || lnp_ends_in(name, ".gamma");
     }
-    return lnp_fail(
-        error, LENSNET_ERROR_FORMAT,
-        "'%s' holds no ConvNeXt V2: expected a tensor named "
-        "convnextv2.embeddings.patch_embeddings.weight (transformers), "
-        "downsample_layers.0.0.weight (the authors) or stem.0.weight (timm); none of its "
-        "%llu tensors is",
-        checkpoint->archive->path, (unsigned long long)checkpoint->archive->count);
+    return scale;
+}
+
+static lensnet_result lnp_version_1_error(const lensnet_archive *archive, lensnet_error *error)
+{
+    return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
+                    "'%.200s' is a ConvNeXt V1 (it has a layer scale and no GRN), and only V2 is "
+                    "read; take one of the convnextv2 networks",
+                    archive->path);
+}
+
+/* Some names of the file, for sentences about names. */
+static lensnet_result lnp_checkpoint_foreign(const lensnet_archive *archive, lensnet_error *error)
+{
+    lnp_quoted quoted[3];
+    const size_t count = archive->count;
+    size_t i;
+    if (lnp_is_version_1(archive)) return lnp_version_1_error(archive, error);
+    for (i = 0; i < 3; i++)
+        lnp_quote(&quoted[i], count ? archive->entries[i * (count - 1) / 2].name : "(none)");
+    return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                    "'%.120s' holds no ConvNeXt V2: no name ends in "
+                    "embeddings.patch_embeddings.weight (transformers), "
+                    "downsample_layers.0.0.weight (the authors) or stem.0.weight (timm); its %zu "
+                    "names are like '%.60s', '%.60s', '%.60s'",
+                    archive->path, count, quoted[0].text, quoted[1].text, quoted[2].text);
+}
+
+/* Takes the prefix of a stem's name in the checkpoint's dialect. Returns how many stems there are,
+ * each with a prefix of its own; `second` is another one's. */
+static size_t lnp_checkpoint_find_prefix(lnp_checkpoint *checkpoint, const char *wanted,
+                                         lnp_quoted *second)
+{
+    char buffer[LNP_NAME_CAPACITY];
+    lnp_text stem = lnp_text_in(buffer, sizeof buffer);
+    size_t i, found = 0;
+    lnp_text_put(&stem, checkpoint->base);
+    lnp_text_put(&stem, lnp_roles[LNP_STEM_CONV_WEIGHT].names[checkpoint->dialect]);
+    for (i = 0; i < checkpoint->archive->count; i++) {
+        const char *name = checkpoint->archive->entries[i].name;
+        const size_t length = strlen(name) - stem.length;
+        lnp_quoted prefix;
+        if (!lnp_ends_in(name, stem.text) || lnp_is_state_name(name)) continue;
+        if (length >= sizeof checkpoint->prefix || (length && name[length - 1] != '.')) continue;
+        memcpy(prefix.text, name, length);
+        prefix.text[length] = 0;
+        if (wanted && strcmp(wanted, prefix.text)) continue;
+        if (found++)
+            *second = prefix;
+        else
+            memcpy(checkpoint->prefix, prefix.text, length + 1);
+    }
+    return found;
+}
+
+static lensnet_result lnp_checkpoint_detect(lnp_checkpoint *checkpoint, const char *wanted,
+                                            lensnet_error *error)
+{
+    static const struct {
+        lnp_dialect dialect;
+        const char *base; /* "": transformers' bare model, and the other two */
+    } forms[] = {{LNP_DIALECT_HF, LNP_HF_BASE},
+                 {LNP_DIALECT_HF, ""},
+                 {LNP_DIALECT_FB, ""},
+                 {LNP_DIALECT_TIMM, ""}};
+    lnp_quoted second;
+    size_t i, found = 0;
+    for (i = 0; i < sizeof forms / sizeof *forms && !found; i++) {
+        checkpoint->dialect = forms[i].dialect;
+        checkpoint->base = forms[i].base;
+        found = lnp_checkpoint_find_prefix(checkpoint, wanted, &second);
+    }
+    checkpoint->chosen = wanted != NULL;
+    if (found == 1) return LENSNET_OK;
+    if (found)
+        return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                        "'%.160s' holds several networks, under '%s' and '%s'; say which prefix is "
+                        "wanted (--prefix)",
+                        checkpoint->archive->path, checkpoint->prefix, second.text);
+    if (wanted)
+        return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                        "'%.160s' holds no ConvNeXt V2 under the prefix '%.60s'; it has names like "
+                        "'%.60s'",
+                        checkpoint->archive->path, wanted,
+                        checkpoint->archive->count ? checkpoint->archive->entries[0].name : "");
+    return lnp_checkpoint_foreign(checkpoint->archive, error);
 }
 
 static size_t lnp_checkpoint_depth(const lnp_checkpoint *checkpoint, size_t stage)
@@ -13452,6 +13577,8 @@ static lensnet_result lnp_checkpoint_check_slot(const lnp_checkpoint *checkpoint
     size_t shape[4];
     int rank = lnp_role_shape(shape, slot->role, slot->stage, &checkpoint->net);
     if (!lnp_checkpoint_has(checkpoint, slot->role)) return LENSNET_OK;
+    if (!entry && lnp_is_version_1(checkpoint->archive))
+        return lnp_version_1_error(checkpoint->archive, error);
     if (!entry) {
         char name[LNP_NAME_CAPACITY];
         lnp_role_name(name, sizeof name, slot->role, slot->stage, slot->block);
@@ -13529,8 +13656,16 @@ static lensnet_result lnp_checkpoint_check_unexpected(const lnp_checkpoint *chec
     for (i = 0; i < checkpoint->archive->count; i++) {
         const lensnet_archive_entry *entry = checkpoint->archive->entries + i;
         lnp_quoted quoted;
-        if (strncmp(entry->name, LNP_STATE_PREFIX, strlen(LNP_STATE_PREFIX)) == 0) continue;
+        const size_t length = strlen(checkpoint->prefix);
+        const int inside = !strncmp(entry->name, checkpoint->prefix, length);
+        if (lnp_is_state_name(entry->name) || (checkpoint->chosen && !inside)) continue;
         if (lnp_checkpoint_expects(checkpoint, entry)) continue;
+        if (!inside)
+            return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                            "'%.160s' has a ConvNeXt V2 under '%s', and beside it '%s'; if what is "
+                            "under the prefix is wanted alone, say so (--prefix %s)",
+                            checkpoint->archive->path, checkpoint->prefix,
+                            lnp_quote(&quoted, entry->name), checkpoint->prefix);
         return lnp_fail(
             error, LENSNET_ERROR_FORMAT,
             "'%s' has a tensor '%s' that a ConvNeXt V2 with %llu, %llu, %llu, %llu blocks "
@@ -13543,16 +13678,18 @@ static lensnet_result lnp_checkpoint_check_unexpected(const lnp_checkpoint *chec
 }
 
 /* Finds out whose names the archive uses and which net it holds, and checks that every parameter is
- * there, in its shape, and nothing else but names under LNP_STATE_PREFIX. Allocates nothing and
- * borrows the archive. */
+ * there, in its shape, and nothing else but names under LNP_STATE_PREFIX. `prefix`: what stands before
+ * the names that are wanted, others are passed over; NULL: whatever all names begin with. Allocates
+ * nothing and borrows the archive. */
 static lensnet_result lnp_checkpoint_open(lnp_checkpoint *checkpoint,
-                                          const lensnet_archive *archive, lensnet_error *error)
+                                          const lensnet_archive *archive, const char *prefix,
+                                          lensnet_error *error)
 {
     lnp_slot slot = {LNP_STEM_CONV_WEIGHT, 0, 0};
     lensnet_result result;
     memset(checkpoint, 0, sizeof *checkpoint);
     checkpoint->archive = archive;
-    result = lnp_checkpoint_detect(checkpoint, error);
+    result = lnp_checkpoint_detect(checkpoint, prefix, error);
     if (!result) result = lnp_checkpoint_infer(checkpoint, error);
     if (result) return result;
     do {
@@ -13561,126 +13698,6 @@ static lensnet_result lnp_checkpoint_open(lnp_checkpoint *checkpoint,
     return result ? result : lnp_checkpoint_check_unexpected(checkpoint, error);
 }
 
-/* --- the labels of a config.json ------------------------------------------------------------- */
-
-/* The class names of a config.json. */
-typedef struct lnp_labels {
-    lensnet_host host;
-    char *file;
-    size_t file_bytes, count, pair_capacity;
-    const char **text;           /* `count` names, in the order of their numbers */
-    lensnet_archive_pair *pairs; /* as the file has them */
-} lnp_labels;
-
-#define LNP_CONFIG_MAX ((uint64_t)16 << 20)
-
-static void lnp_labels_release(lnp_labels *labels)
-{
-    lnp_release(&labels->host, labels->file, labels->file_bytes);
-    lnp_release(&labels->host, labels->text, labels->count * sizeof *labels->text);
-    lnp_release(&labels->host, labels->pairs, labels->pair_capacity * sizeof *labels->pairs);
-    memset(labels, 0, sizeof *labels);
-}
-
-static lensnet_result lnp_labels_load(lnp_labels *labels, const char *path, lensnet_error *error)
-{
-    const lensnet_host *host = &labels->host;
-    void *file = host->file_open(path, 0, host->user);
-    uint64_t size = file ? host->file_size(file, host->user) : LNP_SIZE_UNKNOWN;
-    int failed = 1;
-    if (size <= LNP_CONFIG_MAX) {
-        labels->file_bytes = (size_t)size + 1;
-        labels->file = (char *)lnp_allocate(host, labels->file_bytes);
-        if (labels->file) {
-            labels->file[size] = 0;
-            failed = size && host->file_read(file, 0, labels->file, (size_t)size, host->user) != 0;
-        }
-    }
-    if (file) host->file_close(file, 0, host->user);
-    if (labels->file_bytes && !labels->file) return lnp_no_memory(error, "the text", path);
-    if (!failed) return LENSNET_OK;
-    return lnp_fail(error, LENSNET_ERROR_FILE,
-                    "cannot read '%s'; is it there, a file of at most 16 MiB, and readable?", path);
-}
-
-static lensnet_result lnp_labels_parse_map(lnp_labels *labels, lnp_json *json, const char *path,
-                                           lensnet_error *error)
-{
-    size_t count = 0;
-    lnp_json_begin(json, '{');
-    while (lnp_json_more(json, '}', &count)) {
-        const char *key = lnp_json_key(json);
-        const char *value = lnp_json_string(json);
-        if (json->problem) break;
-        if (!lnp_grow(&labels->host, (void **)&labels->pairs, labels->count, &labels->pair_capacity,
-                      sizeof *labels->pairs))
-            return lnp_no_memory(error, "the labels", path);
-        labels->pairs[labels->count].key = key;
-        labels->pairs[labels->count++].value = value;
-    }
-    return LENSNET_OK;
-}
-
-static lensnet_result lnp_labels_parse(lnp_labels *labels, const char *path, lensnet_error *error)
-{
-    lensnet_result result = LENSNET_OK;
-    lnp_json json;
-    size_t count = 0;
-    memset(&json, 0, sizeof json);
-    json.text = labels->file;
-    json.length = labels->file_bytes - 1;
-    if (!lnp_utf8_valid(json.text, json.length)) lnp_json_fail(&json, "text that is not UTF-8");
-    lnp_json_begin(&json, '{');
-    while (!result && lnp_json_more(&json, '}', &count)) {
-        const char *key = lnp_json_key(&json);
-        if (key && strcmp(key, "id2label") == 0 && labels->count == 0)
-            result = lnp_labels_parse_map(labels, &json, path, error);
-        else
-            lnp_json_skip(&json);
-    }
-    lnp_json_end(&json);
-    if (result || !json.problem) return result;
-    return lnp_fail(error, LENSNET_ERROR_FORMAT, "'%s' is not valid JSON: %s at byte %llu", path,
-                    json.problem, (unsigned long long)json.at);
-}
-
-/* The keys are "0", "1", ... in any order, each number once. */
-static lensnet_result lnp_labels_order(lnp_labels *labels, const char *path, lensnet_error *error)
-{
-    size_t i;
-    labels->text = (const char **)lnp_allocate(&labels->host, labels->count * sizeof *labels->text);
-    if (!labels->text) return lnp_no_memory(error, "the labels", path);
-    for (i = 0; i < labels->count; i++) labels->text[i] = NULL;
-    for (i = 0; i < labels->count; i++) {
-        size_t number;
-        const char *end = lnp_digits(labels->pairs[i].key, &number);
-        if (end == labels->pairs[i].key || *end || number >= labels->count ||
-            labels->text[number]) {
-            lnp_quoted quoted;
-            return lnp_fail(error, LENSNET_ERROR_FORMAT,
-                            "'%s': the keys of id2label are not the numbers 0 to %llu; found '%s'",
-                            path, (unsigned long long)(labels->count - 1),
-                            lnp_quote(&quoted, labels->pairs[i].key));
-        }
-        labels->text[number] = labels->pairs[i].value;
-    }
-    return LENSNET_OK;
-}
-
-/* Reads id2label; count is 0 when the file has none. On success the labels are the caller's, to be
- * given to lnp_labels_release; on failure there is nothing to release. */
-static lensnet_result lnp_labels_read(lnp_labels *labels, const char *path,
-                                      const lensnet_host *host, lensnet_error *error)
-{
-    lensnet_result result;
-    memset(labels, 0, sizeof *labels);
-    labels->host = lnp_host_copy(host);
-    result = lnp_labels_load(labels, path, error);
-    if (!result) result = lnp_labels_parse(labels, path, error);
-    if (!result) result = lnp_labels_order(labels, path, error);
-    if (result) lnp_labels_release(labels);
-    return result;
-}
 /* =================================================================================================
  * >>image  Resize, turn, affine, augment, normalise: from raw pixels to the network's input.
  * Coordinates and weights are computed in double, pixels are blended in float (resize) or double
@@ -14231,12 +14248,12 @@ lensnet_result lensnet_augment(float *output, const float *input, size_t height,
 
 /* -- normalisation ----------------------------------------------------------------------------- */
 
-static const char *const lnp_normalisation_names[] = {"none",     "minmax",          "znorm",
-                                                      "imagenet", "minmax+imagenet", NULL};
+static const char *const lnp_normalisation_names[] = {
+    "none", "minmax", "znorm", "imagenet", "minmax+imagenet", "dataset", NULL};
 
 const char *lensnet_normalisation_text(lensnet_normalisation normalisation)
 {
-    return (int)normalisation >= 0 && (int)normalisation <= 4
+    return (int)normalisation >= 0 && (int)normalisation <= 5
                ? lnp_normalisation_names[normalisation]
                : NULL;
 }
@@ -14247,8 +14264,8 @@ lensnet_result lensnet_normalisation_parse(lensnet_normalisation *normalisation,
     int index = lnp_name_index(lnp_normalisation_names, text);
     if (!normalisation || index < 0)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "normalisation: expected none, minmax, znorm, imagenet or minmax+imagenet, "
-                        "found \"%.60s\"",
+                        "normalisation: expected none, minmax, znorm, imagenet, minmax+imagenet or "
+                        "dataset, found \"%.60s\"",
                         text ? text : "NULL");
     *normalisation = (lensnet_normalisation)index;
     return LENSNET_OK;
@@ -14324,7 +14341,8 @@ static lensnet_result lnp_normalise(float *output, const float *input, size_t co
         lnp_pixel_check(&low, &high, input, count, height, width, "normalise", error);
     if (result) return result;
     if (normalisation == LENSNET_NORMALISATION_NONE ||
-        normalisation == LENSNET_NORMALISATION_IMAGENET) {
+        normalisation == LENSNET_NORMALISATION_IMAGENET ||
+        normalisation == LENSNET_NORMALISATION_DATASET) {
         memmove(output, input, count * sizeof *output);
     } else if (low == high) {
         memset(output, 0, count * sizeof *output);
@@ -14492,6 +14510,7 @@ lensnet_result lensnet_mend(float *pixels, size_t height, size_t width, lensnet_
 lensnet_preprocess lensnet_preprocess_defaults(void)
 {
     lensnet_preprocess preprocess;
+    int c;
     preprocess.crop = 0;
     preprocess.image_size = 224;
     preprocess.channels = 3;
@@ -14501,6 +14520,11 @@ lensnet_preprocess lensnet_preprocess_defaults(void)
     preprocess.resize = LENSNET_RESIZE_BILINEAR;
     preprocess.source_size = 0;
     preprocess.pixel_scale = 0.0;
+    preprocess.resized = 0;
+    for (c = 0; c < LENSNET_BANDS_LIMIT; c++) {
+        preprocess.mean[c] = 0.0f;
+        preprocess.deviation[c] = 1.0f;
+    }
     return preprocess;
 }
 
@@ -14512,6 +14536,7 @@ static int lnp_is_imagenet(lensnet_normalisation normalisation)
 
 lensnet_result lensnet_preprocess_check(const lensnet_preprocess *preprocess, lensnet_error *error)
 {
+    int c;
     if (!preprocess) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "preprocess: must not be NULL");
     if (preprocess->image_size < 1 || preprocess->image_size > LENSNET_IMAGE_LIMIT)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
@@ -14533,6 +14558,21 @@ lensnet_result lensnet_preprocess_check(const lensnet_preprocess *preprocess, le
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "preprocess: channels must be 1 or 3 for grey images, but are %d",
                         preprocess->channels);
+    if (preprocess->resized &&
+        (preprocess->resized < preprocess->image_size || preprocess->resized > LENSNET_IMAGE_LIMIT))
+        return lnp_fail(
+            error, LENSNET_ERROR_ARGUMENT,
+            "preprocess: resized to %d pixels; expected 0, or %d (the image size) to %d",
+            preprocess->resized, preprocess->image_size, LENSNET_IMAGE_LIMIT);
+    if (preprocess->normalisation == LENSNET_NORMALISATION_DATASET)
+        for (c = 0; c < preprocess->channels; c++)
+            if (!(preprocess->deviation[c] > 0.0f && preprocess->deviation[c] < 1e30f) ||
+                !(fabsf(preprocess->mean[c]) < 1e30f))
+                return lnp_fail(
+                    error, LENSNET_ERROR_ARGUMENT,
+                    "preprocess: mean %g and deviation %g of channel %d; expected numbers, "
+                    "the deviation above 0",
+                    (double)preprocess->mean[c], (double)preprocess->deviation[c], c);
     if (!lensnet_normalisation_text(preprocess->normalisation) ||
         !lensnet_resize_text(preprocess->resize) || !lensnet_stretch_text(preprocess->stretch))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
@@ -14549,9 +14589,14 @@ lensnet_result lensnet_preprocess_check(const lensnet_preprocess *preprocess, le
 
 /* Scratch holds two planes, each image passing from one to the other, and the resize's own. Of several
  * bands all lie in the first, and a third plane takes each in turn from the second. */
+static size_t lnp_resized(const lensnet_preprocess *preprocess)
+{
+    return (size_t)(preprocess->resized ? preprocess->resized : preprocess->image_size);
+}
+
 static size_t lnp_first_plane(const lensnet_preprocess *preprocess, size_t height, size_t width)
 {
-    size_t side = (size_t)preprocess->image_size, bands = (size_t)preprocess->bands;
+    size_t side = lnp_resized(preprocess), bands = (size_t)preprocess->bands;
     if (bands > 1) return lnp_round_up(bands * height * width, 16);
     return lnp_round_up(lnp_max(height * width, side * side), 16);
 }
@@ -14562,7 +14607,7 @@ size_t lensnet_preprocess_scratch_bytes(const lensnet_preprocess *preprocess, si
     size_t side, floats, bytes, resize;
     if (lensnet_preprocess_check(preprocess, NULL)) return 0;
     if (!height || !width || height > LENSNET_IMAGE_LIMIT || width > LENSNET_IMAGE_LIMIT) return 0;
-    side = (size_t)preprocess->image_size;
+    side = lnp_resized(preprocess);
     if (preprocess->crop) height = width = (size_t)preprocess->crop;
     resize = lensnet_resize_scratch_bytes(side, side, height, width, preprocess->resize);
     if (!resize || !lnp_multiply(height, width, &floats) || !lnp_multiply(side, side, &floats) ||
@@ -14574,39 +14619,45 @@ size_t lensnet_preprocess_scratch_bytes(const lensnet_preprocess *preprocess, si
 }
 
 /* What the per-channel part of a normalisation takes off a channel and multiplies it by. */
-static void lnp_channel_map(float *shift, float *factor, int channel, int channels,
-                            lensnet_normalisation normalisation)
+static void lnp_channel_map(float *shift, float *factor, int channel, const lensnet_preprocess *p)
 {
     static const double mean[3] = {0.485, 0.456, 0.406}, deviation[3] = {0.229, 0.224, 0.225};
-    const int imagenet = lnp_is_imagenet(normalisation);
-    *shift = imagenet ? (float)(channels == 3 ? mean[channel] : 0.449) : 0.0f;
-    *factor = imagenet ? (float)(1.0 / (channels == 3 ? deviation[channel] : 0.226)) : 1.0f;
+    const int three = p->channels == 3;
+    *shift = 0.0f;
+    *factor = 1.0f;
+    if (lnp_is_imagenet(p->normalisation)) {
+        *shift = (float)(three ? mean[channel] : 0.449);
+        *factor = (float)(1.0 / (three ? deviation[channel] : 0.226));
+    } else if (p->normalisation == LENSNET_NORMALISATION_DATASET) {
+        *shift = p->mean[channel];
+        *factor = (float)(1.0 / (double)p->deviation[channel]);
+    }
 }
 
 /* A plane (H, W) to channel `channel` of (H, W, C), minus its mean, over its deviation */
 static void lnp_put_channel(float *output, const float *plane, size_t count, int channel,
-                            int channels, lensnet_normalisation normalisation)
+                            const lensnet_preprocess *preprocess)
 {
-    const size_t stride = (size_t)channels;
+    const size_t stride = (size_t)preprocess->channels;
     float shift, factor;
     size_t i;
-    lnp_channel_map(&shift, &factor, channel, channels, normalisation);
+    lnp_channel_map(&shift, &factor, channel, preprocess);
     output += channel;
     for (i = 0; i < count; i++) output[i * stride] = (plane[i] - shift) * factor;
 }
 
 /* (H, W) to (H, W, C): the same plane in every channel */
-static void lnp_expand_channels(float *output, const float *plane, size_t count, int channels,
-                                lensnet_normalisation normalisation)
+static void lnp_expand_channels(float *output, const float *plane, size_t count,
+                                const lensnet_preprocess *preprocess)
 {
     float shift[3], factor[3];
     size_t i;
     int c;
-    if (channels == 1) {
-        lnp_put_channel(output, plane, count, 0, 1, normalisation);
+    if (preprocess->channels == 1) {
+        lnp_put_channel(output, plane, count, 0, preprocess);
         return;
     }
-    for (c = 0; c < 3; c++) lnp_channel_map(&shift[c], &factor[c], c, 3, normalisation);
+    for (c = 0; c < 3; c++) lnp_channel_map(&shift[c], &factor[c], c, preprocess);
     for (i = 0; i < count; i++) {
         output[3 * i] = (plane[i] - shift[0]) * factor[0];
         output[3 * i + 1] = (plane[i] - shift[1]) * factor[1];
@@ -14671,7 +14722,7 @@ lensnet_result lensnet_preprocess_augmented(float *output, const float *pixels, 
     lensnet_result result = lnp_image_check("preprocess", output, pixels, height, width, error);
     float *first = (float *)scratch, *second, *third, *plane, *rest;
     uint64_t mode;
-    size_t side, area;
+    size_t side, resized, area;
     int band;
     if (!result) result = lensnet_preprocess_check(preprocess, error);
     if (result) return result;
@@ -14682,24 +14733,27 @@ lensnet_result lensnet_preprocess_augmented(float *output, const float *pixels, 
     mode = lnp_mode_enter();
     result = lnp_preprocess_pixels(first, pixels, &height, &width, preprocess, error);
     second = first + lnp_first_plane(preprocess, height, width);
-    area = lnp_round_up(side * side, 16);
+    resized = lnp_resized(preprocess);
+    area = lnp_round_up(resized * resized, 16);
     third = preprocess->bands > 1 ? second + area : first;
     rest = preprocess->bands > 1 ? third + area : second + area;
     for (band = 0; !result && band < preprocess->bands; band++) {
-        result = lensnet_resize(second, first + (size_t)band * height * width, side, side, height,
-                                width, preprocess->resize, rest, error);
+        result = lensnet_resize(second, first + (size_t)band * height * width, resized, resized,
+                                height, width, preprocess->resize, rest, error);
         plane = second;
+        if (!result && resized != side) {
+            lnp_crop(third, second, resized, resized, side);
+            memcpy(second, third, side * side * sizeof *second);
+        }
         if (!result && augmentation) {
             result =
                 lensnet_augment(third, second, side, side, augmentation, seed, epoch, file, error);
             plane = third;
         }
         if (!result && preprocess->bands > 1)
-            lnp_put_channel(output, plane, side * side, band, preprocess->channels,
-                            preprocess->normalisation);
+            lnp_put_channel(output, plane, side * side, band, preprocess);
         else if (!result)
-            lnp_expand_channels(output, plane, side * side, preprocess->channels,
-                                preprocess->normalisation);
+            lnp_expand_channels(output, plane, side * side, preprocess);
     }
     lnp_mode_leave(mode);
     return result;
@@ -16224,6 +16278,686 @@ lensnet_result lensnet_metrics_compute(lensnet_metrics *metrics, const double *s
     return result;
 }
 /* =================================================================================================
+ * >>description  What is known of a network beside its weights: labels, size, normalisation ... It is
+ * told by options, else by the file's metadata, else by the config.json and preprocessor_config.json
+ * beside it (transformers', timm's), else taken for granted, and then the notes say so.
+ * ============================================================================================== */
+
+typedef enum lnp_key {
+    LNP_KEY_LABELS, /* one a line */
+    LNP_KEY_IMAGE_SIZE,
+    LNP_KEY_CROP,    /* native pixels; absent: none */
+    LNP_KEY_RESIZED, /* absent: the image size */
+    LNP_KEY_NORMALISATION,
+    LNP_KEY_MEAN, /* numbers with spaces between */
+    LNP_KEY_DEVIATION,
+    LNP_KEY_RESIZE,
+    LNP_KEY_BANDS,       /* absent: grey */
+    LNP_KEY_STRETCH,     /* absent: none */
+    LNP_KEY_SOURCE_SIZE, /* absent: unknown */
+    LNP_KEY_PIXEL_SCALE, /* absent: unknown */
+    LNP_KEY_EPSILON,
+    LNP_KEY_VIEWS, /* absent: 8 */
+    LNP_KEYS
+} lnp_key;
+
+static const char *const lnp_key_names[LNP_KEYS] = {"lensnet.labels",
+                                                    "lensnet.image_size",
+                                                    "lensnet.crop",
+                                                    "lensnet.resized",
+                                                    "lensnet.normalisation",
+                                                    "lensnet.mean",
+                                                    "lensnet.deviation",
+                                                    "lensnet.resize",
+                                                    "lensnet.bands",
+                                                    "lensnet.stretch",
+                                                    "lensnet.source_size",
+                                                    "lensnet.pixel_scale",
+                                                    "lensnet.final_norm_epsilon",
+                                                    "lensnet.views"};
+
+#define LNP_CONFIG_MAX ((uint64_t)16 << 20)
+
+/* What the files beside the weights say. */
+typedef struct lnp_config {
+    lensnet_host host;
+    lnp_text said[LNP_KEYS];      /* empty: nothing */
+    size_t depths[4], widths[4];  /* 0: nothing */
+    double factor;                /* pixels are multiplied by it before mean and deviation count */
+    size_t shortest;              /* size.shortest_edge */
+    double crop_share;            /* the part of that which is kept */
+    int normalises, standard;     /* do_normalize; a processor of transformers' own */
+    lensnet_archive_pair *labels; /* key and value as read, while a file is read */
+    size_t label_count, label_capacity;
+} lnp_config;
+
+static void lnp_config_release(lnp_config *c)
+{
+    int i;
+    for (i = 0; i < (int)LNP_KEYS; i++) lnp_text_release(&c->said[i]);
+    lnp_release(&c->host, c->labels, c->label_capacity * sizeof *c->labels);
+}
+
+static void lnp_config_say(lnp_config *c, lnp_key key, const char *value)
+{
+    if (c->said[key].text) c->said[key].text[0] = 0;
+    c->said[key].length = 0;
+    lnp_text_put(&c->said[key], value);
+}
+
+static void lnp_config_say_number(lnp_config *c, lnp_key key, double value)
+{
+    char digits[48];
+    lnp_number_text(digits, sizeof digits, 9, value);
+    lnp_config_say(c, key, digits);
+}
+
+/* --- values of JSON --- */
+
+static double lnp_json_number(lnp_json *json)
+{
+    char digits[80];
+    double value = 0;
+    size_t start, length;
+    (void)lnp_json_peek(json);
+    start = json->at;
+    lnp_json_skip_number(json);
+    length = lnp_min(json->at - start, sizeof digits - 1);
+    memcpy(digits, json->text + start, length);
+    digits[length] = 0;
+    if (!json->problem && !lnp_number_parse(digits, &value)) lnp_json_fail(json, "a long number");
+    return value;
+}
+
+/* An array of numbers, or one number; how many there are. Only `capacity` are kept. */
+static size_t lnp_json_numbers(lnp_json *json, double *values, size_t capacity)
+{
+    size_t count = 0;
+    if (lnp_json_peek(json) != '[') {
+        values[0] = lnp_json_number(json);
+        return 1;
+    }
+    lnp_json_begin(json, '[');
+    while (lnp_json_more(json, ']', &count)) {
+        double value = lnp_json_number(json);
+        if (count <= capacity) values[count - 1] = value;
+    }
+    return count;
+}
+
+static int lnp_json_flag(lnp_json *json)
+{
+    int flag = lnp_json_peek(json) == 't';
+    lnp_json_skip(json);
+    return flag;
+}
+
+static void lnp_config_numbers(lnp_config *c, lnp_key key, lnp_json *json, double factor)
+{
+    double values[LENSNET_BANDS_LIMIT];
+    size_t i, count = lnp_json_numbers(json, values, LENSNET_BANDS_LIMIT);
+    lnp_config_say(c, key, "");
+    for (i = 0; i < lnp_min(count, LENSNET_BANDS_LIMIT); i++) {
+        char digits[48];
+        lnp_number_text(digits, sizeof digits, 9, values[i] * factor);
+        if (i) lnp_text_char(&c->said[key], ' ');
+        lnp_text_put(&c->said[key], digits);
+    }
+}
+
+static void lnp_config_four(size_t *four, lnp_json *json)
+{
+    double values[4] = {0, 0, 0, 0};
+    size_t i, count = lnp_json_numbers(json, values, 4);
+    for (i = 0; i < 4; i++)
+        four[i] = count == 4 && values[i] >= 1 && values[i] < 1e6 ? (size_t)values[i] : 0;
+}
+
+/* --- labels --- */
+
+static void lnp_config_label(lnp_config *c, lnp_json *json, const char *key, const char *value)
+{
+    if (json->problem) return;
+    if (strchr(value, '\n')) lnp_json_fail(json, "a label with a line break");
+    if (!lnp_grow(&c->host, (void **)&c->labels, c->label_count, &c->label_capacity,
+                  sizeof *c->labels)) {
+        lnp_json_fail(json, "out of memory for a label");
+        return;
+    }
+    c->labels[c->label_count].key = key;
+    c->labels[c->label_count++].value = value;
+}
+
+/* The label whose key is the number; NULL unless there is exactly one. */
+static const char *lnp_config_label_at(const lnp_config *c, size_t number)
+{
+    const char *found = NULL;
+    size_t i;
+    if (number < c->label_count && !c->labels[number].key) return c->labels[number].value;
+    for (i = 0; i < c->label_count; i++) {
+        size_t key;
+        const char *end = c->labels[i].key ? lnp_digits(c->labels[i].key, &key) : NULL;
+        if (!end || end == c->labels[i].key || *end || key != number) continue;
+        if (found) return NULL;
+        found = c->labels[i].value;
+    }
+    return found;
+}
+
+/* Says the labels, unless they are transformers' LABEL_0, LABEL_1 ..., which name nothing. */
+static void lnp_config_say_labels(lnp_config *c, lnp_json *json)
+{
+    size_t i, unnamed = 0;
+    lnp_config_say(c, LNP_KEY_LABELS, "");
+    for (i = 0; i < c->label_count && !json->problem; i++) {
+        const char *label = lnp_config_label_at(c, i);
+        if (!label) lnp_json_fail(json, "labels that are not numbered 0, 1, 2 ...");
+        if (!label) return;
+        unnamed += !strncmp(label, "LABEL_", 6);
+        if (i) lnp_text_char(&c->said[LNP_KEY_LABELS], '\n');
+        lnp_text_put(&c->said[LNP_KEY_LABELS], label);
+    }
+    if (unnamed == c->label_count) lnp_config_say(c, LNP_KEY_LABELS, "");
+    c->label_count = 0;
+}
+
+/* {"0": "no", ...} or ["no", ...] */
+static void lnp_config_labels(lnp_config *c, lnp_json *json)
+{
+    const int object = lnp_json_peek(json) == '{';
+    size_t count = 0;
+    c->label_count = 0;
+    if (!object && lnp_json_peek(json) != '[') {
+        lnp_json_skip(json);
+        return;
+    }
+    lnp_json_begin(json, object ? '{' : '[');
+    while (lnp_json_more(json, object ? '}' : ']', &count)) {
+        const char *key = object ? lnp_json_key(json) : NULL;
+        const char *value = lnp_json_string(json);
+        lnp_config_label(c, json, key, value);
+    }
+    lnp_config_say_labels(c, json);
+}
+
+/* --- the two files --- */
+
+/* image_size: 224, or [3, 224, 224], or [224, 224]: the last number. */
+static void lnp_config_side(lnp_config *c, lnp_json *json)
+{
+    double sides[3] = {0, 0, 0};
+    size_t count = lnp_json_numbers(json, sides, 3);
+    if (count >= 1 && count <= 3) lnp_config_say_number(c, LNP_KEY_IMAGE_SIZE, sides[count - 1]);
+}
+
+/* size: 224, {"height": 224, "width": 224} or {"shortest_edge": 224} */
+static void lnp_config_size(lnp_config *c, lnp_json *json)
+{
+    size_t count = 0;
+    if (lnp_json_peek(json) != '{') {
+        lnp_config_side(c, json);
+        return;
+    }
+    lnp_json_begin(json, '{');
+    while (lnp_json_more(json, '}', &count)) {
+        const char *key = lnp_json_key(json);
+        double side = key ? lnp_json_number(json) : 0;
+        if (!json->problem && !(side >= 1 && side <= LENSNET_IMAGE_LIMIT))
+            lnp_json_fail(json, "an impossible size");
+        if (json->problem) return;
+        lnp_config_say_number(c, LNP_KEY_IMAGE_SIZE, side);
+        if (!strcmp(key, "shortest_edge")) c->shortest = (size_t)side;
+    }
+}
+
+/* Pillow's number of a filter, or the library's or torchvision's name. */
+static void lnp_config_resize(lnp_config *c, lnp_json *json)
+{
+    const char *name = NULL;
+    if (lnp_json_peek(json) == '"') {
+        name = lnp_json_string(json);
+    } else if (lnp_json_peek(json) != 'n') {
+        double number = lnp_json_number(json);
+        name = number == 0 ? "nearest" : number == 2 ? "bilinear" : number == 3 ? "bicubic" : NULL;
+    } else {
+        lnp_json_skip(json);
+    }
+    if (name) lnp_config_say(c, LNP_KEY_RESIZE, name);
+}
+
+static void lnp_config_object(lnp_config *c, lnp_json *json);
+
+static void lnp_config_text(lnp_config *c, lnp_key key, lnp_json *json)
+{
+    const char *text = lnp_json_peek(json) == '"' ? lnp_json_string(json) : NULL;
+    if (text)
+        lnp_config_say(c, key, text);
+    else if (!json->problem)
+        lnp_json_skip(json);
+}
+
+/* transformers' names of the way to the input, timm's (in "pretrained_cfg"), and our own. */
+static int lnp_config_image_field(lnp_config *c, const char *key, lnp_json *json)
+{
+    if (!strcmp(key, "image_mean") || !strcmp(key, "mean"))
+        lnp_config_numbers(c, LNP_KEY_MEAN, json, 1);
+    else if (!strcmp(key, "image_std") || !strcmp(key, "std") || !strcmp(key, "deviation"))
+        lnp_config_numbers(c, LNP_KEY_DEVIATION, json, 1);
+    else if (!strcmp(key, "rescale_factor"))
+        c->factor = lnp_json_number(json);
+    else if (!strcmp(key, "do_rescale"))
+        c->standard |= lnp_json_flag(json) ? 3 : 1;
+    else if (!strcmp(key, "do_normalize"))
+        c->normalises = lnp_json_flag(json);
+    else if (!strcmp(key, "crop_pct") && lnp_json_peek(json) != 'n')
+        c->crop_share = lnp_json_number(json);
+    else if (!strcmp(key, "size"))
+        lnp_config_size(c, json);
+    else if (!strcmp(key, "resample") || !strcmp(key, "interpolation") || !strcmp(key, "resize"))
+        lnp_config_resize(c, json);
+    else if (!strcmp(key, "normalisation"))
+        lnp_config_text(c, LNP_KEY_NORMALISATION, json);
+    else if (!strcmp(key, "stretch"))
+        lnp_config_text(c, LNP_KEY_STRETCH, json);
+    else if (!strcmp(key, "crop"))
+        lnp_config_say_number(c, LNP_KEY_CROP, lnp_json_number(json));
+    else if (!strcmp(key, "bands"))
+        lnp_config_say_number(c, LNP_KEY_BANDS, lnp_json_number(json));
+    else if (!strcmp(key, "resized"))
+        lnp_config_say_number(c, LNP_KEY_RESIZED, lnp_json_number(json));
+    else
+        return 0;
+    return 1;
+}
+
+static void lnp_config_field(lnp_config *c, const char *key, lnp_json *json)
+{
+    if (lnp_config_image_field(c, key, json)) return;
+    if (!strcmp(key, "id2label") || !strcmp(key, "label_names"))
+        lnp_config_labels(c, json);
+    else if (!strcmp(key, "image_size") || !strcmp(key, "input_size"))
+        lnp_config_side(c, json);
+    else if (!strcmp(key, "depths"))
+        lnp_config_four(c->depths, json);
+    else if (!strcmp(key, "hidden_sizes"))
+        lnp_config_four(c->widths, json);
+    else if (!strcmp(key, "layer_norm_eps"))
+        lnp_config_say_number(c, LNP_KEY_EPSILON, lnp_json_number(json));
+    else if (!strcmp(key, "pretrained_cfg") && lnp_json_peek(json) == '{')
+        lnp_config_object(c, json);
+    else
+        lnp_json_skip(json);
+}
+
+static void lnp_config_object(lnp_config *c, lnp_json *json)
+{
+    size_t count = 0;
+    lnp_json_begin(json, '{');
+    while (lnp_json_more(json, '}', &count)) {
+        const char *key = lnp_json_key(json);
+        if (key) lnp_config_field(c, key, json);
+    }
+}
+
+/* All of the file `name` beside the archive, ended by a zero; NULL where there is none. */
+static lensnet_result lnp_config_load(char **text, size_t *bytes, const lensnet_archive *archive,
+                                      const char *name, lensnet_error *error)
+{
+    const lensnet_host *host = &archive->host;
+    const char *slash = strrchr(archive->path, '/');
+    lensnet_result result = LENSNET_OK;
+    lnp_text path;
+    size_t i;
+    void *file;
+    uint64_t size;
+    *text = NULL;
+    *bytes = 0;
+    lnp_text_begin(&path, host);
+    for (i = 0; slash && i <= (size_t)(slash - archive->path); i++)
+        lnp_text_char(&path, archive->path[i]);
+    lnp_text_put(&path, name);
+    if (path.failed) {
+        lnp_text_release(&path);
+        return lnp_no_memory(error, name, archive->path);
+    }
+    file = host->file_open(path.text, 0, host->user);
+    lnp_text_release(&path);
+    if (!file) return LENSNET_OK;
+    size = host->file_size(file, host->user);
+    *bytes = size <= LNP_CONFIG_MAX ? (size_t)size + 1 : 0;
+    *text = *bytes ? (char *)lnp_allocate(host, *bytes) : NULL;
+    if (*text) (*text)[size] = 0;
+    if (*bytes && !*text)
+        result = lnp_no_memory(error, name, archive->path);
+    else if (!*text || (size && host->file_read(file, 0, *text, (size_t)size, host->user)))
+        result =
+            lnp_fail(error, LENSNET_ERROR_FILE,
+                     "the %s beside '%.200s' cannot be read, or is too large", name, archive->path);
+    host->file_close(file, 0, host->user);
+    if (result) lnp_release(host, *text, *bytes);
+    return result;
+}
+
+static lensnet_result lnp_config_read(lnp_config *c, const lensnet_archive *archive,
+                                      const char *name, lensnet_error *error)
+{
+    size_t bytes;
+    char *text;
+    lensnet_result result = lnp_config_load(&text, &bytes, archive, name, error);
+    lnp_json json;
+    if (result || !text) return result;
+    memset(&json, 0, sizeof json);
+    json.text = text;
+    json.length = bytes - 1;
+    if (!lnp_utf8_valid(text, json.length)) lnp_json_fail(&json, "text that is not UTF-8");
+    lnp_config_object(c, &json);
+    lnp_json_end(&json);
+    if (json.problem)
+        result = lnp_fail(error, LENSNET_ERROR_FORMAT,
+                          "the %s beside '%.200s' cannot be read: %s at byte %zu; mend it, or move "
+                          "it away",
+                          name, archive->path, json.problem, json.at);
+    lnp_release(&archive->host, text, bytes);
+    return result;
+}
+
+/* A processor of transformers' own: pixels times the factor, minus the mean, over the deviation. */
+static void lnp_config_standard(lnp_config *c)
+{
+    const double factor = c->standard == 3 ? c->factor : 1;
+    const lnp_key keys[2] = {LNP_KEY_MEAN, LNP_KEY_DEVIATION};
+    int i;
+    if (!c->normalises) {
+        lnp_config_say(c, LNP_KEY_MEAN, "0");
+        lnp_config_say(c, LNP_KEY_DEVIATION, "1");
+    }
+    for (i = 0; i < 2 && factor > 0; i++) {
+        char copy[64 * LENSNET_BANDS_LIMIT];
+        lnp_json json;
+        memset(&json, 0, sizeof json);
+        snprintf(copy, sizeof copy, "[%s]", c->said[keys[i]].text ? c->said[keys[i]].text : "");
+        for (json.length = 0; copy[json.length]; json.length++)
+            if (copy[json.length] == ' ') copy[json.length] = ',';
+        json.text = copy;
+        lnp_config_numbers(c, keys[i], &json, 1 / factor);
+    }
+    lnp_config_say(c, LNP_KEY_NORMALISATION, "dataset");
+}
+
+/* Reads both files, where they are; those of another network say nothing. */
+static lensnet_result lnp_config_open(lnp_config *c, const lnp_checkpoint *file,
+                                      lensnet_error *error)
+{
+    const lensnet_archive *archive = file->archive;
+    lensnet_result result;
+    int i;
+    memset(c, 0, sizeof *c);
+    c->host = archive->host;
+    c->factor = 1.0 / 255;
+    c->normalises = 1;
+    for (i = 0; i < (int)LNP_KEYS; i++) lnp_text_begin(&c->said[i], &c->host);
+    if (archive->parts[0].memory) return LENSNET_OK;
+    result = lnp_config_read(c, archive, "config.json", error);
+    if (!result && c->said[LNP_KEY_MEAN].length) /* timm's */
+        lnp_config_say(c, LNP_KEY_NORMALISATION, "dataset");
+    if (!result && c->crop_share > 0 && c->said[LNP_KEY_IMAGE_SIZE].length)
+        c->shortest = (size_t)strtoul(c->said[LNP_KEY_IMAGE_SIZE].text, NULL, 10);
+    if (!result) result = lnp_config_read(c, archive, "preprocessor_config.json", error);
+    if (result) return result;
+    if (c->standard) lnp_config_standard(c);
+    if (c->standard && c->crop_share <= 0) c->crop_share = 0.875;
+    if (c->shortest && c->crop_share > 0 && c->crop_share < 1 &&
+        !(c->standard && c->shortest >= 384))
+        lnp_config_say_number(c, LNP_KEY_RESIZED, floor((double)c->shortest / c->crop_share));
+    for (i = 0; i < (int)LNP_KEYS; i++)
+        if (c->said[i].failed) result = LENSNET_ERROR_MEMORY;
+    return result ? lnp_no_memory(error, "the configuration", archive->path) : LENSNET_OK;
+}
+
+static int lnp_config_is_other(const lnp_config *c, const lnp_checkpoint *file)
+{
+    size_t i;
+    for (i = 0; i < 4; i++)
+        if ((c->depths[i] && c->depths[i] != file->net.depths[i]) ||
+            (c->widths[i] && c->widths[i] != file->net.widths[i]))
+            return 1;
+    return 0;
+}
+
+/* --- put together --- */
+
+/* The labels of a description: a table of `count` pointers and the texts, in one block. */
+typedef struct lnp_label_table {
+    lensnet_host host;
+    char *block;
+    size_t bytes, count;
+} lnp_label_table;
+
+static const char *const *lnp_label_pointers(const lnp_label_table *t)
+{
+    return t->count ? (const char *const *)(const void *)t->block : NULL;
+}
+
+static lensnet_result lnp_labels_split(lnp_label_table *t, const char *text, lensnet_error *error)
+{
+    const char *c;
+    const char **table;
+    char *copy;
+    for (c = text, t->count = 1; *c; c++) t->count += *c == '\n';
+    t->bytes = t->count * sizeof(char *) + strlen(text) + 1;
+    t->block = (char *)lnp_allocate(&t->host, t->bytes);
+    if (!t->block) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for labels");
+    table = (const char **)(void *)t->block;
+    copy = t->block + t->count * sizeof(char *);
+    memcpy(copy, text, strlen(text) + 1);
+    *table++ = copy;
+    for (; *copy; copy++)
+        if (*copy == '\n') {
+            *copy = '\0';
+            *table++ = copy + 1;
+        }
+    return LENSNET_OK;
+}
+
+/* The three sources in their order, and the notes. */
+typedef struct lnp_sources {
+    const lensnet_archive_pair *told;
+    size_t told_count;
+    const lnp_checkpoint *file;
+    lnp_config config;
+    lnp_label_table labels;
+    lnp_text notes;
+    char notes_text[LNP_NOTES];
+} lnp_sources;
+
+static const char *lnp_pair_value(const lensnet_archive_pair *pairs, size_t count, const char *key)
+{
+    size_t i;
+    for (i = 0; i < count; i++)
+        if (!strcmp(pairs[i].key, key)) return pairs[i].value;
+    return NULL;
+}
+
+static const char *lnp_said(const lnp_sources *s, lnp_key key)
+{
+    const char *name = lnp_key_names[key];
+    const char *value = lnp_pair_value(s->told, s->told_count, name);
+    if (!value) value = lensnet_archive_metadata(s->file->archive, name);
+    if (!value && s->config.said[key].length) value = s->config.said[key].text;
+    return value;
+}
+
+static int lnp_is_from_config(const lnp_sources *s, lnp_key key)
+{
+    return s->config.said[key].length && lnp_said(s, key) == s->config.said[key].text;
+}
+
+static lensnet_result lnp_bad_metadata(const char *key, const char *value, lensnet_error *error)
+{
+    return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                    "what is said of the weights is not valid: %s is \"%.60s\"", key, value);
+}
+
+static lensnet_result lnp_read_whole(int *number, const lnp_sources *s, lnp_key key, long low,
+                                     long high, lensnet_error *error)
+{
+    const char *text = lnp_said(s, key);
+    char *end;
+    long value;
+    if (!text) return LENSNET_OK;
+    value = strtol(text, &end, 10);
+    if (*end || end == text || value < low || value > high)
+        return lnp_bad_metadata(lnp_key_names[key], text, error);
+    *number = (int)value;
+    return LENSNET_OK;
+}
+
+/* Numbers with spaces or commas between, one for each channel or one for all. */
+static lensnet_result lnp_read_channels(float *values, const lnp_sources *s, lnp_key key,
+                                        int channels, double low, lensnet_error *error)
+{
+    const char *text = lnp_said(s, key), *at = text;
+    int count = 0, i;
+    while (at && *at && count < LENSNET_BANDS_LIMIT) {
+        const size_t length = strcspn(at, " ,");
+        char digits[48];
+        double number;
+        snprintf(digits, sizeof digits, "%.*s", (int)lnp_min(length, 47), at);
+        if (!lnp_number_parse(digits, &number) || !(number > low && number < 1e30)) break;
+        values[count++] = (float)number;
+        at += length + strspn(at + length, " ,");
+    }
+    if (!text || *at || (count != channels && count != 1))
+        return lnp_bad_metadata(lnp_key_names[key], text ? text : "missing", error);
+    for (i = count; i < channels; i++) values[i] = values[0];
+    return LENSNET_OK;
+}
+
+/* What is known of the images that the weights were trained on. */
+static lensnet_result lnp_read_source(lensnet_preprocess *p, const lnp_sources *s,
+                                      lensnet_error *error)
+{
+    const char *stretch = lnp_said(s, LNP_KEY_STRETCH), *scale = lnp_said(s, LNP_KEY_PIXEL_SCALE);
+    lensnet_result result = lnp_read_whole(&p->bands, s, LNP_KEY_BANDS, 1, p->channels, error);
+    if (!result)
+        result =
+            lnp_read_whole(&p->source_size, s, LNP_KEY_SOURCE_SIZE, 0, LENSNET_IMAGE_LIMIT, error);
+    if (result) return result;
+    if (p->bands == 1 && p->channels != 1 && p->channels != 3) p->bands = p->channels;
+    if (stretch && lensnet_stretch_parse(&p->stretch, stretch, NULL))
+        return lnp_bad_metadata(lnp_key_names[LNP_KEY_STRETCH], stretch, error);
+    if (scale && (!lnp_number_parse(scale, &p->pixel_scale) ||
+                  !(p->pixel_scale >= 0 && p->pixel_scale < 1e6)))
+        return lnp_bad_metadata(lnp_key_names[LNP_KEY_PIXEL_SCALE], scale, error);
+    return LENSNET_OK;
+}
+
+static lensnet_result lnp_read_preprocess(lensnet_preprocess *p, const lnp_sources *s,
+                                          lensnet_error *error)
+{
+    const char *normalisation = lnp_said(s, LNP_KEY_NORMALISATION);
+    const char *resize = lnp_said(s, LNP_KEY_RESIZE);
+    lensnet_result result = lnp_read_whole(&p->image_size, s, LNP_KEY_IMAGE_SIZE, 32, 8192, error);
+    if (!result) result = lnp_read_whole(&p->crop, s, LNP_KEY_CROP, 0, LENSNET_IMAGE_LIMIT, error);
+    if (!result) result = lnp_read_source(p, s, error);
+    if (!result)
+        result = lnp_read_whole(&p->resized, s, LNP_KEY_RESIZED, 0, LENSNET_IMAGE_LIMIT, error);
+    if (result) return result;
+    if (normalisation && lensnet_normalisation_parse(&p->normalisation, normalisation, NULL))
+        return lnp_bad_metadata(lnp_key_names[LNP_KEY_NORMALISATION], normalisation, error);
+    if (resize && lensnet_resize_parse(&p->resize, resize, NULL))
+        return lnp_bad_metadata(lnp_key_names[LNP_KEY_RESIZE], resize, error);
+    if (p->normalisation != LENSNET_NORMALISATION_DATASET) return LENSNET_OK;
+    result = lnp_read_channels(p->mean, s, LNP_KEY_MEAN, p->channels, -1e30, error);
+    return result ? result
+                  : lnp_read_channels(p->deviation, s, LNP_KEY_DEVIATION, p->channels, 0, error);
+}
+
+static void lnp_note(lnp_sources *s, const char *text, const char *more)
+{
+    if (s->notes.length) lnp_text_char(&s->notes, '\n');
+    lnp_text_put(&s->notes, text);
+    lnp_text_put(&s->notes, more);
+}
+
+/* Tells what stood in a config.json, and what nobody said. */
+static void lnp_note_sources(lnp_sources *s, const lensnet_model_desc *desc)
+{
+    static const char *const words[LNP_KEYS] = {
+        "labels", "image size", "crop", "resized size", "normalisation",
+        NULL,     NULL,         NULL,   NULL,           NULL,
+        NULL,     NULL,         NULL};
+    char read[160];
+    lnp_text list = lnp_text_in(read, sizeof read);
+    int i;
+    if (s->file->prefix[0]) lnp_note(s, "taken off the names of the tensors: ", s->file->prefix);
+    for (i = 0; i < (int)LNP_KEYS; i++)
+        if (words[i] && lnp_is_from_config(s, (lnp_key)i)) {
+            if (list.length) lnp_text_put(&list, ", ");
+            lnp_text_put(&list, words[i]);
+        }
+    if (list.length)
+        lnp_note(s, "read from the config.json and preprocessor_config.json beside it: ", read);
+    if (lnp_said(s, LNP_KEY_LABELS) || !s->file->has_head)
+        ;
+    else if (desc->classes == 3)
+        lnp_note(s, "no labels in this file: taken to be no, sphere, vort", "");
+    else
+        lnp_note(s, "no labels in this file: called class 0, class 1 ...", "");
+    if (!lnp_said(s, LNP_KEY_IMAGE_SIZE))
+        lnp_note(s, "no image size in this file: taken to be 224 pixels", "");
+    if (!lnp_said(s, LNP_KEY_NORMALISATION))
+        lnp_note(s, "no normalisation in this file: taken to be znorm (each image by itself)", "");
+}
+
+/* Fills what is known into `desc`; s->told and s->file are set. To be released in any case. */
+static lensnet_result lnp_sources_read(lnp_sources *s, lensnet_model_desc *desc,
+                                       const lensnet_host *host, lensnet_error *error)
+{
+    const char *labels, *epsilon;
+    lensnet_result result = lnp_config_open(&s->config, s->file, error);
+    s->labels.host = *host;
+    s->notes = lnp_text_in(s->notes_text, sizeof s->notes_text);
+    memcpy(desc->depths, s->file->net.depths, sizeof desc->depths);
+    memcpy(desc->widths, s->file->net.widths, sizeof desc->widths);
+    desc->preprocess.channels = (int)lnp_min(s->file->net.channels, 65536);
+    if (s->file->has_head) desc->classes = s->file->net.classes;
+    if (result) return result;
+    if (lnp_config_is_other(&s->config, s->file)) {
+        lnp_config_release(&s->config);
+        memset(&s->config, 0, sizeof s->config);
+        lnp_note(s, "the config.json beside it is of a network of other sizes: not used", "");
+    }
+    epsilon = lnp_said(s, LNP_KEY_EPSILON);
+    if (epsilon) {
+        double number = 0;
+        if (!lnp_number_parse(epsilon, &number) || !(number > 1e-30 && number < 1))
+            return lnp_bad_metadata(lnp_key_names[LNP_KEY_EPSILON], epsilon, error);
+        desc->final_norm_epsilon = (float)number;
+    }
+    result = lnp_read_whole(&desc->views, s, LNP_KEY_VIEWS, 1, 8, error);
+    if (result) return result;
+    labels = lnp_said(s, LNP_KEY_LABELS);
+    if (labels && s->file->has_head) {
+        result = lnp_labels_split(&s->labels, labels, error);
+        if (!result && s->labels.count != desc->classes)
+            result = lnp_fail(error, LENSNET_ERROR_FORMAT,
+                              "%zu labels are said (\"%.60s\"), but the network has %zu classes",
+                              s->labels.count, labels, desc->classes);
+        if (result) return result;
+        desc->labels = lnp_label_pointers(&s->labels);
+    }
+    result = lnp_read_preprocess(&desc->preprocess, s, error);
+    if (!result) lnp_note_sources(s, desc);
+    return result;
+}
+
+static void lnp_sources_release(lnp_sources *s)
+{
+    lnp_config_release(&s->config);
+    lnp_release(&s->labels.host, s->labels.block, s->labels.bytes);
+}
+/* =================================================================================================
  * >>convnext-v2  The network, as in the paper, and its way to and from files.
  * Parameters stand in the order of transformers' files (>>checkpoints): stem, then stage by stage the
  * downsampling and the blocks, then norm and head. Recording walks the same order.
@@ -16233,7 +16967,8 @@ struct lensnet_model {
     lensnet_host host;
     lensnet_model_desc desc; /* labels point into `labels`, heads to `heads` */
     lensnet_head heads[LENSNET_HEADS];
-    char *labels; /* `classes` pointers, then the texts */
+    char *labels;          /* `classes` pointers, then the texts */
+    char notes[LNP_NOTES]; /* what was taken for granted, a line each */
     size_t labels_bytes;
     lensnet_parameters *parameters;
 };
@@ -16798,154 +17533,10 @@ lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
 
 /* --- files ------------------------------------------------------------------------------------- */
 
-#define LNP_KEY_LABELS        "lensnet.labels" /* one a line */
-#define LNP_KEY_IMAGE_SIZE    "lensnet.image_size"
-#define LNP_KEY_CROP          "lensnet.crop"        /* native pixels; absent: none */
-#define LNP_KEY_VIEWS         "lensnet.views"       /* absent: 8 */
-#define LNP_KEY_BANDS         "lensnet.bands"       /* absent: grey */
-#define LNP_KEY_STRETCH       "lensnet.stretch"     /* absent: none */
-#define LNP_KEY_SOURCE_SIZE   "lensnet.source_size" /* absent: unknown */
-#define LNP_KEY_PIXEL_SCALE   "lensnet.pixel_scale" /* absent: unknown */
-#define LNP_KEY_NORMALISATION "lensnet.normalisation"
-#define LNP_KEY_RESIZE        "lensnet.resize"
-#define LNP_KEY_EPSILON       "lensnet.final_norm_epsilon"
-#define LNP_KEY_STEP          "lensnet.step"
-#define LNP_FIRST_MOMENT      "lensnet.exp_avg."
-#define LNP_SECOND_MOMENT     "lensnet.exp_avg_sq."
-#define LNP_AVERAGE           "lensnet.average."
-
-/* The labels of an archive, borrowed: a table of `count` pointers and the texts, in one block. */
-typedef struct lnp_label_table {
-    lensnet_host host;
-    char *block;
-    size_t bytes, count;
-} lnp_label_table;
-
-static const char *const *lnp_label_pointers(const lnp_label_table *t)
-{
-    return t->count ? (const char *const *)(const void *)t->block : NULL;
-}
-
-static lensnet_result lnp_labels_split(lnp_label_table *t, const char *text, lensnet_error *error)
-{
-    const char *c;
-    const char **table;
-    char *copy;
-    for (c = text, t->count = 1; *c; c++) t->count += *c == '\n';
-    t->bytes = t->count * sizeof(char *) + strlen(text) + 1;
-    t->block = (char *)lnp_allocate(&t->host, t->bytes);
-    if (!t->block) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for labels");
-    table = (const char **)(void *)t->block;
-    copy = t->block + t->count * sizeof(char *);
-    memcpy(copy, text, strlen(text) + 1);
-    *table++ = copy;
-    for (; *copy; copy++)
-        if (*copy == '\n') {
-            *copy = '\0';
-            *table++ = copy + 1;
-        }
-    return LENSNET_OK;
-}
-
-static lensnet_result lnp_bad_metadata(const char *key, const char *value, lensnet_error *error)
-{
-    return lnp_fail(error, LENSNET_ERROR_FORMAT,
-                    "weights file: metadata %s is \"%.60s\", which is not valid", key, value);
-}
-
-/* A whole number in low ... high, if the file has the key. */
-static lensnet_result lnp_read_whole(int *number, const lensnet_archive *archive, const char *key,
-                                     long low, long high, lensnet_error *error)
-{
-    const char *text = lensnet_archive_metadata(archive, key);
-    char *end;
-    long value;
-    if (!text) return LENSNET_OK;
-    value = strtol(text, &end, 10);
-    if (*end || end == text || value < low || value > high)
-        return lnp_bad_metadata(key, text, error);
-    *number = (int)value;
-    return LENSNET_OK;
-}
-
-/* What the file says of the images that the network was made for. */
-static lensnet_result lnp_read_source(lensnet_preprocess *p, const lensnet_archive *archive,
-                                      lensnet_error *error)
-{
-    const char *stretch = lensnet_archive_metadata(archive, LNP_KEY_STRETCH);
-    const char *scale = lensnet_archive_metadata(archive, LNP_KEY_PIXEL_SCALE);
-    lensnet_result result;
-    p->bands = p->channels == 1 || p->channels == 3 ? 1 : p->channels;
-    result = lnp_read_whole(&p->bands, archive, LNP_KEY_BANDS, 1, LENSNET_BANDS_LIMIT, error);
-    if (!result)
-        result = lnp_read_whole(&p->source_size, archive, LNP_KEY_SOURCE_SIZE, 0,
-                                LENSNET_IMAGE_LIMIT, error);
-    if (result) return result;
-    if (stretch && lensnet_stretch_parse(&p->stretch, stretch, NULL))
-        return lnp_bad_metadata(LNP_KEY_STRETCH, stretch, error);
-    if (scale && (!lnp_number_parse(scale, &p->pixel_scale) ||
-                  !(p->pixel_scale >= 0 && p->pixel_scale < 1e6)))
-        return lnp_bad_metadata(LNP_KEY_PIXEL_SCALE, scale, error);
-    return LENSNET_OK;
-}
-
-static lensnet_result lnp_read_preprocess(lensnet_preprocess *p, const lensnet_archive *archive,
-                                          lensnet_error *error)
-{
-    const char *size = lensnet_archive_metadata(archive, LNP_KEY_IMAGE_SIZE);
-    const char *normalisation = lensnet_archive_metadata(archive, LNP_KEY_NORMALISATION);
-    const char *resize = lensnet_archive_metadata(archive, LNP_KEY_RESIZE);
-    const char *crop = lensnet_archive_metadata(archive, LNP_KEY_CROP);
-    char *end;
-    if (crop) {
-        long pixels = strtol(crop, &end, 10);
-        if (*end || end == crop || pixels < 0 || pixels > LENSNET_IMAGE_LIMIT)
-            return lnp_bad_metadata(LNP_KEY_CROP, crop, error);
-        p->crop = (int)pixels;
-    }
-    if (size) {
-        long pixels = strtol(size, &end, 10);
-        if (*end || end == size || pixels < 32 || pixels > 8192)
-            return lnp_bad_metadata(LNP_KEY_IMAGE_SIZE, size, error);
-        p->image_size = (int)pixels;
-    }
-    if (normalisation && lensnet_normalisation_parse(&p->normalisation, normalisation, NULL))
-        return lnp_bad_metadata(LNP_KEY_NORMALISATION, normalisation, error);
-    if (resize && lensnet_resize_parse(&p->resize, resize, NULL))
-        return lnp_bad_metadata(LNP_KEY_RESIZE, resize, error);
-    return lnp_read_source(p, archive, error);
-}
-
-/* Fills what the file says into `desc`; labels go to `labels`. */
-static lensnet_result lnp_read_description(lensnet_model_desc *desc, lnp_label_table *labels,
-                                           const lnp_checkpoint *file, lensnet_error *error)
-{
-    const char *text = lensnet_archive_metadata(file->archive, LNP_KEY_LABELS);
-    const char *epsilon = lensnet_archive_metadata(file->archive, LNP_KEY_EPSILON);
-    const char *views = lensnet_archive_metadata(file->archive, LNP_KEY_VIEWS);
-    memcpy(desc->depths, file->net.depths, sizeof desc->depths);
-    memcpy(desc->widths, file->net.widths, sizeof desc->widths);
-    desc->preprocess.channels = (int)lnp_min(file->net.channels, 65536);
-    if (file->has_head) desc->classes = file->net.classes;
-    if (epsilon) {
-        double number = 0;
-        if (!lnp_number_parse(epsilon, &number) || !(number > 1e-30 && number < 1))
-            return lnp_bad_metadata(LNP_KEY_EPSILON, epsilon, error);
-        desc->final_norm_epsilon = (float)number;
-    }
-    if (views) {
-        if (strlen(views) != 1 || !lnp_views_valid(*views - '0'))
-            return lnp_bad_metadata(LNP_KEY_VIEWS, views, error);
-        desc->views = *views - '0';
-    }
-    if (text) {
-        lensnet_result result = lnp_labels_split(labels, text, error);
-        if (result) return result;
-        if (labels->count != desc->classes) return lnp_bad_metadata(LNP_KEY_LABELS, text, error);
-        desc->labels = lnp_label_pointers(labels);
-    }
-    return lnp_read_preprocess(&desc->preprocess, file->archive, error);
-}
+#define LNP_KEY_STEP      "lensnet.step"
+#define LNP_FIRST_MOMENT  "lensnet.exp_avg."
+#define LNP_SECOND_MOMENT "lensnet.exp_avg_sq."
+#define LNP_AVERAGE       "lensnet.average."
 
 static lensnet_result lnp_model_read(lensnet_model *model, const lnp_checkpoint *file,
                                      int head_fits, lensnet_error *error)
@@ -16992,24 +17583,47 @@ static void lnp_apply_load_options(lensnet_model_desc *desc, const lensnet_load_
     desc->host = o->host;
 }
 
-static lensnet_result lnp_model_load_archive(lensnet_model **model, const lensnet_archive *archive,
-                                             const lensnet_load_options *options, int *fresh_head,
-                                             lensnet_error *error)
+const char *lensnet_model_notes(const lensnet_model *model) { return model ? model->notes : ""; }
+
+/* What the archive holds and what is known of it; `sources` is to be released in any case. */
+static lensnet_result lnp_describe_archive(lensnet_model_desc *desc, lnp_checkpoint *file,
+                                           lnp_sources *sources, const lensnet_archive *archive,
+                                           const lensnet_archive_pair *told, size_t told_count,
+                                           lensnet_error *error)
 {
+    const lensnet_host host = lnp_host_copy(desc->host);
+    lensnet_result result;
+    memset(sources, 0, sizeof *sources);
+    result = lnp_checkpoint_open(file, archive, lnp_pair_value(told, told_count, "lensnet.prefix"),
+                                 error);
+    if (result) return result;
+    sources->file = file;
+    sources->told = told;
+    sources->told_count = told_count;
+    return lnp_sources_read(sources, desc, &host, error);
+}
+
+lensnet_result lensnet_model_load_archive(lensnet_model **model, const lensnet_archive *archive,
+                                          const lensnet_load_options *options, int *fresh_head,
+                                          lensnet_error *error)
+{
+    lensnet_load_options defaults = lensnet_load_defaults();
     lensnet_model_desc desc = lensnet_model_defaults();
-    lnp_label_table labels;
     lnp_checkpoint file;
+    lnp_sources sources;
     int head_fits = 0;
     lensnet_result result;
-    memset(&labels, 0, sizeof labels);
-    labels.host = options->host ? *options->host : lensnet_host_defaults();
-    result = lnp_checkpoint_open(&file, archive, error);
-    if (!result) result = lnp_read_description(&desc, &labels, &file, error);
+    *model = NULL;
+    if (!options) options = &defaults;
+    desc.host = options->host;
+    result = lnp_describe_archive(&desc, &file, &sources, archive, options->told,
+                                  options->told_count, error);
     if (!result) {
         lnp_apply_load_options(&desc, options);
         result = lensnet_model_create(model, &desc, error);
     }
-    lnp_release(&labels.host, labels.block, labels.bytes);
+    if (!result) memcpy((*model)->notes, sources.notes_text, sizeof(*model)->notes);
+    lnp_sources_release(&sources);
     if (result) return result;
     head_fits = file.has_head && file.net.classes == (*model)->desc.classes;
     result = lnp_model_read(*model, &file, head_fits, error);
@@ -17034,20 +17648,20 @@ lensnet_result lensnet_model_load(lensnet_model **model, const char *path,
     if (!options) options = &defaults;
     result = lensnet_archive_open(&archive, path, options->host, error);
     if (result) return result;
-    result = lnp_model_load_archive(model, archive, options, fresh_head, error);
+    result = lensnet_model_load_archive(model, archive, options, fresh_head, error);
     lensnet_archive_close(archive);
     return result;
 }
 
-/* What a file says beside the numbers; texts live in `texts`. */
-#define LNP_PAIRS 14
+/* What a file says beside the numbers. */
+#define LNP_PAIRS 17
 typedef struct lnp_metadata {
     lensnet_host host;
     lensnet_archive_pair pairs[LNP_PAIRS];
     size_t count;
     char *labels;
     size_t labels_bytes;
-    char numbers[7][32];
+    char numbers[10][16 * LENSNET_BANDS_LIMIT];
 } lnp_metadata;
 
 static void lnp_metadata_put(lnp_metadata *m, const char *key, const char *value)
@@ -17073,51 +17687,68 @@ static lensnet_result lnp_metadata_labels(lnp_metadata *m, const lensnet_model_d
         to[length] = i + 1 < d->classes ? '\n' : '\0';
         to += length + 1;
     }
-    lnp_metadata_put(m, LNP_KEY_LABELS, m->labels);
+    lnp_metadata_put(m, lnp_key_names[LNP_KEY_LABELS], m->labels);
     return LENSNET_OK;
 }
 
-/* What lnp_read_source reads; the usual is left out. */
-static void lnp_metadata_source(lnp_metadata *m, const lensnet_preprocess *p)
+static void lnp_metadata_channels(lnp_metadata *m, int line, lnp_key key, const float *values,
+                                  int channels)
 {
-    if (p->bands > 1) {
-        snprintf(m->numbers[4], sizeof m->numbers[4], "%d", p->bands);
-        lnp_metadata_put(m, LNP_KEY_BANDS, m->numbers[4]);
+    lnp_text text = lnp_text_in(m->numbers[line], sizeof m->numbers[line]);
+    int c;
+    for (c = 0; c < channels; c++) {
+        char digits[16];
+        lnp_number_text(digits, sizeof digits, 9, (double)values[c]);
+        if (c) lnp_text_char(&text, ' ');
+        lnp_text_put(&text, digits);
     }
-    if (p->stretch) lnp_metadata_put(m, LNP_KEY_STRETCH, lensnet_stretch_text(p->stretch));
-    if (p->source_size > 0) {
-        snprintf(m->numbers[5], sizeof m->numbers[5], "%d", p->source_size);
-        lnp_metadata_put(m, LNP_KEY_SOURCE_SIZE, m->numbers[5]);
-    }
-    if (p->pixel_scale > 0) {
-        lnp_number_text(m->numbers[6], sizeof m->numbers[6], 17, p->pixel_scale);
-        lnp_metadata_put(m, LNP_KEY_PIXEL_SCALE, m->numbers[6]);
-    }
+    lnp_metadata_put(m, lnp_key_names[key], m->numbers[line]);
 }
 
-static lensnet_result lnp_metadata_begin(lnp_metadata *m, const lensnet_model *model,
+static void lnp_metadata_whole(lnp_metadata *m, int line, const char *key, int number)
+{
+    snprintf(m->numbers[line], sizeof m->numbers[line], "%d", number);
+    lnp_metadata_put(m, key, m->numbers[line]);
+}
+
+static void lnp_metadata_preprocess(lnp_metadata *m, const lensnet_preprocess *p)
+{
+    lnp_metadata_whole(m, 0, lnp_key_names[LNP_KEY_IMAGE_SIZE], p->image_size);
+    if (p->crop) lnp_metadata_whole(m, 1, lnp_key_names[LNP_KEY_CROP], p->crop);
+    if (p->resized) lnp_metadata_whole(m, 2, lnp_key_names[LNP_KEY_RESIZED], p->resized);
+    lnp_metadata_put(m, lnp_key_names[LNP_KEY_NORMALISATION],
+                     lensnet_normalisation_text(p->normalisation));
+    lnp_metadata_put(m, lnp_key_names[LNP_KEY_RESIZE], lensnet_resize_text(p->resize));
+    if (p->bands > 1) lnp_metadata_whole(m, 7, lnp_key_names[LNP_KEY_BANDS], p->bands);
+    if (p->stretch)
+        lnp_metadata_put(m, lnp_key_names[LNP_KEY_STRETCH], lensnet_stretch_text(p->stretch));
+    if (p->source_size > 0)
+        lnp_metadata_whole(m, 8, lnp_key_names[LNP_KEY_SOURCE_SIZE], p->source_size);
+    if (p->pixel_scale > 0) {
+        lnp_number_text(m->numbers[9], sizeof m->numbers[9], 17, p->pixel_scale);
+        lnp_metadata_put(m, lnp_key_names[LNP_KEY_PIXEL_SCALE], m->numbers[9]);
+    }
+    if (p->normalisation != LENSNET_NORMALISATION_DATASET) return;
+    lnp_metadata_channels(m, 3, LNP_KEY_MEAN, p->mean, p->channels);
+    lnp_metadata_channels(m, 4, LNP_KEY_DEVIATION, p->deviation, p->channels);
+}
+
+/* `desc` has its labels. */
+static lensnet_result lnp_metadata_begin(lnp_metadata *m, const lensnet_model_desc *d,
                                          lensnet_error *error)
 {
-    const lensnet_model_desc *d = &model->desc;
     memset(m, 0, sizeof *m);
-    m->host = model->host;
-    snprintf(m->numbers[0], sizeof m->numbers[0], "%d", d->preprocess.image_size);
-    lnp_number_text(m->numbers[1], sizeof m->numbers[1], 9, (double)d->final_norm_epsilon);
-    snprintf(m->numbers[2], sizeof m->numbers[2], "%d", LENSNET_NUMERICS);
+    m->host = lnp_host_copy(d->host);
     lnp_metadata_put(m, "format", "pt");
-    lnp_metadata_put(m, LNP_KEY_IMAGE_SIZE, m->numbers[0]);
-    lnp_metadata_put(m, LNP_KEY_EPSILON, m->numbers[1]);
-    lnp_metadata_put(m, "lensnet.numerics", m->numbers[2]);
-    lnp_metadata_put(m, LNP_KEY_NORMALISATION,
-                     lensnet_normalisation_text(d->preprocess.normalisation));
-    lnp_metadata_put(m, LNP_KEY_RESIZE, lensnet_resize_text(d->preprocess.resize));
-    if (d->preprocess.crop) {
-        snprintf(m->numbers[3], sizeof m->numbers[3], "%d", d->preprocess.crop);
-        lnp_metadata_put(m, LNP_KEY_CROP, m->numbers[3]);
-    }
+    lnp_metadata_whole(m, 5, "lensnet.numerics", LENSNET_NUMERICS);
+    lnp_number_text(m->numbers[6], sizeof m->numbers[6], 9, (double)d->final_norm_epsilon);
+    lnp_metadata_put(m, lnp_key_names[LNP_KEY_EPSILON], m->numbers[6]);
     if (d->views != 8)
-        lnp_metadata_put(m, LNP_KEY_VIEWS, d->views == 1 ? "1" : d->views == 2 ? "2" : "4");
-    lnp_metadata_source(m, &d->preprocess);
+        lnp_metadata_put(m, lnp_key_names[LNP_KEY_VIEWS],
+                         d->views == 1   ? "1"
+                         : d->views == 2 ? "2"
+                                         : "4");
+    lnp_metadata_preprocess(m, &d->preprocess);
     lnp_metadata_put(m, LENSNET_ARCHIVE_CHECKSUMS, NULL);
     return lnp_metadata_labels(m, d, error);
 }
@@ -17152,7 +17783,7 @@ lensnet_result lensnet_model_save(const lensnet_model *model, const char *path, 
     for (i = 0; i < count; i++)
         lnp_describe_tensor(&tensors[i], p->weights[i].name, &p->weights[i],
                             p->values + p->weights[i].offset, dtype);
-    result = lnp_metadata_begin(&metadata, model, error);
+    result = lnp_metadata_begin(&metadata, &model->desc, error);
     if (!result)
         result = lensnet_archive_save(path, tensors, count, metadata.pairs, metadata.count,
                                       &model->host, error);
@@ -17200,30 +17831,29 @@ static lensnet_result lnp_model_learn_uses(lensnet_model *model, lensnet_precisi
 }
 
 static lensnet_result lnp_model_freeze(lensnet_model **model, const lensnet_archive *archive,
-                                       lensnet_precision precision, const lensnet_host *host,
-                                       lensnet_error *error)
+                                       const lensnet_classifier_options *options,
+                                       const lensnet_host *host, lensnet_error *error)
 {
     lensnet_model_desc desc = lensnet_model_defaults();
-    lnp_label_table labels;
+    lnp_sources sources;
     lnp_checkpoint file;
     lnp_file_supply supply;
-    lensnet_result result = lnp_checkpoint_open(&file, archive, error);
-    if (!result && !(file.has_head && file.has_norm))
-        result = lnp_fail(
-            error, LENSNET_ERROR_FORMAT,
-            "these weights have no classification head; train one first (examples/train.c)");
-    if (result) return result;
-    memset(&labels, 0, sizeof labels);
-    labels.host = *host;
+    lensnet_result result;
     desc.host = host;
-    result = lnp_read_description(&desc, &labels, &file, error);
+    result = lnp_describe_archive(&desc, &file, &sources, archive, options->told,
+                                  options->told_count, error);
+    if (!result && !(file.has_head && file.has_norm))
+        result = lnp_fail(error, LENSNET_ERROR_FORMAT,
+                          "'%.200s' has no classification head; train one first (examples/train.c)",
+                          archive->path);
     if (!result) result = lnp_model_begin(model, &desc, error);
-    lnp_release(&labels.host, labels.block, labels.bytes);
+    if (!result) memcpy((*model)->notes, sources.notes_text, sizeof(*model)->notes);
+    lnp_sources_release(&sources);
     if (result) return result;
     supply.file = &file;
     supply.slot = lnp_first_slot();
     supply.net = file.net;
-    result = lnp_model_learn_uses(*model, precision, error);
+    result = lnp_model_learn_uses(*model, options->precision, error);
     if (!result)
         result = lnp_parameters_freeze((*model)->parameters, lnp_supply_from_file, &supply, error);
     if (result) {
@@ -17322,7 +17952,7 @@ lensnet_result lensnet_state_save(const lensnet_model *model, const lensnet_adam
     if (adamw->swapped) return lnp_average_in_place(error);
     result = lnp_state_begin(&state, model, adamw, LNP_PAIRS + 1 + pair_count, error);
     if (result) return result;
-    result = lnp_metadata_begin(&metadata, model, error);
+    result = lnp_metadata_begin(&metadata, &model->desc, error);
     if (!result) {
         lnp_state_tensors(&state, model->parameters, adamw);
         snprintf(step, sizeof step, "%llu", (unsigned long long)adamw->steps);
@@ -17617,7 +18247,7 @@ struct lensnet_session {
 lensnet_classifier_options lensnet_classifier_defaults(void)
 {
     lensnet_classifier_options o;
-    o.host = NULL;
+    memset(&o, 0, sizeof o);
     o.views = 1;
     o.calibrated = 1;
     o.coverage = 0.9;
@@ -17626,42 +18256,16 @@ lensnet_classifier_options lensnet_classifier_defaults(void)
     return o;
 }
 
-static lensnet_result lnp_classifier_from(lensnet_classifier **classifier,
-                                          const lensnet_archive *archive, const lensnet_host *host,
-                                          const lensnet_classifier_options *options,
-                                          lensnet_error *error)
-{
-    lensnet_result result;
-    lensnet_classifier *c = (lensnet_classifier *)lnp_allocate(host, sizeof *c);
-    if (!c) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for a classifier");
-    c->host = *host;
-    c->options = *options;
-    c->model = NULL;
-    memset(&c->belief, 0, sizeof c->belief);
-    c->belief.temperature = 1.0;
-    result = lnp_model_freeze(&c->model, archive, options->precision, host, error);
-    if (!result && c->options.views > c->model->desc.views) c->options.views = c->model->desc.views;
-    if (!result && options->calibrated)
-        result =
-            lnp_belief_open(&c->belief, archive, c->options.views, &c->model->desc, host, error);
-    if (result)
-        lensnet_classifier_destroy(c);
-    else
-        *classifier = c;
-    return result;
-}
-
-static lensnet_result lnp_classifier_load(lensnet_classifier **classifier, const char *path,
-                                          const void *bytes, size_t count,
-                                          const lensnet_classifier_options *options,
-                                          lensnet_error *error)
+lensnet_result lensnet_classifier_load_archive(lensnet_classifier **classifier,
+                                               const lensnet_archive *archive,
+                                               const lensnet_classifier_options *options,
+                                               lensnet_error *error)
 {
     lensnet_classifier_options defaults = lensnet_classifier_defaults();
     lensnet_host host;
-    lensnet_archive *archive;
+    lensnet_classifier *c;
     lensnet_result result;
-    if (!classifier || (!path && !bytes))
-        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "classifier: NULL");
+    if (!classifier || !archive) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "classifier: NULL");
     *classifier = NULL;
     if (!options) options = &defaults;
     if (options->views != 1 && options->views != 8)
@@ -17673,12 +18277,24 @@ static lensnet_result lnp_classifier_load(lensnet_classifier **classifier, const
     if (!lensnet_precision_text(options->precision))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "classifier: precision %d is none",
                         (int)options->precision);
-    host = options->host ? *options->host : lensnet_host_defaults();
-    result = path ? lensnet_archive_open(&archive, path, &host, error)
-                  : lensnet_archive_open_memory(&archive, bytes, count, &host, error);
-    if (result) return result;
-    result = lnp_classifier_from(classifier, archive, &host, options, error);
-    lensnet_archive_close(archive);
+    host = lnp_host_copy(options->host);
+    c = (lensnet_classifier *)lnp_allocate(&host, sizeof *c);
+    if (!c) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for a classifier");
+    c->host = host;
+    c->options = *options;
+    c->options.told = NULL;
+    c->model = NULL;
+    memset(&c->belief, 0, sizeof c->belief);
+    c->belief.temperature = 1.0;
+    result = lnp_model_freeze(&c->model, archive, options, &host, error);
+    if (!result && c->options.views > c->model->desc.views) c->options.views = c->model->desc.views;
+    if (!result && options->calibrated)
+        result =
+            lnp_belief_open(&c->belief, archive, c->options.views, &c->model->desc, &host, error);
+    if (result)
+        lensnet_classifier_destroy(c);
+    else
+        *classifier = c;
     return result;
 }
 
@@ -17686,7 +18302,14 @@ lensnet_result lensnet_classifier_load(lensnet_classifier **classifier, const ch
                                        const lensnet_classifier_options *options,
                                        lensnet_error *error)
 {
-    return lnp_classifier_load(classifier, path, NULL, 0, options, error);
+    lensnet_archive *archive;
+    lensnet_result result;
+    if (!classifier || !path) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "classifier: NULL");
+    *classifier = NULL;
+    result = lensnet_archive_open(&archive, path, options ? options->host : NULL, error);
+    if (!result) result = lensnet_classifier_load_archive(classifier, archive, options, error);
+    lensnet_archive_close(archive);
+    return result;
 }
 
 lensnet_result lensnet_classifier_load_memory(lensnet_classifier **classifier, const void *bytes,
@@ -17694,7 +18317,20 @@ lensnet_result lensnet_classifier_load_memory(lensnet_classifier **classifier, c
                                               const lensnet_classifier_options *options,
                                               lensnet_error *error)
 {
-    return lnp_classifier_load(classifier, NULL, bytes, count, options, error);
+    lensnet_archive *archive;
+    lensnet_result result;
+    if (!classifier || !bytes) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "classifier: NULL");
+    *classifier = NULL;
+    result =
+        lensnet_archive_open_memory(&archive, bytes, count, options ? options->host : NULL, error);
+    if (!result) result = lensnet_classifier_load_archive(classifier, archive, options, error);
+    lensnet_archive_close(archive);
+    return result;
+}
+
+const char *lensnet_classifier_notes(const lensnet_classifier *c)
+{
+    return c ? c->model->notes : "";
 }
 
 void lensnet_classifier_destroy(lensnet_classifier *c)
@@ -17786,7 +18422,8 @@ static lensnet_result lnp_session_buffers(lensnet_session *s, lensnet_error *err
 
 static int lnp_is_grey_enough(const lensnet_preprocess *p)
 {
-    return p->bands == 1 && !lnp_is_imagenet(p->normalisation);
+    return p->bands == 1 && !lnp_is_imagenet(p->normalisation) &&
+           p->normalisation != LENSNET_NORMALISATION_DATASET;
 }
 
 lensnet_result lensnet_session_create(lensnet_session **session,

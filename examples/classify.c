@@ -21,6 +21,7 @@
 #include "catalogue.h"
 #include "predict.h"
 #include "reading.h"
+#include "weights.h"
 
 enum { CLASSIFY_DEPTH = 16 }; /* folders inside folders */
 
@@ -42,7 +43,8 @@ static argument options[] = {
     {"--pixel-scale", "ARCSEC", NULL, "of images that do not say theirs", 0},
     {"--precision", "P", "fp32", "or bf16: nearly twice as fast where the processor has it", 0},
     {"--batch", "N", "16", "images at a time; changes memory and speed, no result", 0},
-    {"--threads", "N", "0", "0: all", 0}};
+    {"--threads", "N", "0", "0: all", 0},
+    WEIGHTS_ARGUMENTS};
 enum {
     CSV,
     JSON,
@@ -57,12 +59,13 @@ enum {
     PRECISION,
     BATCH,
     THREADS,
-    OPTIONS
+    WEIGHTS,
+    OPTIONS = WEIGHTS + WEIGHTS_COUNT
 };
 
 static const char usage[] =
-    "usage: classify [options] WEIGHTS.safetensors IMAGE|FOLDER ...\n"
-    "       classify [options] --list FILE WEIGHTS.safetensors\n"
+    "usage: classify [options] WEIGHTS IMAGE|FOLDER ...\n"
+    "       classify [options] --list FILE WEIGHTS\n"
     "       classify --merge PART ...\n"
     "Classifies images stored as .npy, .npz or FITS files; folders are searched for them.\n";
 
@@ -457,7 +460,7 @@ int main(int argc, char **argv)
     choice.precision =
         (lensnet_precision)arguments_choice(&options[PRECISION], arguments_precisions, 2);
     good = collect_all(&images, &list, words, argv, &error) &&
-           !lensnet_classifier_load(&classifier, argv[1], &choice, &error) &&
+           !weights_classifier(&classifier, argv[1], &choice, &options[WEIGHTS], &error) &&
            classify(classifier, &images, &list, &error);
     lensnet_classifier_destroy(classifier);
     dataset_split_free(&images);

@@ -239,7 +239,8 @@ typedef struct dataset_recipe {
 NPY_API lensnet_preprocess dataset_grey(lensnet_preprocess preprocess)
 {
     if (preprocess.bands == 1 && preprocess.normalisation != LENSNET_NORMALISATION_IMAGENET &&
-        preprocess.normalisation != LENSNET_NORMALISATION_MINMAX_IMAGENET)
+        preprocess.normalisation != LENSNET_NORMALISATION_MINMAX_IMAGENET &&
+        preprocess.normalisation != LENSNET_NORMALISATION_DATASET)
         preprocess.channels = 1;
     return preprocess;
 }

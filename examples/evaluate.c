@@ -16,6 +16,7 @@
 #include "calibrate.h"
 #include "evaluation.h"
 #include "reading.h"
+#include "weights.h"
 
 static argument options[] = {
     {"--split", "NAME", "test", "test, val or train", 0},
@@ -36,7 +37,8 @@ static argument options[] = {
      0},
     {"--pixel-scale", "ARCSEC", NULL, "of images that do not say theirs", 0},
     {"--batch", "N", "16", "images at a time; changes memory and speed, no result", 0},
-    {"--threads", "N", "0", "0: all", 0}};
+    {"--threads", "N", "0", "0: all", 0},
+    WEIGHTS_ARGUMENTS};
 enum {
     SPLIT,
     OUT,
@@ -50,10 +52,11 @@ enum {
     SCALE,
     BATCH,
     THREADS,
-    OPTIONS
+    WEIGHTS,
+    OPTIONS = WEIGHTS + WEIGHTS_COUNT
 };
 
-static const char usage[] = "usage: evaluate [options] WEIGHTS.safetensors DATA\n"
+static const char usage[] = "usage: evaluate [options] WEIGHTS DATA\n"
                             "Measures a classifier on DATA/SPLIT/CLASS/NAME.npy.\n";
 
 /* The split of DATA, with the classifier's labels. A class may be absent. */
@@ -150,7 +153,7 @@ int main(int argc, char **argv)
     choice.precision =
         (lensnet_precision)arguments_choice(&options[PRECISION], arguments_precisions, 2);
     system_catch_interrupts();
-    good = !lensnet_classifier_load(&classifier, argv[1], &choice, &error) &&
+    good = !weights_classifier(&classifier, argv[1], &choice, &options[WEIGHTS], &error) &&
            open_split(&data, &split, classifier, argv[2], &error);
     if (good && options[CALIBRATE].given)
         good = calibrate(argv[1], split, choice.views, batch, &host, &error);

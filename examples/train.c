@@ -182,6 +182,7 @@ int main(int argc, char **argv)
     if (words > 1) arguments_fail("one folder DATA is expected, not also '%s'", argv[2]);
     r.data_path = words ? argv[1] : NULL;
     r.host = lensnet_host_defaults();
+    r.known = lensnet_preprocess_defaults();
     system_catch_interrupts();
     good = begin(&r, &error);
     if (good) {

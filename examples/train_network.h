@@ -5,6 +5,7 @@
 
 #include "soft_targets.h"
 #include "train_images.h"
+#include "weights.h"
 
 /* The options that the starting weights decide: variant, size, normalisation. If their labels are our
  * classes, these take their order, and the head stays. */
@@ -21,8 +22,11 @@ static int model_peek(run *r, const char *path, int *same_labels, lensnet_error 
     int good = 1;
     load.gradients = 0;
     load.host = &r->host;
-    if (lensnet_model_load(&model, path, &load, NULL, error)) return 0;
+    if (weights_model(&model, path, &load, NULL, error)) return 0;
+    weights_print_notes(path, lensnet_model_notes(model));
     desc = lensnet_model_description(model);
+    *same_labels = dataset_relabel(&r->data, desc->labels, desc->classes);
+    r->known = weights_known(desc, *same_labels);
     name = lensnet_model_variant_name(desc);
     if (variant->value && strcmp(variant->value, name) != 0)
         good = dataset_fail(error,
@@ -30,16 +34,15 @@ static int model_peek(run *r, const char *path, int *same_labels, lensnet_error 
                             "--variant %s, or --weights none to start from random ones",
                             path, name, variant->value, name);
     variant->value = name; /* static storage */
-    snprintf(number, sizeof number, "%d", desc->preprocess.image_size);
+    snprintf(number, sizeof number, "%d", r->known.image_size);
     if (good && !size->value) good = run_keep(r, &size->value, system_copy(number), error);
-    snprintf(number, sizeof number, "%d", desc->preprocess.crop);
+    snprintf(number, sizeof number, "%d", r->known.crop);
     if (good && !crop->value) good = run_keep(r, &crop->value, system_copy(number), error);
     if (!normalise->value)
-        normalise->value = lensnet_normalisation_text(desc->preprocess.normalisation);
-    snprintf(number, sizeof number, "%d", desc->preprocess.bands);
+        normalise->value = lensnet_normalisation_text(r->known.normalisation);
+    snprintf(number, sizeof number, "%d", r->known.bands);
     if (good && !bands->value) good = run_keep(r, &bands->value, system_copy(number), error);
-    if (!stretch->value) stretch->value = lensnet_stretch_text(desc->preprocess.stretch);
-    *same_labels = dataset_relabel(&r->data, desc->labels, desc->classes);
+    if (!stretch->value) stretch->value = lensnet_stretch_text(r->known.stretch);
     lensnet_model_destroy(model);
     return good;
 }
@@ -48,9 +51,11 @@ static int model_peek(run *r, const char *path, int *same_labels, lensnet_error 
 static const lensnet_head dense_heads[1] = {{"dense", 2, DENSE_PARTS *DENSE_PARTS}};
 
 /* The way of the images to the network, and what later users should know of them. */
-static lensnet_preprocess model_preprocess(const train_settings *s)
+static lensnet_preprocess model_preprocess(const train_settings *s,
+                                           const lensnet_preprocess *known)
 {
-    lensnet_preprocess p = lensnet_preprocess_defaults();
+    lensnet_preprocess p = *known;
+    if (p.image_size != s->image_size) p.resized = 0;
     p.image_size = s->image_size;
     p.crop = s->crop;
     p.bands = s->bands;
@@ -71,7 +76,7 @@ static int model_create(run *r, lensnet_error *error)
     desc.labels = (const char *const *)r->data.classes.items;
     desc.drop_path_rate = (float)s->drop_path;
     desc.seed = s->seed;
-    desc.preprocess = model_preprocess(s);
+    desc.preprocess = model_preprocess(s, &r->known);
     desc.heads = dense_heads;
     desc.head_count = s->dense > 0;
     desc.host = &r->host;
@@ -82,7 +87,7 @@ static int model_load(run *r, const char *path, int same_labels, lensnet_error *
 {
     const train_settings *s = &r->settings;
     lensnet_load_options load = lensnet_load_defaults();
-    const lensnet_preprocess preprocess = model_preprocess(s);
+    const lensnet_preprocess preprocess = model_preprocess(s, &r->known);
     load.preprocess = &preprocess;
     load.heads = dense_heads;
     load.head_count = s->dense > 0;
@@ -93,7 +98,7 @@ static int model_load(run *r, const char *path, int same_labels, lensnet_error *
         load.classes = r->data.classes.count;
         load.labels = (const char *const *)r->data.classes.items;
     }
-    return !lensnet_model_load(&r->model, path, &load, &r->fresh_head, error);
+    return !weights_model(&r->model, path, &load, &r->fresh_head, error);
 }
 
 /* The network and its losses. */
@@ -184,7 +189,7 @@ static int teacher_open(run *r, lensnet_error *error)
     if (!r->settings.teacher) return 1;
     load.gradients = 0;
     load.host = &r->host;
-    if (lensnet_model_load(&r->teacher, r->settings.teacher, &load, NULL, error)) return 0;
+    if (weights_model(&r->teacher, r->settings.teacher, &load, NULL, error)) return 0;
     if (!teacher_agrees(r, lensnet_model_description(r->teacher)))
         return dataset_fail(
             error,

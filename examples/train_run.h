@@ -49,6 +49,7 @@ typedef struct run {
     lensnet_graph *learn, *check; /* forward and backward; forward only. They share the model. */
     lensnet_plan learn_plan, check_plan;
     int fresh_head;
+    lensnet_preprocess known; /* what the starting weights say of their images */
     lensnet_augmentation augmentation;
     dataset_recipe learn_images, check_images;
     float *images, *logits; /* of a batch */

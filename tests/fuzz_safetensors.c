@@ -48,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         read_tensors(archive);
         save_tensors(archive, data);
         (void)lensnet_archive_metadata(archive, "format");
-        (void)lnp_checkpoint_open(&checkpoint, archive, &error);
+        (void)lnp_checkpoint_open(&checkpoint, archive, NULL, &error);
     }
     lensnet_archive_close(archive);
     return 0;

@@ -261,7 +261,6 @@ static settings job(const char *in, const char *out)
     memset(&s, 0, sizeof s);
     s.in = in;
     s.out = out;
-    s.image_size = 224;
     return s;
 }
 
@@ -320,31 +319,260 @@ static void test_conversion(void)
     remove(again);
 }
 
+/* The labels that a classifier finds in the file, or "". */
+static const char *labels_of(const char *path)
+{
+    static char text[200];
+    lensnet_archive *archive;
+    const char *labels;
+    text[0] = 0;
+    if (lensnet_archive_open(&archive, path, NULL, NULL)) return text;
+    labels = lensnet_archive_metadata(archive, "lensnet.labels");
+    snprintf(text, sizeof text, "%s", labels ? labels : "");
+    lensnet_archive_close(archive);
+    return text;
+}
+
+static int file_has(const char *path, const char *what)
+{
+    char *text = fixture_load(path, NULL);
+    int has = strstr(text, what) != NULL;
+    free(text);
+    return has;
+}
+
 static void test_folder(void)
 {
-    lnp_labels labels;
+    static const char *const files[] = {"model.safetensors", "config.json",
+                                        "preprocessor_config.json", "image_processing_lensnet.py",
+                                        "README.md"};
+    lensnet_archive_pair told[2] = {{"lensnet.labels", "no\nsphere\nvort"},
+                                    {"lensnet.image_size", "128"}};
     lensnet_error error;
+    size_t i;
     settings s = job(TORCH "small_fb_with_args_namespace.pth", "build");
     s.folder = 1;
-    s.labels = "no,sphere,vort";
+    s.told = told;
+    s.told_count = 2;
     CHECK(convert(summary, &s, &error) == LENSNET_OK);
-    CHECK(lnp_labels_read(&labels, "build/config.json", NULL, &error) == LENSNET_OK);
-    CHECK(labels.count == 3 && strcmp(labels.text[2], "vort") == 0);
-    lnp_labels_release(&labels);
-    s = job("build/model.safetensors", "build"); /* labels come from the config.json beside it */
+    CHECK(file_has("build/config.json", "\"2\": \"vort\"") &&
+          file_has("build/config.json", "\"image_size\": 128"));
+    CHECK(!strcmp(labels_of("build/model.safetensors"), "no\nsphere\nvort"));
+    s = job("build", SCRATCH); /* a folder goes in, and keeps what it says */
+    CHECK(convert(summary, &s, &error) == LENSNET_OK);
+    CHECK(!strcmp(labels_of(SCRATCH), "no\nsphere\nvort"));
+    s = job(SCRATCH, "build"); /* case 10: the metadata of a lensnet file go out again */
     s.folder = 1;
     CHECK(convert(summary, &s, &error) == LENSNET_OK);
-    CHECK(lnp_labels_read(&labels, "build/config.json", NULL, &error) == LENSNET_OK);
-    CHECK(labels.count == 3 && strcmp(labels.text[1], "sphere") == 0);
-    lnp_labels_release(&labels);
-    s.labels = "one,two";
-    CHECK(convert(summary, &s, &error) == LENSNET_ERROR_ARGUMENT &&
-          strstr(error.text, "3 classes"));
-    s.labels = "one,two,three,four";
-    CHECK(convert(summary, &s, &error) == LENSNET_ERROR_ARGUMENT);
-    remove("build/model.safetensors");
-    remove("build/config.json");
-    remove("build/preprocessor_config.json");
+    CHECK(file_has("build/config.json", "\"1\": \"sphere\"") &&
+          file_has("build/config.json", "\"image_size\": 128"));
+    for (i = 0; i < 2; i++) { /* the count is checked, with and without a folder */
+        s.told = told;
+        s.told_count = 1;
+        s.folder = (int)i;
+        told[0].value = i ? "one\ntwo" : "one\ntwo\nthree\nfour";
+        CHECK(convert(summary, &s, &error) != LENSNET_OK && strstr(error.text, "3 classes"));
+    }
+    for (i = 0; i < sizeof files / sizeof *files; i++) {
+        char path[60];
+        snprintf(path, sizeof path, "build/%s", files[i]);
+        CHECK(remove(path) == 0);
+    }
+}
+
+static void test_verify(void)
+{
+    lensnet_error error;
+    settings s = job(TORCH "small_fb_with_args_namespace.pth", SCRATCH);
+    char *bytes;
+    size_t size;
+    FILE *file;
+    CHECK(convert(summary, &s, &error) == LENSNET_OK && strstr(summary, "no labels in this file"));
+    CHECK(!strcmp(labels_of(SCRATCH), "")); /* what nobody said is not written */
+    s.in = SCRATCH;
+    CHECK(verify(summary, &s, &error) == LENSNET_OK && strstr(summary, "as they were saved"));
+    bytes = fixture_load(SCRATCH, &size);
+    bytes[size - 100] ^= 8;
+    file = fopen(SCRATCH, "wb");
+    CHECK(file && fwrite(bytes, 1, size, file) == size && !fclose(file));
+    free(bytes);
+    CHECK(verify(summary, &s, &error) == LENSNET_ERROR_FORMAT && strstr(error.text, "damaged"));
+    CHECK(convert(summary, &s, &error) == LENSNET_ERROR_FORMAT && strstr(error.text, "damaged"));
+}
+
+/* --- several sets, sparse layout: pickles made here ------------------------------------------- */
+
+typedef struct writer {
+    unsigned char bytes[40000];
+    size_t length;
+} writer;
+
+static void add(writer *w, const void *bytes, size_t count)
+{
+    memcpy(w->bytes + w->length, bytes, count);
+    w->length += count;
+}
+
+static void add_number(writer *w, uint32_t value, size_t size)
+{
+    for (; size > 0; size--, value >>= 8) {
+        unsigned char byte = (unsigned char)(value & 255u);
+        add(w, &byte, 1);
+    }
+}
+
+static void add_string(writer *w, const char *text)
+{
+    add(w, "X", 1);
+    add_number(w, (uint32_t)strlen(text), 4);
+    add(w, text, strlen(text));
+}
+
+static void add_whole(writer *w, uint32_t value)
+{
+    add(w, "J", 1);
+    add_number(w, value, 4);
+}
+
+/* A tensor whose numbers are those of the storage "0" from `offset` on. */
+static void add_tensor(writer *w, uint32_t offset, const uint32_t *shape, int rank, uint32_t stored)
+{
+    uint32_t step[4];
+    int i;
+    add(w, "ctorch._utils\n_rebuild_tensor_v2\n((", 35);
+    add_string(w, "storage");
+    add(w, "ctorch\nFloatStorage\n", 20);
+    add_string(w, "0");
+    add_string(w, "cpu");
+    add_whole(w, stored);
+    add(w, "tQ", 2);
+    add_whole(w, offset);
+    add(w, "(", 1);
+    for (i = 0; i < rank; i++) add_whole(w, shape[i]);
+    add(w, "t(", 2);
+    for (i = rank - 1; i >= 0; i--) step[i] = i == rank - 1 ? 1 : step[i + 1] * shape[i + 1];
+    for (i = 0; i < rank; i++) add_whole(w, step[i]);
+    add(w, "t\x89)tR", 5);
+}
+
+/* The old form of torch.save around a pickle of the root; the storage holds 0, 1, 2 ... */
+static unsigned char *legacy_file(const writer *root, uint32_t stored, size_t *size)
+{
+    static const char system[] = "\x80\x02}(X\x0d\0\0\0little_endian\x88u.";
+    writer *w = (writer *)calloc(1, sizeof *w);
+    unsigned char *bytes;
+    uint32_t i;
+    add(w, torch_legacy_mark, sizeof torch_legacy_mark);
+    add(w, "\x80\x02M\xe9\x03.", 6);
+    add(w, system, sizeof system - 1);
+    add(w, "\x80\x02", 2);
+    add(w, root->bytes, root->length);
+    add(w,
+        ".\x80\x02]X\x01\0\0\0"
+        "0a.",
+        12);
+    add_number(w, stored, 4);
+    add_number(w, 0, 4);
+    for (i = 0; i < stored; i++) {
+        float value = (float)i;
+        uint32_t bits;
+        memcpy(&bits, &value, sizeof bits);
+        add_number(w, bits, 4);
+    }
+    bytes = (unsigned char *)malloc(w->length);
+    memcpy(bytes, w->bytes, w->length);
+    *size = w->length;
+    free(w);
+    return bytes;
+}
+
+/* Cases 3: of state_dict and state_dict_ema the average is read, and named; --key names another. */
+static void test_sets(void)
+{
+    static const uint32_t shape[1] = {2};
+    static writer root;
+    torch_file file;
+    lensnet_error error;
+    unsigned char *bytes;
+    size_t size, i;
+    root.length = 0;
+    add(&root, "}(", 2);
+    for (i = 0; i < 2; i++) {
+        add_string(&root, i ? "state_dict_ema" : "state_dict");
+        add(&root, "}", 1);
+        add_string(&root, "w");
+        add_tensor(&root, (uint32_t)(2 * i), shape, 1, 4);
+        add(&root, "s", 1);
+    }
+    add_string(&root, "epoch");
+    add_whole(&root, 1);
+    add(&root, "u", 1);
+    for (i = 0; i < 3; i++) {
+        const char *const keys[3] = {NULL, "state_dict", "state_dicts"};
+        lensnet_result result;
+        bytes = legacy_file(&root, 4, &size);
+        result = torch_file_open_memory(&file, bytes, size, keys[i], &error);
+        if (i == 2) {
+            CHECK(result == LENSNET_ERROR_ARGUMENT);
+            CHECK(strstr(error.text, "'state_dict', 'state_dict_ema'") != NULL);
+            continue;
+        }
+        CHECK(result == LENSNET_OK);
+        CHECK(file.count == 1 &&
+              ((const float *)(const void *)file.tensors[0].data)[0] == (i ? 0.0f : 2.0f));
+        CHECK(i ? !file.set.length : pickle_is(file.set, "state_dict_ema"));
+        torch_file_close(&file);
+    }
+}
+
+/* Case 9: kernels of MinkowskiEngine, as the authors' remap_checkpoint_keys lays them out. */
+static void test_sparse(void)
+{
+    static const uint32_t depthwise[2] = {9, 2}, full[3] = {4, 3, 5}, row[2] = {1, 2};
+    static writer root;
+    torch_file file;
+    lensnet_error error;
+    unsigned char *bytes;
+    size_t size, i, o, in, y, x;
+    int good = 1;
+    root.length = 0;
+    add(&root, "}(", 2);
+    add_string(&root, "encoder.stages.0.0.dwconv.kernel");
+    add_tensor(&root, 0, depthwise, 2, 60);
+    add_string(&root, "encoder.downsample_layers.1.1.kernel");
+    add_tensor(&root, 0, full, 3, 60);
+    add_string(&root, "encoder.stages.0.0.norm.ln.weight");
+    add_tensor(&root, 0, row, 2, 60);
+    add_string(&root, "encoder.stages.0.0.pwconv1.linear.bias");
+    add_tensor(&root, 0, row, 2, 60);
+    add_string(&root, "mask_token");
+    add_tensor(&root, 0, row, 2, 60);
+    add(&root, "u", 1);
+    bytes = legacy_file(&root, 60, &size);
+    CHECK(torch_file_open_memory(&file, bytes, size, NULL, &error) == LENSNET_OK);
+    CHECK(file.count == 4);
+    for (i = 0; i < file.count; i++) {
+        const torch_tensor *t = &file.tensors[i];
+        const float *v = (const float *)(const void *)t->data;
+        if (pickle_is(t->name, "encoder.stages.0.0.dwconv.weight"))
+            for (o = 0; o < 2; o++)
+                for (y = 0; y < 3; y++)
+                    for (x = 0; x < 3; x++)
+                        good = good && t->rank == 4 && t->shape[0] == 2 && t->shape[3] == 3 &&
+                               v[(o * 3 + y) * 3 + x] == (float)((x * 3 + y) * 2 + o);
+        else if (pickle_is(t->name, "encoder.downsample_layers.1.1.weight"))
+            for (o = 0; o < 5; o++)
+                for (in = 0; in < 3; in++)
+                    for (y = 0; y < 2; y++)
+                        for (x = 0; x < 2; x++)
+                            good = good && v[((o * 3 + in) * 2 + y) * 2 + x] ==
+                                               (float)(((x * 2 + y) * 3 + in) * 5 + o);
+        else
+            good = good && (pickle_is(t->name, "encoder.stages.0.0.norm.weight") ||
+                            pickle_is(t->name, "encoder.stages.0.0.pwconv1.bias"));
+    }
+    CHECK(good);
+    torch_file_close(&file);
 }
 
 int main(void)
@@ -358,6 +586,9 @@ int main(void)
     test_damage(TORCH "state_dict_proto4.pt");
     test_conversion();
     test_folder();
+    test_verify();
+    test_sets();
+    test_sparse();
     remove(SCRATCH);
     return test_end();
 }

@@ -953,7 +953,7 @@ static void check_network(const small_net *net, const char *path, int has_norm, 
     size_t seen = 0;
     int good = 1;
     if (!archive) return;
-    if (lnp_checkpoint_open(&checkpoint, archive, &error)) {
+    if (lnp_checkpoint_open(&checkpoint, archive, NULL, &error)) {
         printf("%s: %s\n", what, error.text);
         CHECK(!"a checkpoint was refused");
         lensnet_archive_close(archive);
@@ -1023,13 +1023,19 @@ static void test_dialects(const small_net *net)
     check_network(net, SCRATCH, 1, 1, 0, "timm, 1x1 convolutions, model.");
     small_save(net, TIMM, "", "", 1, "head.");
     check_network(net, SCRATCH, 0, 0, 0, "timm, neither norm nor head");
+    small_save(net, TIMM, "module._orig_mod.", "", 0, NULL);
+    check_network(net, SCRATCH, 1, 1, 0, "timm, module._orig_mod.");
+    small_save(net, AUTHORS, "model.backbone.", "", 0, NULL);
+    check_network(net, SCRATCH, 1, 1, 0, "authors, model.backbone.");
+    small_save(net, TRANSFORMERS, "net.", "", 0, NULL);
+    check_network(net, SCRATCH, 1, 1, 0, "transformers, net.");
 }
 
 static lensnet_result open_scratch(lensnet_error *error)
 {
     lensnet_archive *archive = open_good(SCRATCH);
     lnp_checkpoint checkpoint;
-    lensnet_result result = lnp_checkpoint_open(&checkpoint, archive, error);
+    lensnet_result result = lnp_checkpoint_open(&checkpoint, archive, NULL, error);
     lensnet_archive_close(archive);
     return result;
 }
@@ -1045,8 +1051,9 @@ static void test_wrong_networks(small_net *net)
     CHECK(open_scratch(&error) == LENSNET_ERROR_FORMAT && contains(error.text, "stage 3"));
     small_save(net, AUTHORS, "", "", 0, "head.bias");
     CHECK(open_scratch(&error) == LENSNET_ERROR_FORMAT && contains(error.text, "classifier.bias"));
-    small_save(net, AUTHORS, "wrapped.", "", 0, NULL);
+    small_save(net, AUTHORS, "wrapped_", "", 0, NULL);
     CHECK(open_scratch(&error) == LENSNET_ERROR_FORMAT && contains(error.text, "no ConvNeXt V2"));
+    CHECK(contains(error.text, "'wrapped_")); /* names of the file */
 
     strcpy(net->names[59][TRANSFORMERS], "classifier.extra"); /* was classifier.bias */
     small_save(net, TRANSFORMERS, "", "", 0, NULL);
@@ -1124,7 +1131,6 @@ static void test_folder(void)
 {
     static const char *const labels[3] = {"no", "sph\"ere\\\n", "v\xc3\xb6rt"};
     lensnet_model_desc desc = lensnet_model_defaults();
-    lnp_labels read;
     lensnet_error error;
     unsigned char *text;
     size_t size, i;
@@ -1134,15 +1140,11 @@ static void test_folder(void)
     desc.labels = labels;
     desc.drop_path_rate = 0.1f;
     CHECK(huggingface_describe(&desc, LENSNET_DTYPE_F32, "build", &error) == LENSNET_OK);
-    CHECK(lnp_labels_read(&read, "build/config.json", NULL, &error) == LENSNET_OK);
-    CHECK(read.count == 3 && strcmp(read.text[0], "no") == 0);
-    CHECK(read.count == 3 && strcmp(read.text[1], labels[1]) == 0 &&
-          strcmp(read.text[2], labels[2]) == 0);
-    lnp_labels_release(&read);
     text = load("build/config.json", &size);
     CHECK(contains((char *)text, "\"architectures\": [\"ConvNextV2ForImageClassification\"]"));
     CHECK(contains((char *)text, "\"depths\": [3, 3, 9, 3]"));
     CHECK(contains((char *)text, "\"hidden_sizes\": [96, 192, 384, 768]"));
+    CHECK(contains((char *)text, "\"1\": \"sph\\\"ere\\\\\\n\""));
     CHECK(contains((char *)text, "\"drop_path_rate\": 0.1,"));
     CHECK(contains((char *)text, "\"layer_norm_eps\": 1e-06,"));
     CHECK(contains((char *)text, "\"torch_dtype\": \"float32\""));
@@ -1162,41 +1164,213 @@ static void test_folder(void)
         f.fail_allocation = n;
         desc.host = &host;
         result = huggingface_describe(&desc, LENSNET_DTYPE_F32, "build", &error);
-        if (!result) result = lnp_labels_read(&read, "build/config.json", &host, &error);
-        if (!result) lnp_labels_release(&read);
         CHECK(f.live == 0 && (!result || result == LENSNET_ERROR_MEMORY));
         if (!result) break;
     }
-    CHECK(n > 10 && n < 1000);
+    CHECK(n > 4 && n < 1000);
     for (i = 0; i < sizeof folder_files / sizeof *folder_files; i++) remove(folder_files[i]);
 }
 
-static void test_labels(void)
+#define HF "build/test_files.hf/"
+
+/* Loads the network in the folder HF with these files beside it (NULL: none), and says what was read. */
+static lensnet_result load_hf(lensnet_model_desc *desc, char *notes, const char *config,
+                              const char *processor, const lensnet_load_options *options,
+                              lensnet_error *error)
 {
-    static const struct {
-        const char *text;
-        lensnet_result result;
-        size_t count;
-    } cases[] = {{"{}", LENSNET_OK, 0},
-                 {"{\"id2label\":{\"1\":\"b\",\"0\":\"a\"},\"x\":[1.5e-3,true]}\n", LENSNET_OK, 2},
-                 {"{\"id2label\":{\"1\":\"b\",\"1\":\"a\"}}", LENSNET_ERROR_FORMAT, 0},
-                 {"{\"id2label\":{\"2\":\"b\",\"0\":\"a\"}}", LENSNET_ERROR_FORMAT, 0},
-                 {"{\"id2label\":{\"x\":\"b\"}}", LENSNET_ERROR_FORMAT, 0},
-                 {"{\"id2label\":{\"0\":5}}", LENSNET_ERROR_FORMAT, 0},
-                 {"{\"id2label\":[]}", LENSNET_ERROR_FORMAT, 0},
-                 {"", LENSNET_ERROR_FORMAT, 0}};
+    static char labels[400], *ends[8];
+    lensnet_model *model;
+    lensnet_result result;
     size_t i;
-    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
-        FILE *file = fopen("build/test_labels.json", "wb");
-        lnp_labels labels;
-        fputs(cases[i].text, file);
-        fclose(file);
-        CHECK(lnp_labels_read(&labels, "build/test_labels.json", NULL, NULL) == cases[i].result);
-        CHECK(labels.count == cases[i].count);
-        if (labels.count == 2) CHECK(strcmp(labels.text[1], "b") == 0);
-        lnp_labels_release(&labels);
+    remove(HF "config.json");
+    remove(HF "preprocessor_config.json");
+    if (config) put(HF "config.json", config, strlen(config));
+    if (processor) put(HF "preprocessor_config.json", processor, strlen(processor));
+    result = lensnet_model_load(&model, HF, options, NULL, error);
+    if (result) return result;
+    *desc = *lensnet_model_description(model);
+    strcpy(notes, lensnet_model_notes(model));
+    for (i = 0; i < desc->classes && i < 8; i++) {
+        ends[i] = labels + 50 * i;
+        snprintf(ends[i], 50, "%s", desc->labels[i]);
     }
-    remove("build/test_labels.json");
+    desc->labels = (const char *const *)ends;
+    lensnet_model_destroy(model);
+    return LENSNET_OK;
+}
+
+/* Case 1 of the reports: the labels, their order and the size of a config.json count. */
+static void test_config(const small_net *net)
+{
+    static const char hf[] =
+        "{\"model_type\":\"convnextv2\",\"depths\":[1,1,1,1],\"hidden_sizes\":"
+        "[8,16,32,64],\"id2label\":{\"1\":\"no\",\"0\":\"vort\",\"2\":\"sphere\"},"
+        "\"image_size\":128,\"layer_norm_eps\":1e-12,\"x\":[1.5e-3,true,null]}";
+    lensnet_load_options options = lensnet_load_defaults();
+    lensnet_archive_pair told[4];
+    lensnet_model_desc d;
+    lensnet_error error;
+    char notes[LNP_NOTES];
+    CHECK(system("rm -rf " HF " && mkdir -p " HF) == 0);
+    small_save(net, TRANSFORMERS, "", "", 0, NULL);
+    CHECK(rename(SCRATCH, HF "model.safetensors") == 0);
+    CHECK(load_hf(&d, notes, hf, NULL, NULL, &error) == LENSNET_OK);
+    CHECK(!strcmp(d.labels[0], "vort") && !strcmp(d.labels[1], "no") &&
+          !strcmp(d.labels[2], "sphere"));
+    CHECK(d.preprocess.image_size == 128 && d.final_norm_epsilon == 1e-12f);
+    CHECK(contains(notes, "labels, image size") && contains(notes, "no normalisation") &&
+          !contains(notes, "no labels"));
+    /* nothing beside it: taken for granted, and said */
+    CHECK(load_hf(&d, notes, NULL, NULL, NULL, &error) == LENSNET_OK);
+    CHECK(!strcmp(d.labels[1], "sphere") && d.preprocess.image_size == 224);
+    CHECK(contains(notes, "no labels in this file: taken to be no, sphere, vort"));
+    CHECK(contains(notes, "224") && contains(notes, "znorm"));
+    /* LABEL_0 names nothing; another network's configuration is not used */
+    CHECK(load_hf(&d, notes,
+                  "{\"id2label\":{\"0\":\"LABEL_0\",\"1\":\"LABEL_1\",\"2\":\"LABEL_2\"}}", NULL,
+                  NULL, &error) == LENSNET_OK);
+    CHECK(!strcmp(d.labels[2], "vort") && contains(notes, "no labels"));
+    CHECK(load_hf(&d, notes, "{\"depths\":[2,2,6,2],\"image_size\":96}", NULL, NULL, &error) ==
+          LENSNET_OK);
+    CHECK(d.preprocess.image_size == 224 && contains(notes, "network of other sizes"));
+    /* transformers' processor: (x / 255 - mean) / deviation, 256 of which 224 are kept */
+    CHECK(
+        load_hf(&d, notes, hf,
+                "{\"crop_pct\":0.875,\"do_normalize\":true,\"do_rescale\":true,\"do_resize\":true,"
+                "\"image_mean\":[0.5,0.25,0.125],\"image_std\":[0.5,0.5,0.5],\"resample\":3,"
+                "\"rescale_factor\":0.00392156862745098,\"size\":{\"shortest_edge\":224}}",
+                NULL, &error) == LENSNET_OK);
+    CHECK(d.preprocess.normalisation == LENSNET_NORMALISATION_DATASET);
+    CHECK_CLOSE((double)d.preprocess.mean[1], 255 * 0.25, 1e-4, "mean");
+    CHECK_CLOSE((double)d.preprocess.deviation[2], 255 * 0.5, 1e-4, "deviation");
+    CHECK(d.preprocess.resized == 256 && d.preprocess.image_size == 224);
+    CHECK(d.preprocess.resize == LENSNET_RESIZE_BICUBIC);
+    /* our own */
+    CHECK(load_hf(&d, notes, hf,
+                  "{\"channels\":3,\"crop\":64,\"normalisation\":\"minmax\",\"resize\":\"nearest\","
+                  "\"size\":{\"height\":64,\"width\":64}}",
+                  NULL, &error) == LENSNET_OK);
+    CHECK(d.preprocess.crop == 64 && d.preprocess.image_size == 64 && d.preprocess.resized == 0);
+    CHECK(d.preprocess.normalisation == LENSNET_NORMALISATION_MINMAX);
+    /* timm's */
+    CHECK(load_hf(
+              &d, notes,
+              "{\"architecture\":\"convnextv2_x\",\"num_classes\":3,\"label_names\":[\"a\",\"b\","
+              "\"c\"],\"pretrained_cfg\":{\"input_size\":[3,96,96],\"mean\":[0.1,0.2,0.3],\"std\":"
+              "[1,2,3],\"interpolation\":\"bicubic\",\"crop_pct\":0.75}}",
+              NULL, NULL, &error) == LENSNET_OK);
+    CHECK(!strcmp(d.labels[1], "b") && d.preprocess.image_size == 96);
+    CHECK(d.preprocess.resized == 128 && d.preprocess.mean[2] == 0.3f);
+    /* told: before all else, and checked */
+    told[0].key = "lensnet.labels";
+    told[0].value = "axion\ncdm\nno_sub";
+    told[1].key = "lensnet.image_size";
+    told[1].value = "64";
+    told[2].key = "lensnet.normalisation";
+    told[2].value = "dataset";
+    told[3].key = "lensnet.mean";
+    told[3].value = "0.06";
+    options.told = told;
+    options.told_count = 4;
+    CHECK(load_hf(&d, notes, hf, NULL, &options, &error) == LENSNET_ERROR_FORMAT);
+    CHECK(contains(error.text, "lensnet.deviation"));
+    options.told_count = 2;
+    CHECK(load_hf(&d, notes, hf, NULL, &options, &error) == LENSNET_OK);
+    CHECK(!strcmp(d.labels[0], "axion") && d.preprocess.image_size == 64);
+    told[0].value = "one\ntwo";
+    CHECK(load_hf(&d, notes, hf, NULL, &options, &error) == LENSNET_ERROR_FORMAT);
+    CHECK(contains(error.text, "2 labels") && contains(error.text, "3 classes"));
+}
+
+/* What cannot be read of a config.json is an error, for then the labels would be guessed. */
+static void test_bad_configs(void)
+{
+    static const char *const bad[] = {"{\"id2label\":{\"1\":\"b\",\"1\":\"a\",\"0\":\"c\"}}",
+                                      "{\"id2label\":{\"2\":\"b\",\"0\":\"a\",\"7\":\"c\"}}",
+                                      "{\"id2label\":{\"x\":\"b\",\"0\":\"a\",\"1\":\"c\"}}",
+                                      "{\"id2label\":{\"0\":5}}",
+                                      "{\"id2label\":{\"0\":\"a\",\"1\":\"b\"}}",
+                                      "{\"image_size\":3}",
+                                      "{\"image_size\":1e400}",
+                                      "{\"id2label\":",
+                                      "",
+                                      "{} x"};
+    lensnet_model_desc d;
+    lensnet_error error;
+    char notes[LNP_NOTES];
+    size_t i;
+    long n;
+    for (i = 0; i < sizeof bad / sizeof *bad; i++) {
+        lensnet_result result = load_hf(&d, notes, bad[i], NULL, NULL, &error);
+        if (!result) printf("%s was read\n", bad[i]);
+        CHECK(result == LENSNET_ERROR_FORMAT);
+    }
+    for (n = 1; n < 1000; n++) {
+        faulty f;
+        lensnet_host host = faulty_host(&f);
+        lensnet_load_options options = lensnet_load_defaults();
+        lensnet_result result;
+        options.host = &host;
+        f.fail_allocation = n;
+        result = load_hf(&d, notes, "{\"id2label\":{\"0\":\"a\",\"1\":\"b\",\"2\":\"c\"}}",
+                         "{\"size\":64}", &options, &error);
+        CHECK(f.live == 0 &&
+              (!result || result == LENSNET_ERROR_MEMORY || result == LENSNET_ERROR_FORMAT));
+        if (!result) break;
+    }
+    CHECK(n > 10 && n < 1000 && d.preprocess.image_size == 64);
+    CHECK(system("rm -rf " HF) == 0);
+}
+
+/* Prefixes that are told, several networks in one file, and a ConvNeXt V1. */
+static void test_prefixes(const small_net *net)
+{
+    static char names[2 * NAMES + 1][160];
+    static const float zero[8] = {0};
+    lensnet_archive_tensor tensors[2 * NAMES + 1];
+    lensnet_archive_pair told[1] = {{"lensnet.prefix", "b."}};
+    lensnet_classifier_options options = lensnet_classifier_defaults();
+    lensnet_classifier *classifier;
+    lensnet_error error;
+    size_t i;
+    memset(tensors, 0, sizeof tensors);
+    for (i = 0; i < 2 * NAMES; i++) {
+        size_t k = i % NAMES;
+        snprintf(names[i], sizeof names[i], "%s%s", i < NAMES ? "a." : "b.",
+                 net->names[k][AUTHORS]);
+        tensors[i].name = names[i];
+        tensors[i].dtype = LENSNET_DTYPE_F32;
+        tensors[i].rank = net->rank[k];
+        memcpy(tensors[i].shape, net->shape[k], sizeof net->shape[k]);
+        tensors[i].values = net->values[k];
+    }
+    tensors[2 * NAMES].name = "criterion.weight";
+    tensors[2 * NAMES].dtype = LENSNET_DTYPE_F32;
+    tensors[2 * NAMES].values = zero;
+    CHECK(!lensnet_archive_save(SCRATCH, tensors, 2 * NAMES, NULL, 0, NULL, NULL));
+    CHECK(lensnet_classifier_load(&classifier, SCRATCH, NULL, &error) == LENSNET_ERROR_FORMAT);
+    CHECK(contains(error.text, "'a.'") && contains(error.text, "'b.'") &&
+          contains(error.text, "--prefix"));
+    options.told = told;
+    options.told_count = 1;
+    CHECK(lensnet_classifier_load(&classifier, SCRATCH, &options, &error) == LENSNET_OK);
+    CHECK(contains(lensnet_classifier_notes(classifier), "b."));
+    lensnet_classifier_destroy(classifier);
+    CHECK(!lensnet_archive_save(SCRATCH, tensors + NAMES, NAMES + 1, NULL, 0, NULL, NULL));
+    CHECK(lensnet_classifier_load(&classifier, SCRATCH, NULL, &error) == LENSNET_ERROR_FORMAT);
+    CHECK(contains(error.text, "'criterion.weight'") && contains(error.text, "--prefix b."));
+    CHECK(lensnet_classifier_load(&classifier, SCRATCH, &options, &error) == LENSNET_OK);
+    lensnet_classifier_destroy(classifier);
+    told[0].value = "c.";
+    CHECK(lensnet_classifier_load(&classifier, SCRATCH, &options, &error) == LENSNET_ERROR_FORMAT);
+    CHECK(contains(error.text, "'c.'") && contains(error.text, "'b."));
+    for (i = 0; i < NAMES; i++) { /* V1: layer scale in place of the GRN */
+        char *grn = strstr(names[i], "grn.");
+        if (grn) strcpy(grn, grn[4] == 'g' ? "gamma" : "old_beta");
+    }
+    CHECK(!lensnet_archive_save(SCRATCH, tensors, NAMES, NULL, 0, NULL, NULL));
+    CHECK(lensnet_classifier_load(&classifier, SCRATCH, NULL, &error) == LENSNET_ERROR_UNSUPPORTED);
+    CHECK(contains(error.text, "ConvNeXt V1"));
 }
 
 int main(void)
@@ -1225,7 +1399,9 @@ int main(void)
     test_wrong_networks(&net);
     test_unexpected(&net);
     test_folder();
-    test_labels();
+    test_config(&net);
+    test_bad_configs();
+    test_prefixes(&net);
     small_release(&net);
     remove(SCRATCH);
     return test_end();

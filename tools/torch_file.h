@@ -1,4 +1,4 @@
-/* torch_file.h - reads the weights in a file that PyTorch's torch.save wrote (.pt, .pth, .bin).
+/* torch_file.h - reads the weights in a file that PyTorch's torch.save wrote (.pt, .pth, .bin, .ckpt).
  *
  * Such a file is a pickle and raw numbers beside it. examples/pickle.h reads the one and executes
  * nothing, examples/zip.h finds the other; what is known here beyond lists and dictionaries are
@@ -10,7 +10,9 @@
  *   torch_file_close(&file);
  *
  * Understood: the zip form (torch 1.6 and later) and the form before it; little-endian; pickle
- * protocols 2 to 4; float, integer and bool tensors, views of any stride. Refused, by name:
+ * protocols 2 to 4; float, integer and bool tensors, views of any stride; of several sets of weights
+ * the one that timm takes, an averaged one before others; the sparse layout of FCMAE's pre-training
+ * (MinkowskiEngine's kernels), which is laid out as the dense one. Refused, by name:
  * compressed entries, TorchScript, big-endian, sparse, quantised and complex tensors, and anything
  * in the place of a tensor that is none. Include lensnet.h with its implementation first. */
 #ifndef TORCH_FILE_H
@@ -30,6 +32,7 @@
 #define TORCH_PICKLE_MAX ((size_t)64 << 20)   /* bytes of the pickle */
 #define TORCH_SLACK      ((uint64_t)64 << 20) /* bytes of tensors beyond 4 times the file's */
 #define TORCH_NO_DTYPE   LENSNET_DTYPE_COUNT
+#define TORCH_IN_MEMORY  "(memory)"
 
 /* What the pickle builds beyond plain values. */
 enum {
@@ -66,6 +69,7 @@ typedef struct torch_tensor {
 typedef struct torch_file {
     torch_tensor *tensors;
     size_t count;
+    pickle_text set; /* which of several sets of weights is read; empty: there was but one */
     /* private */
     const char *path;
     unsigned char *bytes; /* the whole file */
@@ -167,7 +171,7 @@ static int torch_entry_usable(torch_file *file, const zip_entry *entry)
     return torch_fail(
         file, LENSNET_ERROR_UNSUPPORTED,
         "zip entry '%s' is compressed or encrypted, which torch.save never does. Unpack "
-        "it and pack it again without compression (zip -0).",
+        "it and pack it again without compression (zip -0)",
         zip_quote(&quoted, entry->name, entry->name_length));
 }
 
@@ -276,7 +280,7 @@ static int torch_unpickle(torch_file *file, const unsigned char *start, const un
 static int torch_tensor_bad(torch_file *file, pickle_text name, const char *problem)
 {
     pickle_quoted quoted;
-    return torch_fail(file, LENSNET_ERROR_FORMAT, "tensor '%s' %s.", pickle_quote(&quoted, name),
+    return torch_fail(file, LENSNET_ERROR_FORMAT, "tensor '%s' %s", pickle_quote(&quoted, name),
                       problem);
 }
 
@@ -301,7 +305,7 @@ static int torch_storage_find(torch_file *file, torch_storage *storage, pickle_t
     size_t size = torch_dtype_bytes(storage->dtype);
     if (storage->dtype == TORCH_NO_DTYPE) {
         return torch_fail(file, LENSNET_ERROR_UNSUPPORTED,
-                          "a tensor's numbers are of the type '%s', which is not read.",
+                          "a tensor's numbers are of the type '%s', which is not read",
                           pickle_quote(&quoted, storage->type_name));
     }
     if (!storage->data && file->zip.count) {
@@ -394,7 +398,7 @@ static int torch_view_gather(torch_file *file, torch_tensor *tensor, const uint6
     unsigned char *copy, *out;
     size_t i, bytes = tensor->count * size;
     torch_block *block = (torch_block *)malloc(sizeof *block + bytes);
-    if (!block) return torch_fail(file, LENSNET_ERROR_MEMORY, "out of memory for a tensor.");
+    if (!block) return torch_fail(file, LENSNET_ERROR_MEMORY, "out of memory for a tensor");
     block->next = file->blocks;
     file->blocks = block;
     out = copy = (unsigned char *)(block + 1);
@@ -438,13 +442,14 @@ static int torch_refuse_value(torch_file *file, pickle_text key, const pickle_va
         return torch_fail(
             file, LENSNET_ERROR_UNSUPPORTED,
             "'%s' is not a tensor: the file wants '%s' to be called for it, and nothing in "
-            "a file is called here.",
+            "a file is called here; save weights alone: torch.save(model.state_dict(), "
+            "'weights.pth')",
             pickle_quote(&name, key), pickle_quote(&other, value->text));
     }
     return torch_fail(
         file, LENSNET_ERROR_UNSUPPORTED,
-        "'%s' is not a tensor. Expected a dictionary of tensors, or one under \"model\", "
-        "\"model_ema\", \"state_dict\" or \"module\".",
+        "'%s' is not a tensor; expected a dictionary of tensors, or one under \"model\", "
+        "\"model_ema\", \"state_dict\" or such a name (--key says which)",
         pickle_quote(&name, key));
 }
 
@@ -453,72 +458,215 @@ static int torch_tensor_by_name(const void *a, const void *b)
     return pickle_compare(((const torch_tensor *)a)->name, ((const torch_tensor *)b)->name);
 }
 
-static int torch_tensors_read(torch_file *file, const pickle_list *dict)
+/* --- the sparse layout ------------------------------------------------------------------------ */
+
+static int torch_ends_in(pickle_text text, const char *end)
 {
-    pickle_quoted quoted;
+    const size_t length = strlen(end);
+    return text.length >= length && !memcmp(text.text + text.length - length, end, length);
+}
+
+static int torch_begins_with(pickle_text text, const char *begin)
+{
+    const size_t length = strlen(begin);
+    return text.length >= length && !memcmp(text.text, begin, length);
+}
+
+static int torch_is_sparse(const pickle_list *dict)
+{
     size_t i;
-    file->count = dict->count / 2;
-    file->tensors = (torch_tensor *)torch_allocate(file, file->count * sizeof *file->tensors);
-    if (!file->tensors) return 0;
-    for (i = 0; i < file->count; i++) {
-        const pickle_value *key = dict->items + 2 * i, *value = key + 1;
-        if (key->kind != PICKLE_STRING) {
-            return torch_fail(file, LENSNET_ERROR_UNSUPPORTED, "a tensor's name is not a text.");
-        }
-        if (value->kind != TORCH_TENSOR) return torch_refuse_value(file, key->text, value);
-        file->tensors[i].name = key->text;
-        if (!torch_tensor_read(file, file->tensors + i, value)) return 0;
+    for (i = 0; i + 1 < dict->count; i += 2)
+        if (dict->items[i].kind == PICKLE_STRING && torch_ends_in(dict->items[i].text, ".kernel"))
+            return 1;
+    return 0;
+}
+
+/* What the pre-training has beside the network. */
+static int torch_is_decoder(pickle_text name)
+{
+    static const char *const begins[] = {"decoder.", "proj.", "pred.", "mask_token"};
+    size_t i;
+    if (torch_begins_with(name, "module.")) {
+        name.text += 7;
+        name.length -= 7;
     }
-    qsort(file->tensors, file->count, sizeof *file->tensors, torch_tensor_by_name);
-    for (i = 1; i < file->count; i++) {
-        if (pickle_compare(file->tensors[i - 1].name, file->tensors[i].name) == 0) {
-            return torch_fail(file, LENSNET_ERROR_FORMAT, "tensor '%s' stands twice.",
-                              pickle_quote(&quoted, file->tensors[i].name));
+    for (i = 0; i < sizeof begins / sizeof *begins; i++)
+        if (torch_begins_with(name, begins[i])) return 1;
+    return 0;
+}
+
+/* "stages.0.0.norm.ln.weight" and "....pwconv1.linear.weight" without that word, ".kernel" as
+ * ".weight". */
+static int torch_sparse_name(torch_file *file, pickle_text *name)
+{
+    static const char *const words[][2] = {{".ln.", "."}, {".linear.", "."}, {".kernel", ".weight"}};
+    char *text = (char *)torch_allocate(file, name->length + 8);
+    size_t i, from, to = 0;
+    if (!text) return 0;
+    for (from = 0; from < name->length;) {
+        pickle_text rest;
+        rest.text = name->text + from;
+        rest.length = name->length - from;
+        for (i = 0; i < 3 && !torch_begins_with(rest, words[i][0]); i++) continue;
+        if (i < 3) {
+            const size_t length = strlen(words[i][1]);
+            if (to + length > name->length + 8) break;
+            memcpy(text + to, words[i][1], length);
+            from += strlen(words[i][0]);
+            to += length;
+        } else {
+            text[to++] = name->text[from++];
         }
     }
+    name->text = text;
+    name->length = to;
     return 1;
 }
 
-/* The dictionary of tensors: the root, or what the root has under `wanted`, or (NULL) under the one
- * of the usual names that it has. */
+/* A kernel (x y, in, out), or (x y, channels) of a depthwise convolution, seen as (out, in, y, x). */
+static int torch_sparse_kernel(torch_file *file, pickle_value *value)
+{
+    const torch_view *view = (const torch_view *)value->object;
+    const pickle_list *shape = view->shape, *stride = view->stride;
+    const size_t rank = shape->count;
+    torch_view *seen = (torch_view *)torch_allocate(file, sizeof *seen);
+    pickle_list *lists = (pickle_list *)torch_allocate(file, 2 * sizeof *lists);
+    int64_t sizes[4], steps[4], side = 1;
+    size_t i;
+    if (!seen || !lists) return 0;
+    if ((rank != 2 && rank != 3) || stride->count != rank) return 1; /* then its shape is refused */
+    while ((side + 1) * (side + 1) <= shape->items[0].integer && side < 64) side++;
+    sizes[0] = shape->items[rank - 1].integer;
+    sizes[1] = rank == 3 ? shape->items[1].integer : 1;
+    sizes[2] = sizes[3] = side;
+    steps[0] = stride->items[rank - 1].integer;
+    steps[1] = rank == 3 ? stride->items[1].integer : 1;
+    steps[2] = stride->items[0].integer;
+    if (steps[2] < 0 || steps[2] > INT64_MAX / 64) return 1;
+    steps[3] = side * steps[2];
+    for (i = 0; i < 4; i++)
+        if (!pickle_append(&file->machine, &lists[0], pickle_plain(PICKLE_INTEGER, sizes[i])) ||
+            !pickle_append(&file->machine, &lists[1], pickle_plain(PICKLE_INTEGER, steps[i])))
+            return torch_pickle_fail(file);
+    *seen = *view;
+    seen->shape = &lists[0];
+    seen->stride = &lists[1];
+    value->object = seen;
+    return 1;
+}
+
+/* --- the set of weights ----------------------------------------------------------------------- */
+
+static int torch_tensors_index(torch_file *file)
+{
+    pickle_quoted quoted;
+    size_t i;
+    qsort(file->tensors, file->count, sizeof *file->tensors, torch_tensor_by_name);
+    for (i = 1; i < file->count; i++)
+        if (pickle_compare(file->tensors[i - 1].name, file->tensors[i].name) == 0)
+            return torch_fail(file, LENSNET_ERROR_FORMAT, "tensor '%s' stands twice",
+                              pickle_quote(&quoted, file->tensors[i].name));
+    return 1;
+}
+
+static int torch_tensors_read(torch_file *file, const pickle_list *dict)
+{
+    const int sparse = torch_is_sparse(dict);
+    size_t i;
+    file->tensors = (torch_tensor *)torch_allocate(file, dict->count / 2 * sizeof *file->tensors);
+    if (!file->tensors) return 0;
+    for (i = 0; i + 1 < dict->count; i += 2) {
+        pickle_value key = dict->items[i], value = dict->items[i + 1];
+        torch_tensor *tensor = file->tensors + file->count;
+        if (key.kind != PICKLE_STRING)
+            return torch_fail(file, LENSNET_ERROR_UNSUPPORTED, "a tensor's name is not a text");
+        if (sparse && torch_is_decoder(key.text)) continue;
+        if (value.kind != TORCH_TENSOR) return torch_refuse_value(file, key.text, &value);
+        if (sparse && torch_ends_in(key.text, ".kernel") && !torch_sparse_kernel(file, &value))
+            return 0;
+        if (sparse && !torch_sparse_name(file, &key.text)) return 0;
+        tensor->name = key.text;
+        file->count++;
+        if (!torch_tensor_read(file, tensor, &value)) return 0;
+    }
+    return torch_tensors_index(file);
+}
+
+static const pickle_value *torch_dict_at(const pickle_list *root, const char *name)
+{
+    size_t i;
+    for (i = 0; i + 1 < root->count; i += 2)
+        if (root->items[i].kind == PICKLE_STRING && root->items[i + 1].kind == PICKLE_DICT &&
+            pickle_is(root->items[i].text, name))
+            return &root->items[i];
+    return NULL;
+}
+
+/* The names of the dictionaries, for a sentence. */
+static const char *torch_dict_names(char *text, size_t capacity, const pickle_list *root)
+{
+    size_t i, used = 0;
+    text[0] = 0;
+    for (i = 0; i + 1 < root->count && used + 100 < capacity; i += 2) {
+        pickle_quoted quoted;
+        if (root->items[i].kind != PICKLE_STRING || root->items[i + 1].kind != PICKLE_DICT)
+            continue;
+        used += (size_t)snprintf(text + used, capacity - used, "%s'%.60s'", used ? ", " : "",
+                                 pickle_quote(&quoted, root->items[i].text));
+    }
+    return used ? text : "none";
+}
+
+/* Of the usual names, in timm's order (an average of weights first), the first that is there; else the
+ * only dictionary that begins with a tensor. */
+static const pickle_value *torch_choose_set(torch_file *file, const pickle_list *root)
+{
+    static const char *const usual[] = {"state_dict_ema",   "model_ema", "state_dict",
+                                        "model_state_dict", "model",     "module",
+                                        "network",          "net",       "weights"};
+    const pickle_value *chosen = NULL, *found;
+    size_t i, count = 0;
+    for (i = 0; i < sizeof usual / sizeof *usual; i++) {
+        found = torch_dict_at(root, usual[i]);
+        if (found && !chosen) chosen = found;
+        count += found != NULL;
+    }
+    for (i = 0; !count && i + 1 < root->count; i += 2) {
+        const pickle_value *value = &root->items[i + 1];
+        if (root->items[i].kind != PICKLE_STRING || value->kind != PICKLE_DICT ||
+            value->list->count < 2 || value->list->items[1].kind != TORCH_TENSOR)
+            continue;
+        if (chosen) return NULL;
+        chosen = &root->items[i];
+    }
+    if (count > 1) file->set = chosen->text;
+    return chosen;
+}
+
+/* The dictionary of tensors: the root, or what the root has under `wanted`, or (NULL) the set of
+ * torch_choose_set. */
 static int torch_find_weights(torch_file *file, const pickle_value *root, const char *wanted,
                               const pickle_list **weights)
 {
-    static const char *const usual[] = {"model", "model_ema", "state_dict", "module"};
-    size_t i, j, found = 0;
+    const pickle_value *chosen;
     pickle_quoted quoted;
-    if (root->kind == PICKLE_OPAQUE || root->kind == PICKLE_GLOBAL) {
+    char names[300];
+    if (root->kind == PICKLE_OPAQUE || root->kind == PICKLE_GLOBAL)
         return torch_fail(
             file, LENSNET_ERROR_UNSUPPORTED,
-            "it holds no weights but wants '%s' to be called, and nothing in a file is "
-            "called here.",
+            "it is a whole Python object that wants '%s' to be called, and nothing in a file is "
+            "called here; save its weights alone: torch.save(model.state_dict(), 'weights.pth')",
             pickle_quote(&quoted, root->text));
-    }
-    if (root->kind != PICKLE_DICT) {
+    if (root->kind != PICKLE_DICT)
         return torch_fail(file, LENSNET_ERROR_UNSUPPORTED,
-                          "it holds something else than a dictionary.");
-    }
-    *weights = root->list;
-    for (i = 0; i + 1 < root->list->count; i += 2) {
-        const pickle_value *key = root->list->items + i;
-        if (key->kind != PICKLE_STRING || key[1].kind != PICKLE_DICT) continue;
-        for (j = 0; j < sizeof usual / sizeof *usual; j++) {
-            if (!pickle_is(key->text, wanted ? wanted : usual[j])) continue;
-            *weights = key[1].list;
-            found++;
-            break;
-        }
-    }
-    if (wanted && !found) {
-        return torch_fail(file, LENSNET_ERROR_ARGUMENT, "it has no dictionary named '%.80s'.",
-                          wanted);
-    }
-    if (found > 1) {
-        return torch_fail(
-            file, LENSNET_ERROR_UNSUPPORTED,
-            "it has several sets of weights (\"model\", \"model_ema\", ...); name the one "
-            "that is wanted.");
-    }
+                          "it holds something else than a dictionary; save the weights alone: "
+                          "torch.save(model.state_dict(), 'weights.pth')");
+    chosen = wanted ? torch_dict_at(root->list, wanted) : torch_choose_set(file, root->list);
+    if (wanted && !chosen)
+        return torch_fail(file, LENSNET_ERROR_ARGUMENT,
+                          "it has no dictionary named '%.80s'; there are: %s", wanted,
+                          torch_dict_names(names, sizeof names, root->list));
+    *weights = chosen ? chosen[1].list : root->list;
     return 1;
 }
 
@@ -533,19 +681,19 @@ static int torch_read_zip(torch_file *file, pickle_value *root)
     order = torch_zip_find_word(file, "byteorder");
     if (!pickle) {
         return torch_fail(file, LENSNET_ERROR_FORMAT,
-                          "it is a zip but has no data.pkl, so torch.save did not write it.");
+                          "it is a zip but has no data.pkl, so torch.save did not write it");
     }
     if (torch_zip_find_word(file, "constants.pkl")) {
         return torch_fail(
             file, LENSNET_ERROR_UNSUPPORTED,
-            "it is a TorchScript program. Expected weights alone: torch.save of a state_dict.");
+            "it is a TorchScript program; expected weights alone: torch.save of a state_dict");
     }
     if (!torch_entry_usable(file, pickle) || (order && !torch_entry_usable(file, order))) return 0;
     if (order && !(order->packed == 6 && memcmp(file->bytes + order->offset, "little", 6) == 0)) {
-        return torch_fail(file, LENSNET_ERROR_UNSUPPORTED, "its numbers are not little-endian.");
+        return torch_fail(file, LENSNET_ERROR_UNSUPPORTED, "its numbers are not little-endian");
     }
     if (pickle->packed > TORCH_PICKLE_MAX) {
-        return torch_fail(file, LENSNET_ERROR_UNSUPPORTED, "its data.pkl is larger than %d MiB.",
+        return torch_fail(file, LENSNET_ERROR_UNSUPPORTED, "its data.pkl is larger than %d MiB",
                           (int)(TORCH_PICKLE_MAX >> 20));
     }
     return torch_unpickle(file, file->bytes + pickle->offset,
@@ -585,14 +733,14 @@ static int torch_legacy_storages(torch_file *file, const pickle_list *keys, cons
         if (low == all->count || pickle_compare(((torch_storage *)all->items[low].object)->key,
                                                 keys->items[i].text) != 0) {
             return torch_fail(file, LENSNET_ERROR_FORMAT,
-                              "it has numbers for a storage that nobody uses.");
+                              "it has numbers for a storage that nobody uses");
         }
         first = (torch_storage *)all->items[low].object;
         size = torch_dtype_bytes(first->dtype);
         if (end - at < 8 || first->dtype == TORCH_NO_DTYPE || first->data) {
             return torch_fail(file, LENSNET_ERROR_FORMAT,
                               "its numbers are cut off, twice there, or of an "
-                              "unknown type.");
+                              "unknown type");
         }
         count = zip_u64(at);
         at += 8;
@@ -605,7 +753,7 @@ static int torch_legacy_storages(torch_file *file, const pickle_list *keys, cons
             if (pickle_compare(storage->key, first->key) != 0) break;
             if (storage->dtype != first->dtype) {
                 return torch_fail(file, LENSNET_ERROR_UNSUPPORTED,
-                                  "a storage has two types at once.");
+                                  "a storage has two types at once");
             }
             storage->data = at;
             storage->bytes = count * size;
@@ -628,7 +776,7 @@ static int torch_read_legacy(torch_file *file, pickle_value *root)
     }
     if (protocol.kind != PICKLE_INTEGER || protocol.integer != 1001 || system.kind != PICKLE_DICT) {
         return torch_fail(file, LENSNET_ERROR_UNSUPPORTED,
-                          "it has an unknown version of the old form.");
+                          "it has an unknown version of the old form");
     }
     for (i = 0; i + 1 < system.list->count; i += 2) {
         const pickle_value *item = system.list->items + i;
@@ -637,12 +785,12 @@ static int torch_read_legacy(torch_file *file, pickle_value *root)
         }
     }
     if (!little) {
-        return torch_fail(file, LENSNET_ERROR_UNSUPPORTED, "its numbers are not little-endian.");
+        return torch_fail(file, LENSNET_ERROR_UNSUPPORTED, "its numbers are not little-endian");
     }
     if (!torch_unpickle(file, at, end, root, &at) || !torch_unpickle(file, at, end, &keys, &at))
         return 0;
     if (keys.kind != PICKLE_SEQUENCE) {
-        return torch_fail(file, LENSNET_ERROR_FORMAT, "it has no list of storages.");
+        return torch_fail(file, LENSNET_ERROR_FORMAT, "it has no list of storages");
     }
     return torch_legacy_storages(file, keys.list, at);
 }
@@ -705,7 +853,7 @@ static int torch_file_load(torch_file *file)
     if (stream) fclose(stream);
     if (file->bytes && file->size == (size_t)size) return 1;
     return torch_fail(file, LENSNET_ERROR_FILE,
-                      "cannot be read. Is it there, readable, and smaller than the memory?");
+                      "cannot be read; is it there, readable, and smaller than the memory?");
 }
 
 static int torch_file_parse(torch_file *file, const char *wanted)
@@ -719,7 +867,7 @@ static int torch_file_parse(torch_file *file, const char *wanted)
         if (!torch_read_legacy(file, &root)) return 0;
     } else {
         return torch_fail(file, LENSNET_ERROR_FORMAT,
-                          "is not a file of torch.save: it begins like neither of its two forms.");
+                          "is not a file of torch.save: it begins like neither of its two forms");
     }
     return torch_find_weights(file, &root, wanted, &weights) && torch_tensors_read(file, weights);
 }
@@ -752,7 +900,7 @@ TORCH_UNUSED static lensnet_result torch_file_open_memory(torch_file *file, unsi
 {
     lensnet_error own;
     memset(file, 0, sizeof *file);
-    file->path = "(memory)";
+    file->path = TORCH_IN_MEMORY;
     file->bytes = bytes;
     file->size = size;
     file->error = error ? error : &own;
@@ -761,16 +909,19 @@ TORCH_UNUSED static lensnet_result torch_file_open_memory(torch_file *file, unsi
 
 /* --- as a safetensors archive ----------------------------------------------------------------- */
 
+/* The file itself under its own path; what lies beside it through the default hooks. */
 static void *torch_host_open(const char *path, int writing, void *user)
 {
-    (void)path;
-    return writing ? NULL : user;
+    torch_file *file = (torch_file *)user;
+    if (!writing && (!strcmp(path, file->path) || !strcmp(file->path, TORCH_IN_MEMORY)))
+        return user;
+    return lensnet_host_defaults().file_open(path, writing, NULL);
 }
 
 static uint64_t torch_host_size(void *handle, void *user)
 {
-    const torch_file *file = (const torch_file *)handle;
-    (void)user;
+    const torch_file *file = (const torch_file *)user;
+    if (handle != user) return lensnet_host_defaults().file_size(handle, NULL);
     return file->offsets[file->count];
 }
 
@@ -800,9 +951,10 @@ static void torch_host_copy(const torch_file *file, uint64_t offset, unsigned ch
 
 static int torch_host_read(void *handle, uint64_t offset, void *bytes, size_t count, void *user)
 {
-    const torch_file *file = (const torch_file *)handle;
+    const torch_file *file = (const torch_file *)user;
     unsigned char *out = (unsigned char *)bytes;
-    (void)user;
+    if (handle != user)
+        return lensnet_host_defaults().file_read(handle, offset, bytes, count, NULL);
     if (offset > file->offsets[file->count] || count > file->offsets[file->count] - offset)
         return 1;
     if (offset < file->header_bytes) {
@@ -819,10 +971,7 @@ static int torch_host_read(void *handle, uint64_t offset, void *bytes, size_t co
 
 static int torch_host_close(void *handle, int commit, void *user)
 {
-    (void)handle;
-    (void)commit;
-    (void)user;
-    return 0;
+    return handle == user ? 0 : lensnet_host_defaults().file_close(handle, commit, NULL);
 }
 
 /* The table of the archive, by the library's own writer. Names are ended by zeros for it. */
@@ -849,7 +998,7 @@ static int torch_header_write(torch_file *file, lnp_text *text)
     }
     file->offsets[file->count] = offset;
     lnp_text_char(text, '}');
-    return !text->failed || torch_fail(file, LENSNET_ERROR_MEMORY, "out of memory for its table.");
+    return !text->failed || torch_fail(file, LENSNET_ERROR_MEMORY, "out of memory for its table");
 }
 
 /* Hooks under which lensnet_archive_open (any path) reads the tensors as a safetensors file. Memory

@@ -1,0 +1,203 @@
+/* weights.h - the one door for weights: whatever PyTorch's users bring, with what they say about it.
+ *
+ * A path is a safetensors file, the index of one in shards, a Hugging Face folder, or a file that
+ * torch.save wrote (.bin, .pth, .pt, .ckpt). Labels, size and normalisation stand in the file or beside
+ * it, or are said by options, which a program takes into its table as WEIGHTS_ARGUMENTS:
+ *
+ *     static argument options[] = {{"--csv", ...}, WEIGHTS_ARGUMENTS};
+ *     enum { CSV, WEIGHTS, OPTIONS = WEIGHTS + WEIGHTS_COUNT };
+ *     weights_classifier(&classifier, path, &choice, &options[WEIGHTS], &error);
+ *
+ * What had to be taken for granted goes to stderr. Include lensnet.h with its implementation first. */
+#ifndef WEIGHTS_H
+#define WEIGHTS_H
+
+#include "../tools/torch_file.h"
+#include "arguments.h"
+#include "system.h"
+
+#ifdef __GNUC__
+#define WEIGHTS_API __attribute__((unused)) static
+#else
+#define WEIGHTS_API static
+#endif
+
+/* clang-format off */
+#define WEIGHTS_ARGUMENTS                                                                              \
+    {"--labels", "A,B,C", NULL, "the classes' names, in the order of the network's outputs", 0},       \
+    {"--size", "PIXELS", NULL, "side of the network's input", 0},                                      \
+    {"--crop", "PIXELS", NULL, "side of the middle that is cut from an image first", 0},               \
+    {"--normalise", "NAME", NULL, "none, minmax, znorm, imagenet, minmax+imagenet or dataset", 0},     \
+    {"--mean", "M,...", NULL, "of the training set, one number or one a channel (dataset)", 0},        \
+    {"--deviation", "D,...", NULL, "of the training set", 0},                                          \
+    {"--prefix", "P.", NULL, "what stands before the names of the wanted tensors", 0},                 \
+    {"--key", "NAME", NULL, "of several sets of weights in a .pth file, the one to read", 0}
+/* clang-format on */
+enum {
+    WEIGHTS_LABELS,
+    WEIGHTS_SIZE,
+    WEIGHTS_CROP,
+    WEIGHTS_NORMALISE,
+    WEIGHTS_MEAN,
+    WEIGHTS_DEVIATION,
+    WEIGHTS_PREFIX,
+    WEIGHTS_KEY,
+    WEIGHTS_COUNT
+};
+
+/* ---- what is said on the command line ---- */
+
+typedef struct weights_told {
+    lensnet_archive_pair pairs[WEIGHTS_COUNT + 1];
+    size_t count;
+    char *labels;
+} weights_told;
+
+static void weights_tell(weights_told *told, const char *key, const char *value)
+{
+    if (!value) return;
+    told->pairs[told->count].key = key;
+    told->pairs[told->count++].value = value;
+}
+
+/* 0 without memory. `rows`: the WEIGHTS_ARGUMENTS of a table, or NULL. */
+WEIGHTS_API int weights_told_read(weights_told *told, const argument *rows)
+{
+    char *c;
+    memset(told, 0, sizeof *told);
+    if (!rows) return 1;
+    if (rows[WEIGHTS_LABELS].value) {
+        told->labels = system_copy(rows[WEIGHTS_LABELS].value);
+        if (!told->labels) return 0;
+        for (c = told->labels; *c; c++)
+            if (*c == ',') *c = '\n';
+    }
+    weights_tell(told, "lensnet.labels", told->labels);
+    weights_tell(told, "lensnet.image_size", rows[WEIGHTS_SIZE].value);
+    weights_tell(told, "lensnet.crop", rows[WEIGHTS_CROP].value);
+    weights_tell(told, "lensnet.mean", rows[WEIGHTS_MEAN].value);
+    weights_tell(told, "lensnet.deviation", rows[WEIGHTS_DEVIATION].value);
+    weights_tell(told, "lensnet.prefix", rows[WEIGHTS_PREFIX].value);
+    weights_tell(told, "lensnet.normalisation",
+                 rows[WEIGHTS_NORMALISE].value ? rows[WEIGHTS_NORMALISE].value
+                 : rows[WEIGHTS_MEAN].value    ? "dataset"
+                                               : NULL);
+    return 1;
+}
+
+WEIGHTS_API void weights_told_free(weights_told *told) { free(told->labels); }
+
+/* ---- files ---- */
+
+typedef struct weights_file {
+    lensnet_archive *archive;
+    torch_file torch;
+    char *path; /* of what lies in a folder */
+} weights_file;
+
+WEIGHTS_API void weights_close(weights_file *file)
+{
+    lensnet_archive_close(file->archive);
+    torch_file_close(&file->torch);
+    free(file->path);
+    memset(file, 0, sizeof *file);
+}
+
+static lensnet_result weights_open_torch(weights_file *file, const char *path, const char *key,
+                                         lensnet_error *error)
+{
+    lensnet_host host;
+    lensnet_result result = torch_file_open(&file->torch, path, key, error);
+    if (!result) result = torch_file_host(&file->torch, &host, error);
+    return result ? result : lensnet_archive_open(&file->archive, path, &host, error);
+}
+
+/* Opens what stands at `path`. `key`: of several sets of weights in a file of torch.save, the one that
+ * is wanted; NULL: the one that timm would take. To be closed in any case. */
+WEIGHTS_API lensnet_result weights_open(weights_file *file, const char *path, const char *key,
+                                        lensnet_error *error)
+{
+    lensnet_error inside;
+    lensnet_result result;
+    memset(file, 0, sizeof *file);
+    if (torch_file_probe(path)) return weights_open_torch(file, path, key, error);
+    result = lensnet_archive_open(&file->archive, path, NULL, error);
+    if (!result || !system_is_folder(path)) return result;
+    file->path = system_path(path, "pytorch_model.bin");
+    if (file->path && torch_file_probe(file->path)) {
+        result = weights_open_torch(file, file->path, key, &inside);
+        if (result && error) *error = inside;
+    }
+    return result;
+}
+
+WEIGHTS_API void weights_print_notes(const char *path, const char *notes)
+{
+    while (*notes) {
+        const size_t length = strcspn(notes, "\n");
+        fprintf(stderr, "note: %s: %.*s\n", path, (int)length, notes);
+        notes += length + (notes[length] == '\n');
+    }
+}
+
+static void weights_print_set(const weights_file *file, const char *path)
+{
+    if (file->torch.set.length)
+        fprintf(stderr,
+                "note: %s: of several sets of weights '%.*s' is read; --key names another\n", path,
+                (int)file->torch.set.length, file->torch.set.text);
+}
+
+/* ---- objects ---- */
+
+/* lensnet_classifier_load for any file. `rows` as in weights_told_read. */
+WEIGHTS_API lensnet_result weights_classifier(lensnet_classifier **classifier, const char *path,
+                                              const lensnet_classifier_options *options,
+                                              const argument *rows, lensnet_error *error)
+{
+    lensnet_classifier_options all = options ? *options : lensnet_classifier_defaults();
+    weights_file file;
+    weights_told told;
+    lensnet_result result;
+    *classifier = NULL;
+    if (!weights_told_read(&told, rows))
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for labels");
+    all.told = told.pairs;
+    all.told_count = told.count;
+    result = weights_open(&file, path, rows ? rows[WEIGHTS_KEY].value : NULL, error);
+    if (!result) result = lensnet_classifier_load_archive(classifier, file.archive, &all, error);
+    if (!result) weights_print_set(&file, path);
+    if (!result) weights_print_notes(path, lensnet_classifier_notes(*classifier));
+    weights_close(&file);
+    weights_told_free(&told);
+    return result;
+}
+
+/* What training on from weights takes over of the way to their input. With other labels than ours the
+ * head is drawn anew, and the mean and deviation of photographs, say, are not ours either. */
+WEIGHTS_API lensnet_preprocess weights_known(const lensnet_model_desc *desc, int same_labels)
+{
+    lensnet_preprocess known = desc->preprocess;
+    if (same_labels || known.normalisation != LENSNET_NORMALISATION_DATASET) return known;
+    known = lensnet_preprocess_defaults();
+    known.image_size = desc->preprocess.image_size;
+    known.channels = desc->preprocess.channels;
+    known.bands = desc->preprocess.bands;
+    return known;
+}
+
+/* lensnet_model_load for any file, without a word; lensnet_model_notes has the words. */
+WEIGHTS_API lensnet_result weights_model(lensnet_model **model, const char *path,
+                                         const lensnet_load_options *options, int *fresh_head,
+                                         lensnet_error *error)
+{
+    weights_file file;
+    lensnet_result result = weights_open(&file, path, NULL, error);
+    *model = NULL;
+    if (!result)
+        result = lensnet_model_load_archive(model, file.archive, options, fresh_head, error);
+    weights_close(&file);
+    return result;
+}
+
+#endif
