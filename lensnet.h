@@ -52,7 +52,7 @@
  *     >>gemm-tiles     register tiles of the matrix products
  *     >>bfloat         products in bfloat16: rounding, packing, tiles
  *     >>gemm           blocking, packing, threads
- *     >>depthwise      7 x 7 depthwise convolution
+ *     >>depthwise      direct depthwise convolution
  *     >>parameters     weights and their packed copies
  *     >>graph          record, plan, run
  *     >>operators-impl each operator: shape, plan, forward, backward
@@ -1002,7 +1002,9 @@ typedef struct lensnet_conv2d_desc {
 LENSNET_API lensnet_conv2d_desc lensnet_conv2d_defaults(void);
 
 /* Cross-correlation with weight (K, C / groups, R, S) and bias (K) or none; torch.nn.functional.conv2d.
- * im2col + GEMM; 7 x 7 depthwise with stride 1 and padding 3 runs directly. `desc` NULL: defaults. */
+ * im2col + GEMM, one product for each group: with fewer than 16 channels a group that is slow. Depthwise
+ * convolutions with a filter of 3 x 3, 5 x 5 or 7 x 7, stride 1 or 2, padding below the size and no dilation
+ * run directly; others are a hundred times slower. `desc` NULL: defaults. */
 LENSNET_API lensnet_tensor lensnet_conv2d(lensnet_graph *graph, lensnet_tensor x,
                                           lensnet_parameter weight, lensnet_parameter bias,
                                           const lensnet_conv2d_desc *desc);
@@ -3011,6 +3013,13 @@ static int lnp_arithmetic_is_exact(lensnet_isa isa)
 #define LNP_VECTORS 0
 #endif
 
+/* The portable path has no instruction for the multiply-add. */
+#if LNP_NEON || (LNP_X86 && defined(__FMA__))
+#define LNP_FMA_EMULATED 0
+#else
+#define LNP_FMA_EMULATED 1
+#endif
+
 #if LNP_VECTORS
 
 typedef float lnp_v16 __attribute__((vector_size(64), aligned(4), may_alias));
@@ -3082,7 +3091,7 @@ LNP_INLINE lnp_v4 lnp_fma_four(lnp_v4 a, lnp_v4 b, lnp_v4 c)
 {
 #if LNP_NEON
     return (lnp_v4)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
-#elif LNP_X86 && defined(__FMA__)
+#elif !LNP_FMA_EMULATED
     return (lnp_v4)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
 #else
     const lnp_d4 product = __builtin_convertvector(a, lnp_d4) * __builtin_convertvector(b, lnp_d4);
@@ -3095,6 +3104,12 @@ LNP_INLINE lnp_v4 lnp_fma_four(lnp_v4 a, lnp_v4 b, lnp_v4 c)
     const lnp_q4 too_far = ((lnp_q4)lost ^ bits) & inexact; /* the sum was rounded away from zero */
     return __builtin_convertvector((lnp_d4)((bits - (too_far >> 63)) | inexact >> 63), lnp_v4);
 #endif
+}
+
+/* Whether a multiply-add of this set is a score of instructions: then little else counts. */
+LNP_INLINE int lnp_fma_is_emulated(lensnet_isa isa)
+{
+    return LNP_FMA_EMULATED && isa == LENSNET_ISA_PORTABLE;
 }
 
 /* Lanes of a register. */
@@ -6930,454 +6945,644 @@ static void lnp_multiply_gradient(const lnp_gemm_kernels *kernels, const lnp_gra
     lnp_team_run(team, lnp_gradient_cell, &work, work.grid.across * work.grid.along);
 }
 /* =================================================================================================
- * >>depthwise  Direct 7x7 depthwise convolution, stride 1, zero padding 3, NHWC: forward, input
- * gradient, weight gradient. Each output is one FMA chain over the taps (u, v) in row-major order
- * that begins with the bias (forward) or with zero (input gradient). The gradient of a weight is one
- * FMA chain over (y, x) in every band of 14 rows of a sample, begun at zero, that of a bias one sum;
- * the bands are added in order to what stands in the buffer. Taps outside the image are skipped.
- * Threads share outputs or bands, never a chain. Nothing here allocates.
+ * >>depthwise  Direct depthwise convolution, NHWC, filters of 3 x 3, 5 x 5 and 7 x 7, stride 1 or 2,
+ * any zero padding below the size: forward, input gradient, weight gradient. Each output is one FMA
+ * chain over the taps (u, v) in row-major order that begins with the bias; each input gradient one over
+ * the outputs that the pixel met, in row-major order, that begins with zero. The gradient of a weight is
+ * one FMA chain over (y, x) in every band of 14 output rows of a sample, begun at zero, that of a bias
+ * one sum; the bands are added in order to what stands in the buffer. Taps outside the image are
+ * skipped. Threads share outputs or bands, never a chain. Nothing here allocates.
  *
  * A forward tile is up to 16 output pixels of one row (8 with the 16 registers of AVX2) times one
  * vector of channels. Its sums and the 7 weights of one filter row stay in registers, 24 of 32; each
  * pixel of an image row is loaded once and meets up to 7 sums, so that 16 pixels take 29 loads for
- * 112 FMAs. A row is cut into equal tiles. Tiles go down the image, so that six of the seven rows of
- * 22 pixels that one needs are in L1 already; borders are pixels left out, not a padded copy.
+ * 112 FMAs. A row is cut into tiles of one width, of which the last may overlap its neighbour. Tiles go
+ * down the image, so that six of the seven rows of 22 pixels that one needs are in L1 already; borders
+ * are pixels left out, not a padded copy. The input gradient is a convolution of dY with the filter
+ * turned round; with stride 2 it is four, one for the even and odd rows and columns, each with its
+ * part of the filter.
  * The weight gradient holds the 14 sums of two filter rows (7 of one on AVX2) over an output row,
- * and a window of 7 pixels of the image for each.
+ * and, with stride 1, a window of 7 pixels of the image for each.
  * Of the FMA limit on Zen 5 (gcc 12, 56x56x96, 28x28x192, 14x14x384, 7x7x768; taps inside the image):
  * forward with the norm's sums 72 75 67 55, input gradient 88 87 77 65, weight gradient 74 66 42 16 %,
  * the last for its turning between layouts; AVX2 71 67 66 60, 82 77 78 74, 76 74 63 27.
  * ============================================================================================== */
 
-#define LNP_TAPS ((size_t)49)
+#define LNP_TAPS ((size_t)49) /* of the largest filter */
 
-typedef struct lnp_map {
-    size_t h, w, c;
-} lnp_map;
+static ptrdiff_t lnp_least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
-/* Rows y0..y1 and channels c0..c1 of one sample: out = bias + conv(in); bias may be NULL. */
+typedef struct lnp_depthwise_geometry {
+    size_t size, stride, padding; /* of the filter */
+    size_t h, w, c;               /* of the input */
+    size_t out_h, out_w;
+} lnp_depthwise_geometry;
+
+static int lnp_depthwise_has(size_t size, size_t stride, size_t padding)
+{
+    return (size == 3 || size == 5 || size == 7) && (stride == 1 || stride == 2) && padding < size;
+}
+
+/* Where it is wanted, h + 2 padding >= size. */
+static lnp_depthwise_geometry lnp_depthwise_geometry_of(size_t size, size_t stride, size_t padding,
+                                                        size_t h, size_t w, size_t c)
+{
+    lnp_depthwise_geometry s;
+    s.size = size;
+    s.stride = stride;
+    s.padding = padding;
+    s.h = h;
+    s.w = w;
+    s.c = c;
+    s.out_h = (h + 2 * padding - size) / stride + 1;
+    s.out_w = (w + 2 * padding - size) / stride + 1;
+    return s;
+}
+
+/* One convolution in the strict sense: output (i, j) = sum over u < rows, v < taps of weight (u, v) times
+ * input (i * stride + u + top, j * stride + v + left). The stride belongs to the kernel that runs it. */
+typedef struct lnp_depthwise_pass {
+    size_t rows, taps; /* of the filter, or of its part */
+    ptrdiff_t top, left;
+    size_t in_h, in_w, c;
+    size_t out_h, out_w;
+    size_t pixel, line; /* floats from an output to the next one of its row, of its column */
+    size_t first;       /* floats in front of output (0, 0) */
+    size_t weights;     /* floats in front of its weights, [u][v][16] */
+} lnp_depthwise_pass;
+
+/* Outputs x0..x0+width of rows y0..y1 of a pass for one vector of channels, at which out, bias (may be
+ * NULL), in (a sample) and weights stand. */
 typedef void lnp_depthwise_forward_fn(float *out, const float *bias, const float *in,
-                                      const float *packed, const lnp_map *map, size_t y0, size_t y1,
-                                      size_t c0, size_t c1);
+                                      const float *weights, const lnp_depthwise_pass *pass,
+                                      size_t x0, size_t width, size_t y0, size_t y1);
 
-/* Continues the chains dk[tap][16] of one vector of channels, dk at channel c % 16, over output row
- * y of one sample. */
+/* Continues the chains dk[tap][16] of one vector of channels over output row y of one sample; dk, dy
+ * and in (samples) are at the channel. */
 typedef void lnp_depthwise_gradient_fn(float *dk, const float *dy, const float *in,
-                                       const lnp_map *map, size_t y, size_t c);
+                                       const lnp_depthwise_geometry *shape, size_t y);
+
+/* Filter rows that a pass may have, FILTER(taps, stride), the whole ones last. */
+/* clang-format off */
+#define LNP_WHOLE_FILTERS(FILTER, isa)                                                             \
+    FILTER(3, 1, isa) FILTER(5, 1, isa) FILTER(7, 1, isa)                                          \
+    FILTER(3, 2, isa) FILTER(5, 2, isa) FILTER(7, 2, isa)
+#define LNP_FILTERS(FILTER, isa)                                                                   \
+    FILTER(1, 1, isa) FILTER(2, 1, isa) FILTER(4, 1, isa) LNP_WHOLE_FILTERS(FILTER, isa)
+/* clang-format on */
+#define LNP_FILTER_COUNT 9
+#define LNP_FILTER_PARTS 3 /* the first of them have no weight gradient */
+
+/* The place of a filter row in the lists. */
+static size_t lnp_filter_index(size_t taps, size_t stride)
+{
+#define LNP_FILTER_TAPS(taps, stride, isa) 2 * taps + stride,
+    static const unsigned char filters[] = {LNP_FILTERS(LNP_FILTER_TAPS, unused)};
+#undef LNP_FILTER_TAPS
+    size_t i = 0;
+    while (i + 1 < LNP_FILTER_COUNT && filters[i] != 2 * taps + stride) i++;
+    return i;
+}
 
 /* Kernels for `lanes` channels at once; a table holds them from wide to narrow, down to 1, so that
  * any number of channels is a few wide vectors and a narrower rest. */
 typedef struct lnp_depthwise_level {
-    size_t lanes;
-    lnp_depthwise_forward_fn *forward;
-    lnp_depthwise_gradient_fn *gradient;
+    size_t lanes, widest; /* widest: pixels of a tile */
+    lnp_depthwise_forward_fn *forward[LNP_FILTER_COUNT];
+    lnp_depthwise_gradient_fn *gradient[LNP_FILTER_COUNT - LNP_FILTER_PARTS];
 } lnp_depthwise_level;
 
 typedef struct lnp_depthwise_kernels {
-    lnp_depthwise_level level[3];
+    const lnp_depthwise_level *level[3];
 } lnp_depthwise_kernels;
 
-/* -- packed weights: [c / 16][tap][16], zero padded ------------------------------------------- */
+/* -- passes ----------------------------------------------------------------------------------- */
 
-static size_t lnp_depthwise_packed_floats(size_t c) { return lnp_round_up(c, 16) * LNP_TAPS; }
-
-/* Channels first..first+16 of `weight` (C,1,7,7) as [tap][16]; mirrored turns the filter by 180
- * degrees. */
-static void lnp_depthwise_pack_group(float *group, const float *weight, size_t c, size_t first,
-                                     int mirrored)
+static lnp_depthwise_pass lnp_depthwise_forward_pass(const lnp_depthwise_geometry *s)
 {
-    size_t tap, l;
-    for (tap = 0; tap < LNP_TAPS; tap++)
-        for (l = 0; l < 16; l++) {
-            const size_t from = mirrored ? LNP_TAPS - 1 - tap : tap;
-            group[tap * 16 + l] = first + l < c ? weight[(first + l) * LNP_TAPS + from] : 0.0f;
+    lnp_depthwise_pass pass;
+    pass.rows = pass.taps = s->size;
+    pass.top = pass.left = -(ptrdiff_t)s->padding;
+    pass.in_h = s->h;
+    pass.in_w = s->w;
+    pass.c = s->c;
+    pass.out_h = s->out_h;
+    pass.out_w = s->out_w;
+    pass.pixel = s->c;
+    pass.line = s->out_w * s->c;
+    pass.first = pass.weights = 0;
+    return pass;
+}
+
+/* Along one axis, what the input gradient has of class `odd` < stride: taps odd, odd + stride, ... of the
+ * filter meet the inputs first, first + stride, ... */
+typedef struct lnp_depthwise_class {
+    size_t taps, first, count; /* count: of the inputs */
+    ptrdiff_t start;           /* the output that the last of these taps met at input `first` */
+} lnp_depthwise_class;
+
+static lnp_depthwise_class lnp_depthwise_class_of(const lnp_depthwise_geometry *s, size_t odd,
+                                                  size_t inputs)
+{
+    lnp_depthwise_class k;
+    k.taps = lnp_ceil_div(s->size - odd, s->stride);
+    k.first = (odd + s->stride - s->padding % s->stride) % s->stride;
+    k.count = inputs > k.first ? lnp_ceil_div(inputs - k.first, s->stride) : 0;
+    k.start = ((ptrdiff_t)(k.first + s->padding) - (ptrdiff_t)odd) / (ptrdiff_t)s->stride -
+              (ptrdiff_t)(k.taps - 1);
+    return k;
+}
+
+/* The input gradient of one class of rows and one of columns, as a convolution of dY. */
+static lnp_depthwise_pass lnp_depthwise_backward_pass(const lnp_depthwise_geometry *s,
+                                                      size_t odd_row, size_t odd_column)
+{
+    const lnp_depthwise_class rows = lnp_depthwise_class_of(s, odd_row, s->h);
+    const lnp_depthwise_class columns = lnp_depthwise_class_of(s, odd_column, s->w);
+    const size_t before = lnp_ceil_div(s->size, s->stride); /* taps of class 0 */
+    lnp_depthwise_pass pass;
+    pass.rows = rows.taps;
+    pass.taps = columns.taps;
+    pass.top = rows.start;
+    pass.left = columns.start;
+    pass.in_h = s->out_h;
+    pass.in_w = s->out_w;
+    pass.c = s->c;
+    pass.out_h = rows.count;
+    pass.out_w = columns.count;
+    pass.pixel = s->stride * s->c;
+    pass.line = s->stride * s->w * s->c;
+    pass.first = (rows.first * s->w + columns.first) * s->c;
+    pass.weights = 16 * (odd_row * before * s->size + odd_column * rows.taps * before);
+    return pass;
+}
+
+/* -- packed weights: [c / 16][pass][u][v][16], zero padded ------------------------------------ */
+
+static size_t lnp_depthwise_packed_floats(size_t size, size_t c)
+{
+    return lnp_round_up(c, 16) * size * size;
+}
+
+/* Channels first..first+16 of `weight` (C,1,size,size): taps (row, column), (row, column + step), ...,
+ * or, backwards, from the last such tap to it. Returns where the next part begins. */
+static float *lnp_depthwise_pack_part(float *part, const float *weight, size_t size, size_t c,
+                                      size_t first, size_t row, size_t column, size_t step,
+                                      int backwards)
+{
+    const size_t rows = lnp_ceil_div(size - row, step), taps = lnp_ceil_div(size - column, step);
+    size_t u, v, l;
+    for (u = 0; u < rows; u++)
+        for (v = 0; v < taps; v++) {
+            const size_t from_u = row + step * (backwards ? rows - 1 - u : u);
+            const size_t from_v = column + step * (backwards ? taps - 1 - v : v);
+            const float *from = weight + first * size * size + from_u * size + from_v;
+            for (l = 0; l < 16; l++) *part++ = first + l < c ? from[l * size * size] : 0.0f;
         }
+    return part;
+}
+
+/* Channels first..first+16, in the order of the passes. `stride` counts for the input gradient only. */
+static void lnp_depthwise_pack_group(float *group, const float *weight, size_t size, size_t stride,
+                                     size_t c, size_t first, int backward)
+{
+    const size_t step = backward ? stride : 1;
+    size_t row, column;
+    for (row = 0; row < step; row++)
+        for (column = 0; column < step; column++)
+            group =
+                lnp_depthwise_pack_part(group, weight, size, c, first, row, column, step, backward);
 }
 
 typedef struct lnp_depthwise_packing {
     float *packed;
     const float *weight;
-    size_t c;
-    int mirrored;
+    size_t size, stride, c;
+    int backward;
 } lnp_depthwise_packing;
 
 static void lnp_depthwise_pack_task(const void *context, size_t group, size_t worker)
 {
     const lnp_depthwise_packing *p = (const lnp_depthwise_packing *)context;
     (void)worker;
-    lnp_depthwise_pack_group(p->packed + group * 16 * LNP_TAPS, p->weight, p->c, group * 16,
-                             p->mirrored);
+    lnp_depthwise_pack_group(p->packed + group * 16 * p->size * p->size, p->weight, p->size,
+                             p->stride, p->c, group * 16, p->backward);
 }
 
-/* From weight (C,1,7,7), as PyTorch has it: for lnp_depthwise_forward, or mirrored for
- * lnp_depthwise_input_gradient. */
-static void lnp_depthwise_pack(float *packed, const float *weight, size_t c, int mirrored,
-                               lnp_team *team)
+/* From weight (C,1,size,size), as PyTorch has it: for lnp_depthwise_forward, or `backward` for
+ * lnp_depthwise_input_gradient with this stride. */
+static void lnp_depthwise_pack(float *packed, const float *weight, size_t size, size_t stride,
+                               size_t c, int backward, lnp_team *team)
 {
     lnp_depthwise_packing p;
     p.packed = packed;
     p.weight = weight;
+    p.size = size;
+    p.stride = stride;
     p.c = c;
-    p.mirrored = mirrored;
+    p.backward = backward;
     lnp_team_run(team, lnp_depthwise_pack_task, &p, lnp_ceil_div(c, 16));
-}
-
-/* The tap 0 of channel c; taps are 16 floats apart. */
-static const float *lnp_depthwise_weights(const float *packed, size_t c)
-{
-    return packed + c / 16 * (16 * LNP_TAPS) + c % 16;
 }
 
 /* -- reference -------------------------------------------------------------------------------- */
 
 static float lnp_depthwise_ref_value(float sum, const float *in, const float *weights,
-                                     const lnp_map *map, size_t y, size_t x, size_t c)
+                                     const lnp_depthwise_pass *p, ptrdiff_t top, ptrdiff_t left)
 {
     size_t u, v;
-    for (u = 0; u < 7; u++)
-        for (v = 0; v < 7; v++)
-            if (y + u >= 3 && y + u - 3 < map->h && x + v >= 3 && x + v - 3 < map->w)
-                sum = lnp_fma(weights[(u * 7 + v) * 16],
-                              in[((y + u - 3) * map->w + x + v - 3) * map->c + c], sum);
+    for (u = 0; u < p->rows; u++)
+        for (v = 0; v < p->taps; v++) {
+            const ptrdiff_t y = top + (ptrdiff_t)u, x = left + (ptrdiff_t)v;
+            if (y >= 0 && y < (ptrdiff_t)p->in_h && x >= 0 && x < (ptrdiff_t)p->in_w)
+                sum = lnp_fma(weights[(u * p->taps + v) * 16],
+                              in[((size_t)y * p->in_w + (size_t)x) * p->c], sum);
+        }
     return sum;
 }
 
 static void lnp_depthwise_forward_ref(float *out, const float *bias, const float *in,
-                                      const float *packed, const lnp_map *map, size_t y0, size_t y1,
-                                      size_t c0, size_t c1)
+                                      const float *weights, const lnp_depthwise_pass *p,
+                                      size_t stride, size_t x0, size_t width, size_t y0, size_t y1)
 {
-    size_t y, x, c;
+    size_t y, x;
     for (y = y0; y < y1; y++)
-        for (x = 0; x < map->w; x++)
-            for (c = c0; c < c1; c++) {
-                const size_t pixel = y * map->w + x;
-                out[pixel * map->c + c] = lnp_depthwise_ref_value(
-                    bias ? bias[c] : 0.0f, in, lnp_depthwise_weights(packed, c), map, y, x, c);
+        for (x = x0; x < x0 + width; x++)
+            out[p->first + y * p->line + x * p->pixel] = lnp_depthwise_ref_value(
+                bias ? *bias : 0.0f, in, weights, p, (ptrdiff_t)(y * stride) + p->top,
+                (ptrdiff_t)(x * stride) + p->left);
+}
+
+#define LNP_DEPTHWISE_FORWARD_REF(taps, stride, isa)                                               \
+    static void lnp_depthwise_forward_##taps##_##stride##_ref(                                     \
+        float *out, const float *bias, const float *in, const float *weights,                      \
+        const lnp_depthwise_pass *pass, size_t x0, size_t width, size_t y0, size_t y1)             \
+    {                                                                                              \
+        lnp_depthwise_forward_ref(out, bias, in, weights, pass, stride, x0, width, y0, y1);        \
+    }
+LNP_FILTERS(LNP_DEPTHWISE_FORWARD_REF, ref)
+#undef LNP_DEPTHWISE_FORWARD_REF
+
+static void lnp_depthwise_gradient_ref(float *dk, const float *dy, const float *in,
+                                       const lnp_depthwise_geometry *s, size_t y)
+{
+    size_t u, v, x;
+    for (u = 0; u < s->size; u++)
+        for (v = 0; v < s->size; v++)
+            for (x = 0; x < s->out_w; x++) {
+                const size_t row = y * s->stride + u, column = x * s->stride + v;
+                float *sum = dk + (u * s->size + v) * 16;
+                if (row >= s->padding && row - s->padding < s->h && column >= s->padding &&
+                    column - s->padding < s->w)
+                    *sum =
+                        lnp_fma(dy[(y * s->out_w + x) * s->c],
+                                in[((row - s->padding) * s->w + column - s->padding) * s->c], *sum);
             }
 }
 
-static void lnp_depthwise_gradient_ref(float *dk, const float *dy, const float *in,
-                                       const lnp_map *map, size_t y, size_t c)
-{
-    size_t u, v, x;
-    for (u = 0; u < 7; u++)
-        for (v = 0; v < 7; v++)
-            for (x = 0; x < map->w; x++)
-                if (y + u >= 3 && y + u - 3 < map->h && x + v >= 3 && x + v - 3 < map->w) {
-                    float *sum = dk + (u * 7 + v) * 16;
-                    *sum = lnp_fma(dy[(y * map->w + x) * map->c + c],
-                                   in[((y + u - 3) * map->w + x + v - 3) * map->c + c], *sum);
-                }
-}
+#define LNP_FORWARD_ENTRY(taps, stride, isa)  lnp_depthwise_forward_##taps##_##stride##_##isa,
+#define LNP_GRADIENT_ENTRY(size, stride, isa) lnp_depthwise_gradient_##size##_##stride##_##isa,
+
+static const lnp_depthwise_level lnp_depthwise_reference = {
+    1,
+    1024,
+    {LNP_FILTERS(LNP_FORWARD_ENTRY, ref)},
+    {lnp_depthwise_gradient_ref, lnp_depthwise_gradient_ref, lnp_depthwise_gradient_ref,
+     lnp_depthwise_gradient_ref, lnp_depthwise_gradient_ref, lnp_depthwise_gradient_ref}};
 
 /* -- tiles ------------------------------------------------------------------------------------ */
 
-/* Filter rows u0..u1 meet the image at output row y. */
-LNP_INLINE size_t lnp_depthwise_first_row(size_t y) { return y < 3 ? 3 - y : 0; }
-LNP_INLINE size_t lnp_depthwise_end_row(const lnp_map *map, size_t y)
+/* Bit i: there are tiles of i pixels. The filter of ConvNeXt has one for every map that 224 and 256
+ * pixels come to; the others have few, for each is code to compile. */
+LNP_INLINE uint32_t lnp_depthwise_widths(size_t taps, size_t stride, size_t widest)
 {
-    return map->h + 3 - y < 7 ? map->h + 3 - y : 7;
+    const uint32_t all = taps == 7 && stride == 1 ? 0x1419eu : 0x112u;
+    return all & (((uint32_t)2 << widest) - 1u);
 }
 
-/* Bit p: pixel x0 - 3 + p lies in the image. */
-LNP_INLINE uint32_t lnp_depthwise_inside(const lnp_map *map, size_t x0, size_t pixels)
+/* The width of tiles for a row of w outputs: the least that is no less than an even share, else the
+ * largest that fits. */
+static size_t lnp_depthwise_width(size_t taps, size_t stride, size_t widest, size_t w)
+{
+    const uint32_t widths = lnp_depthwise_widths(taps, stride, lnp_min(widest, 16));
+    const size_t share = lnp_ceil_div(w, lnp_ceil_div(w, lnp_min(widest, 16)));
+    size_t width = share;
+    if (widest > 16) return w; /* the plain twin */
+    while (width <= w && width <= widest && !(widths >> width & 1u)) width++;
+    if (width <= w && width <= widest) return width;
+    for (width = share; !(widths >> width & 1u);) width--;
+    return width;
+}
+
+#if LNP_VECTORS
+
+/* Bit p: pixel first + p lies in a row of w pixels. */
+LNP_INLINE uint32_t lnp_depthwise_inside(ptrdiff_t first, size_t pixels, size_t w)
 {
     uint32_t bits = 0;
     size_t p;
     for (p = 0; p < pixels; p++)
-        if (x0 + p >= 3 && x0 + p - 3 < map->w) bits |= (uint32_t)1 << p;
+        if (first + (ptrdiff_t)p >= 0 && first + (ptrdiff_t)p < (ptrdiff_t)w)
+            bits |= (uint32_t)1 << p;
     return bits;
 }
 
-/* The text below is compiled once per instruction set: `isa` names the vector type lnp_dw_<isa> and
- * its functions. Everything is unrolled by the preprocessor, with `width` a constant after inlining:
- * sums in an array that is only indexed by constants stay in registers.
- * Pixel p of the image row meets output t = p - v under tap v. */
-#define LNP_DW_TAP(isa, p, v)                                                                      \
-    if ((p) >= (v) && (p) - (v) < width)                                                           \
-        sum[(p) >= (v) ? (p) - (v) : 0] =                                                          \
-            lnp_dw_fma_##isa(k##v, pixel, sum[(p) >= (v) ? (p) - (v) : 0]);
+/* One row of the filter meets one of the image, of which `row` is the pixel of tap 0 at the first
+ * output. Pixel p meets output (p - v) / stride under tap v. */
+LNP_INLINE void lnp_depthwise_row(lensnet_isa isa, int taps, int stride, int width, lnp_vector *sum,
+                                  const float *weights, const float *row, size_t step,
+                                  uint32_t inside)
+{
+    lnp_vector weight[7];
+    int p, v;
+    LNP_UNROLL
+    for (v = 0; v < taps; v++) weight[v] = lnp_load(isa, weights + v * 16);
+    LNP_UNROLL
+    for (p = 0; p < (width - 1) * stride + taps; p++, row += step)
+        if (inside >> p & 1u) {
+            const lnp_vector pixel = lnp_load(isa, row);
+            LNP_UNROLL
+            for (v = 0; v < taps; v++)
+                if (p >= v && (p - v) % stride == 0 && (p - v) / stride < width)
+                    lnp_multiply_add(isa, &sum[(p - v) / stride], weight[v], pixel);
+        }
+}
 
-#define LNP_DW_PIXEL(isa, p)                                                                       \
-    if ((p) < width + 6) {                                                                         \
-        if (inside & ((uint32_t)1 << (p))) {                                                       \
-            const lnp_dw_##isa pixel = lnp_dw_load_##isa(row + at);                                \
-            LNP_DW_TAP(isa, p, 0)                                                                  \
-            LNP_DW_TAP(isa, p, 1)                                                                  \
-            LNP_DW_TAP(isa, p, 2)                                                                  \
-            LNP_DW_TAP(isa, p, 3)                                                                  \
-            LNP_DW_TAP(isa, p, 4)                                                                  \
-            LNP_DW_TAP(isa, p, 5)                                                                  \
-            LNP_DW_TAP(isa, p, 6)                                                                  \
-        }                                                                                          \
-        at += step;                                                                                \
+/* `width` outputs of rows y0..y1: see lnp_depthwise_forward_fn. */
+LNP_INLINE void lnp_depthwise_tile(lensnet_isa isa, int taps, int stride, int width, float *out,
+                                   const float *bias, const float *in, const float *weights,
+                                   const lnp_depthwise_pass *pass, size_t x0, size_t y0, size_t y1)
+{
+    const ptrdiff_t left = (ptrdiff_t)x0 * stride + pass->left;
+    const size_t pixels = (size_t)((width - 1) * stride + taps);
+    const uint32_t inside = lnp_depthwise_inside(left, pixels, pass->in_w);
+    static const float zeros[16] = {0.0f};
+    size_t y;
+    int t;
+    out += pass->first + y0 * pass->line + x0 * pass->pixel;
+    for (y = y0; y < y1; y++, out += pass->line) {
+        const ptrdiff_t top = (ptrdiff_t)y * stride + pass->top;
+        const ptrdiff_t end = lnp_least((ptrdiff_t)pass->rows, (ptrdiff_t)pass->in_h - top);
+        ptrdiff_t u = top < 0 ? -top : 0;
+        lnp_vector sum[16];
+        LNP_UNROLL
+        for (t = 0; t < width; t++) sum[t] = lnp_load(isa, bias ? bias : zeros);
+        for (; u < end; u++)
+            lnp_depthwise_row(isa, taps, stride, width, sum, weights + u * taps * 16,
+                              in + ((top + u) * (ptrdiff_t)pass->in_w + left) * (ptrdiff_t)pass->c,
+                              pass->c, inside);
+        LNP_UNROLL
+        for (t = 0; t < width; t++) lnp_store(isa, out + (size_t)t * pass->pixel, sum[t]);
     }
+}
 
-#define LNP_DW_START(isa, t)                                                                       \
-    if ((t) < width) sum[t] = bias ? lnp_dw_load_##isa(bias) : lnp_dw_zero_##isa();
-#define LNP_DW_STORE(isa, t)                                                                       \
-    if ((t) < width) lnp_dw_store_##isa(out + (t)*map->c, sum[t]);
+/* The tile of a width, if there is one. */
+#define LNP_DEPTHWISE_CASE(pixels)                                                                 \
+    case pixels:                                                                                   \
+        if (lnp_depthwise_widths((size_t)taps, (size_t)stride, widest) >> pixels & 1u)             \
+            lnp_depthwise_tile(isa, taps, stride, pixels, out, bias, in, weights, pass, x0, y0,    \
+                               y1);                                                                \
+        break;
 
-/* clang-format off */
-#define LNP_DW_16(MACRO, isa)                                                                      \
-    MACRO(isa, 0) MACRO(isa, 1) MACRO(isa, 2) MACRO(isa, 3)                                        \
-    MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6) MACRO(isa, 7)                                        \
-    MACRO(isa, 8) MACRO(isa, 9) MACRO(isa, 10) MACRO(isa, 11)                                      \
-    MACRO(isa, 12) MACRO(isa, 13) MACRO(isa, 14) MACRO(isa, 15)
-/* clang-format on */
-#define LNP_DW_22(MACRO, isa)                                                                      \
-    LNP_DW_16(MACRO, isa)                                                                          \
-    MACRO(isa, 16) MACRO(isa, 17) MACRO(isa, 18) MACRO(isa, 19) MACRO(isa, 20) MACRO(isa, 21)
-
-#define LNP_DW_CASE(isa, t)                                                                        \
-    case (t) + 1: lnp_dw_column_##isa(out, bias, in, weights, map, x0, y0, y1, (t) + 1); break;
-
-/* One pixel of the weight gradient: taps low..high of one filter row (or of two). The barrier keeps
- * the compiler from carrying loads over to the next pixel, for which there are no registers. */
-#define LNP_DW_GRADIENT(isa, v)                                                                    \
-    if ((v) >= low && (v) < high) {                                                                \
-        sum[v] = lnp_dw_fma_##isa(g, lnp_dw_load_##isa(in + ((v)-3) * step), sum[v]);              \
-        if (two)                                                                                   \
-            sum[7 + (v)] =                                                                         \
-                lnp_dw_fma_##isa(g, lnp_dw_load_##isa(in + next + ((v)-3) * step), sum[7 + (v)]);  \
+LNP_INLINE void lnp_depthwise_tiles(lensnet_isa isa, int taps, int stride, size_t widest,
+                                    float *out, const float *bias, const float *in,
+                                    const float *weights, const lnp_depthwise_pass *pass, size_t x0,
+                                    size_t width, size_t y0, size_t y1)
+{
+    switch (width) {
+        LNP_DEPTHWISE_CASE(1)
+        LNP_DEPTHWISE_CASE(2)
+        LNP_DEPTHWISE_CASE(3)
+        LNP_DEPTHWISE_CASE(4)
+        LNP_DEPTHWISE_CASE(7)
+        LNP_DEPTHWISE_CASE(8)
+        LNP_DEPTHWISE_CASE(14)
+        LNP_DEPTHWISE_CASE(16)
     }
-#define LNP_DW_STEP(isa, first, end)                                                               \
+}
+#undef LNP_DEPTHWISE_CASE
+
+/* -- the weights' gradient over one output row ------------------------------------------------- */
+
+/* One output for taps low..high of one filter row, or of two, `next` floats apart in the image; `in` is
+ * at tap 0. */
+LNP_INLINE void lnp_depthwise_step(lensnet_isa isa, int size, int two, lnp_vector *sum,
+                                   const float *dy, const float *in, ptrdiff_t step, ptrdiff_t next,
+                                   int low, int high)
+{
+    const lnp_vector g = lnp_load(isa, dy);
+    int v;
+    LNP_UNROLL
+    for (v = 0; v < size; v++)
+        if (v >= low && v < high) {
+            lnp_multiply_add(isa, &sum[v], g, lnp_load(isa, in + v * step));
+            if (two) lnp_multiply_add(isa, &sum[size + v], g, lnp_load(isa, in + next + v * step));
+        }
+    LNP_IN_ORDER(); /* else loads are carried over to the next output, for which no register is left */
+}
+
+/* `size` outputs in turn, whose taps are all inside, with stride 1: each pixel of the image is loaded
+ * once and waits in window[pixel % size] for its taps. `sum` and `window` hold two filter rows. */
+LNP_INLINE void lnp_depthwise_turn(lensnet_isa isa, int size, int two, lnp_vector *sum,
+                                   lnp_vector *window, const float *dy, const float *in,
+                                   ptrdiff_t step, ptrdiff_t next)
+{
+    int k, v;
+    LNP_UNROLL
+    for (k = 0; k < size; k++, dy += step, in += step) {
+        const lnp_vector g = lnp_load(isa, dy);
+        const int last = (k + size - 1) % size;
+        window[last] = lnp_load(isa, in + (size - 1) * step);
+        if (two) window[size + last] = lnp_load(isa, in + next + (size - 1) * step);
+        LNP_UNROLL
+        for (v = 0; v < size; v++) {
+            lnp_multiply_add(isa, &sum[v], g, window[(k + v) % size]);
+            if (two) lnp_multiply_add(isa, &sum[size + v], g, window[size + (k + v) % size]);
+        }
+    }
+}
+
+/* The outputs whose taps are all inside, stride 1; returns how many there were. */
+LNP_INLINE size_t lnp_depthwise_interior(lensnet_isa isa, int size, int two, lnp_vector *sum,
+                                         const float *dy, const float *in, ptrdiff_t step,
+                                         ptrdiff_t next, size_t outputs)
+{
+    size_t x = 0;
+    int v;
+    if (outputs >= (size_t)size) {
+        lnp_vector window[14];
+        LNP_UNROLL
+        for (v = 0; v < size - 1; v++) {
+            window[v] = lnp_load(isa, in + v * step);
+            if (two) window[size + v] = lnp_load(isa, in + next + v * step);
+        }
+        for (; x + (size_t)size <= outputs; x += (size_t)size, dy += size * step, in += size * step)
+            lnp_depthwise_turn(isa, size, two, sum, window, dy, in, step, next);
+    }
+    for (; x < outputs; x++, dy += step, in += step)
+        lnp_depthwise_step(isa, size, two, sum, dy, in, step, next, 0, size);
+    return x;
+}
+
+/* Any stride, padding and width: every output asks which taps are inside. */
+LNP_INLINE void lnp_depthwise_any_row(lensnet_isa isa, int size, int stride, int two,
+                                      lnp_vector *sum, const float *dy, const float *in,
+                                      ptrdiff_t next, const lnp_depthwise_geometry *s)
+{
+    const ptrdiff_t step = (ptrdiff_t)s->c;
+    ptrdiff_t x = -(ptrdiff_t)s->padding;
+    size_t i;
+    for (i = 0; i < s->out_w; i++, x += stride, dy += step) {
+        const ptrdiff_t left = (ptrdiff_t)s->w - x;
+        if (!lnp_fma_is_emulated(isa) && x >= 0 && left >= size)
+            lnp_depthwise_step(isa, size, two, sum, dy, in + x * step, step, next, 0, size);
+        else
+            lnp_depthwise_step(isa, size, two, sum, dy, in + x * step, step, next,
+                               x < 0 ? (int)-x : 0, left < size ? (int)left : size);
+    }
+}
+
+/* Taps of one filter row (or of two) over one output row; dk at tap 0, dy and in at pixel 0. */
+LNP_INLINE void lnp_depthwise_gradient_row(lensnet_isa isa, int size, int stride, int two,
+                                           float *dk, const float *dy, const float *in,
+                                           const lnp_depthwise_geometry *s)
+{
+    const ptrdiff_t step = (ptrdiff_t)s->c, next = (ptrdiff_t)(s->w * s->c);
+    const int half = size / 2, count = two ? 2 * size : size;
+    lnp_vector sum[14];
+    int v;
+    LNP_UNROLL
+    for (v = 0; v < count; v++) sum[v] = lnp_load(isa, dk + v * 16);
+    if (!lnp_fma_is_emulated(isa) && stride == 1 && s->padding == (size_t)half &&
+        s->w >= (size_t)size - 1) {
+        size_t inside;
+        in -= half * step;
+        LNP_UNROLL
+        for (v = half; v > 0; v--, dy += step, in += step)
+            lnp_depthwise_step(isa, size, two, sum, dy, in, step, next, v, size);
+        inside = lnp_depthwise_interior(isa, size, two, sum, dy, in, step, next,
+                                        s->w - (size_t)size + 1);
+        dy += (ptrdiff_t)inside * step;
+        in += (ptrdiff_t)inside * step;
+        LNP_UNROLL
+        for (v = size - 1; v > half; v--, dy += step, in += step)
+            lnp_depthwise_step(isa, size, two, sum, dy, in, step, next, 0, v);
+    } else {
+        lnp_depthwise_any_row(isa, size, stride, two, sum, dy, in, next, s);
+    }
+    LNP_UNROLL
+    for (v = 0; v < count; v++) lnp_store(isa, dk + v * 16, sum[v]);
+}
+
+/* See lnp_depthwise_gradient_fn; `pairs`: there are registers for two filter rows. */
+LNP_INLINE void lnp_depthwise_gradient_rows(lensnet_isa isa, int size, int stride, int pairs,
+                                            float *dk, const float *dy, const float *in,
+                                            const lnp_depthwise_geometry *s, size_t y)
+{
+    const ptrdiff_t top = (ptrdiff_t)y * stride - (ptrdiff_t)s->padding;
+    const ptrdiff_t end = lnp_least(size, (ptrdiff_t)s->h - top), line = (ptrdiff_t)(s->w * s->c);
+    ptrdiff_t u = top < 0 ? -top : 0;
+    dy += y * s->out_w * s->c;
+    for (; pairs && u + 2 <= end; u += 2)
+        lnp_depthwise_gradient_row(isa, size, stride, 1, dk + u * size * 16, dy,
+                                   in + (top + u) * line, s);
+    for (; u < end; u++)
+        lnp_depthwise_gradient_row(isa, size, stride, 0, dk + u * size * 16, dy,
+                                   in + (top + u) * line, s);
+}
+
+/* -- one table per instruction set ------------------------------------------------------------- */
+
+#define LNP_DEPTHWISE_FORWARD(name, TARGET, isa, widest, taps, stride)                             \
+    TARGET static void lnp_depthwise_forward_##taps##_##stride##_##name(                           \
+        float *out, const float *bias, const float *in, const float *weights,                      \
+        const lnp_depthwise_pass *pass, size_t x0, size_t width, size_t y0, size_t y1)             \
     {                                                                                              \
-        const int low = (first), high = (end);                                                     \
-        const lnp_dw_##isa g = lnp_dw_load_##isa(dy);                                              \
-        LNP_DW_7(LNP_DW_GRADIENT, isa)                                                             \
-        dy += step;                                                                                \
-        in += step;                                                                                \
-        __asm__ volatile("" : : : "memory");                                                       \
+        lnp_depthwise_tiles(isa, taps, stride, widest, out, bias, in, weights, pass, x0, width,    \
+                            y0, y1);                                                               \
     }
-/* The same in the interior of a row, seven pixels in turn: each of the in's vectors is loaded once
- * and waits in window[pixel % 7] (and 7 + that for the row below) for its seven taps. */
-#define LNP_DW_WINDOW(isa, v)                                                                      \
-    if ((v) < 6) window[v] = lnp_dw_load_##isa(in + ((v)-3) * step);                               \
-    if ((v) < 6 && two) window[7 + (v)] = lnp_dw_load_##isa(in + next + ((v)-3) * step);
-#define LNP_DW_TURN_TAP(isa, k, v)                                                                 \
-    sum[v] = lnp_dw_fma_##isa(g, window[((k) + (v)) % 7], sum[v]);                                 \
-    if (two) sum[7 + (v)] = lnp_dw_fma_##isa(g, window[7 + ((k) + (v)) % 7], sum[7 + (v)]);
-#define LNP_DW_TURN(isa, k)                                                                        \
+#define LNP_DEPTHWISE_GRADIENT(name, TARGET, isa, pairs, size, stride)                             \
+    TARGET static void lnp_depthwise_gradient_##size##_##stride##_##name(                          \
+        float *dk, const float *dy, const float *in, const lnp_depthwise_geometry *shape,          \
+        size_t y)                                                                                  \
     {                                                                                              \
-        const lnp_dw_##isa g = lnp_dw_load_##isa(dy);                                              \
-        window[((k) + 6) % 7] = lnp_dw_load_##isa(in + 3 * step);                                  \
-        if (two) window[7 + ((k) + 6) % 7] = lnp_dw_load_##isa(in + next + 3 * step);              \
-        LNP_DW_TURN_TAP(isa, k, 0)                                                                 \
-        LNP_DW_TURN_TAP(isa, k, 1)                                                                 \
-        LNP_DW_TURN_TAP(isa, k, 2)                                                                 \
-        LNP_DW_TURN_TAP(isa, k, 3)                                                                 \
-        LNP_DW_TURN_TAP(isa, k, 4)                                                                 \
-        LNP_DW_TURN_TAP(isa, k, 5)                                                                 \
-        LNP_DW_TURN_TAP(isa, k, 6)                                                                 \
-        dy += step;                                                                                \
-        in += step;                                                                                \
+        lnp_depthwise_gradient_rows(isa, size, stride, pairs, dk, dy, in, shape, y);               \
     }
-#define LNP_DW_7(MACRO, isa)                                                                       \
-    MACRO(isa, 0)                                                                                  \
-    MACRO(isa, 1) MACRO(isa, 2) MACRO(isa, 3) MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6)
-#define LNP_DW_SUM_LOAD(isa, v)                                                                    \
-    sum[v] = lnp_dw_load_##isa(dk + (v)*16);                                                       \
-    if (two) sum[7 + (v)] = lnp_dw_load_##isa(dk + (7 + (v)) * 16);
-#define LNP_DW_SUM_STORE(isa, v)                                                                   \
-    lnp_dw_store_##isa(dk + (v)*16, sum[v]);                                                       \
-    if (two) lnp_dw_store_##isa(dk + (7 + (v)) * 16, sum[7 + (v)]);
-
-#define LNP_DW_DEFINE(isa, TARGET, lanes, widest, CASES, pairs)                                      \
-    /* Output pixels x0..x0+width of rows y0..y1; pointers are at channel c, out at row y0, in at  \
-     * the sample. */ \
-    TARGET LNP_INLINE void lnp_dw_column_##isa(float *out, const float *bias, const float *in,       \
-                                               const float *weights, const lnp_map *map,             \
-                                               size_t x0, size_t y0, size_t y1, int width)           \
-    {                                                                                                \
-        const uint32_t inside = lnp_depthwise_inside(map, x0, (size_t)width + 6);                    \
-        const ptrdiff_t step = (ptrdiff_t)map->c;                                                    \
-        const size_t line = map->w * map->c;                                                         \
-        size_t y, u;                                                                                 \
-        for (y = y0; y < y1; y++) {                                                                  \
-            lnp_dw_##isa sum[22];                                                                    \
-            const size_t end = lnp_depthwise_end_row(map, y);                                        \
-            LNP_DW_16(LNP_DW_START, isa)                                                             \
-            for (u = lnp_depthwise_first_row(y); u < end; u++) {                                     \
-                const float *row = in + (y + u - 3) * line + x0 * map->c;                            \
-                const float *k = weights + u * (7 * 16);                                             \
-                const lnp_dw_##isa k0 = lnp_dw_load_##isa(k), k1 = lnp_dw_load_##isa(k + 16),        \
-                                   k2 = lnp_dw_load_##isa(k + 32), k3 = lnp_dw_load_##isa(k + 48),   \
-                                   k4 = lnp_dw_load_##isa(k + 64), k5 = lnp_dw_load_##isa(k + 80),   \
-                                   k6 = lnp_dw_load_##isa(k + 96);                                   \
-                ptrdiff_t at = -3 * step;                                                            \
-                LNP_DW_22(LNP_DW_PIXEL, isa)                                                         \
-            }                                                                                        \
-            LNP_DW_16(LNP_DW_STORE, isa)                                                             \
-            out += line;                                                                             \
-        }                                                                                            \
-    }                                                                                                \
-                                                                                                     \
-    TARGET static void lnp_dw_columns_##isa(float *out, const float *bias, const float *in,          \
-                                            const float *weights, const lnp_map *map, size_t x0,     \
-                                            size_t y0, size_t y1, size_t width)                      \
-    {                                                                                                \
-        switch (width) {                                                                             \
-            CASES(LNP_DW_CASE, isa)                                                                  \
-        }                                                                                            \
-    }                                                                                                \
-                                                                                                     \
-    TARGET static void lnp_depthwise_forward_##isa(float *out, const float *bias, const float *in,   \
-                                                   const float *packed, const lnp_map *map,          \
-                                                   size_t y0, size_t y1, size_t c0, size_t c1)       \
-    {                                                                                                \
-        const size_t tiles = lnp_ceil_div(map->w, widest);                                           \
-        size_t c, t;                                                                                 \
-        for (c = c0; c < c1; c += lanes)                                                             \
-            for (t = 0; t < tiles; t++) {                                                            \
-                const size_t x0 = map->w * t / tiles, x1 = map->w * (t + 1) / tiles;                 \
-                const size_t pixel = y0 * map->w + x0;                                               \
-                lnp_dw_columns_##isa(out + pixel * map->c + c, bias ? bias + c : NULL, in + c,       \
-                                     lnp_depthwise_weights(packed, c), map, x0, y0, y1, x1 - x0);    \
-            }                                                                                        \
-    }                                                                                                \
-                                                                                                     \
-    /* Taps of filter row u (and u + 1 where `two`) over one output row; dk at tap (u, 0), dy and  \
-     * in at pixel 0 of their rows. */ \
-    TARGET LNP_INLINE void lnp_dw_gradient_row_##isa(float *dk, const float *dy, const float *in,    \
-                                                     size_t w, size_t c, int two)                    \
-    {                                                                                                \
-        const ptrdiff_t step = (ptrdiff_t)c, next = (ptrdiff_t)(w * c);                              \
-        lnp_dw_##isa sum[14];                                                                        \
-        size_t x;                                                                                    \
-        LNP_DW_7(LNP_DW_SUM_LOAD, isa)                                                               \
-        if (w < 6) {                                                                                 \
-            for (x = 0; x < w; x++)                                                                  \
-                LNP_DW_STEP(isa, x < 3 ? 3 - (int)x : 0, x + 3 < w ? 7 : (int)(w - x) + 3)           \
-        } else {                                                                                     \
-            LNP_DW_STEP(isa, 3, 7)                                                                   \
-            LNP_DW_STEP(isa, 2, 7)                                                                   \
-            LNP_DW_STEP(isa, 1, 7)                                                                   \
-            x = 3;                                                                                   \
-            if (w >= 13) {                                                                           \
-                lnp_dw_##isa window[14];                                                             \
-                LNP_DW_7(LNP_DW_WINDOW, isa)                                                         \
-                for (; x + 10 <= w; x += 7) {                                                        \
-                    LNP_DW_7(LNP_DW_TURN, isa)                                                       \
-                }                                                                                    \
-            }                                                                                        \
-            for (; x + 3 < w; x++) LNP_DW_STEP(isa, 0, 7)                                            \
-            LNP_DW_STEP(isa, 0, 6)                                                                   \
-            LNP_DW_STEP(isa, 0, 5)                                                                   \
-            LNP_DW_STEP(isa, 0, 4)                                                                   \
-        }                                                                                            \
-        LNP_DW_7(LNP_DW_SUM_STORE, isa)                                                              \
-    }                                                                                                \
-                                                                                                     \
-    TARGET static void lnp_depthwise_gradient_##isa(float *dk, const float *dy, const float *in,     \
-                                                    const lnp_map *map, size_t y, size_t c)          \
-    {                                                                                                \
-        const size_t line = map->w * map->c, end = lnp_depthwise_end_row(map, y);                    \
-        size_t u = lnp_depthwise_first_row(y);                                                       \
-        dy += y * line + c;                                                                          \
-        in += c;                                                                                     \
-        for (; (pairs) && u + 2 <= end; u += 2)                                                      \
-            lnp_dw_gradient_row_##isa(dk + u * 112, dy, in + (y + u - 3) * line, map->w, map->c,     \
-                                      1);                                                            \
-        for (; u < end; u++)                                                                         \
-            lnp_dw_gradient_row_##isa(dk + u * 112, dy, in + (y + u - 3) * line, map->w, map->c,     \
-                                      0);                                                            \
-    }
-
-#define LNP_DW_VECTOR(isa, TARGET, vector, load, store, zero)                                      \
-    typedef vector lnp_dw_##isa;                                                                   \
-    TARGET LNP_INLINE lnp_dw_##isa lnp_dw_load_##isa(const float *x) { return load(x); }           \
-    TARGET LNP_INLINE void lnp_dw_store_##isa(float *y, lnp_dw_##isa v) { store(y, v); }           \
-    TARGET LNP_INLINE lnp_dw_##isa lnp_dw_zero_##isa(void) { return zero; }
-#define LNP_DW_8(MACRO, isa)                                                                       \
-    MACRO(isa, 0)                                                                                  \
-    MACRO(isa, 1)                                                                                  \
-    MACRO(isa, 2) MACRO(isa, 3) MACRO(isa, 4) MACRO(isa, 5) MACRO(isa, 6) MACRO(isa, 7)
+#define LNP_DEPTHWISE_LEVEL(name, lanes, widest)                                                   \
+    static const lnp_depthwise_level lnp_depthwise_##name = {                                      \
+        lanes,                                                                                     \
+        widest,                                                                                    \
+        {LNP_FILTERS(LNP_FORWARD_ENTRY, name)},                                                    \
+        {LNP_WHOLE_FILTERS(LNP_GRADIENT_ENTRY, name)}};
 
 #if LNP_X86
-LNP_DW_VECTOR(avx2, LNP_TARGET_AVX2, __m256, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_setzero_ps())
-LNP_TARGET_AVX2 LNP_INLINE __m256 lnp_dw_fma_avx2(__m256 a, __m256 b, __m256 c)
-{
-    return _mm256_fmadd_ps(a, b, c);
-}
-LNP_DW_DEFINE(avx2, LNP_TARGET_AVX2, 8, 8, LNP_DW_8, 0)
+#define LNP_FILTER_FORWARD_AVX2(taps, stride, name)                                                \
+    LNP_DEPTHWISE_FORWARD(name, LNP_TARGET_AVX2, LENSNET_ISA_AVX2, 8, taps, stride)
+#define LNP_FILTER_GRADIENT_AVX2(size, stride, name)                                               \
+    LNP_DEPTHWISE_GRADIENT(name, LNP_TARGET_AVX2, LENSNET_ISA_AVX2, 0, size, stride)
+LNP_FILTERS(LNP_FILTER_FORWARD_AVX2, avx2)
+LNP_WHOLE_FILTERS(LNP_FILTER_GRADIENT_AVX2, avx2)
+LNP_DEPTHWISE_LEVEL(avx2, 8, 8)
 #endif
 #if LNP_AVX512
-LNP_DW_VECTOR(avx512, LNP_TARGET_AVX512, __m512, _mm512_loadu_ps, _mm512_storeu_ps,
-              _mm512_setzero_ps())
-LNP_TARGET_AVX512 LNP_INLINE __m512 lnp_dw_fma_avx512(__m512 a, __m512 b, __m512 c)
-{
-    return _mm512_fmadd_ps(a, b, c);
-}
-LNP_DW_DEFINE(avx512, LNP_TARGET_AVX512, 16, 16, LNP_DW_16, 1)
-#endif
-#if LNP_NEON
-LNP_DW_VECTOR(neon, LNP_UNUSED, float32x4_t, vld1q_f32, vst1q_f32, vdupq_n_f32(0.0f))
-LNP_INLINE float32x4_t lnp_dw_fma_neon(float32x4_t a, float32x4_t b, float32x4_t c)
-{
-    return vfmaq_f32(c, a, b);
-}
-LNP_DW_DEFINE(neon, LNP_UNUSED, 4, 16, LNP_DW_16, 1)
+#define LNP_FILTER_FORWARD_AVX512(taps, stride, name)                                              \
+    LNP_DEPTHWISE_FORWARD(name, LNP_TARGET_AVX512, LENSNET_ISA_AVX512, 16, taps, stride)
+#define LNP_FILTER_GRADIENT_AVX512(size, stride, name)                                             \
+    LNP_DEPTHWISE_GRADIENT(name, LNP_TARGET_AVX512, LENSNET_ISA_AVX512, 1, size, stride)
+LNP_FILTERS(LNP_FILTER_FORWARD_AVX512, avx512)
+LNP_WHOLE_FILTERS(LNP_FILTER_GRADIENT_AVX512, avx512)
+LNP_DEPTHWISE_LEVEL(avx512, 16, 16)
 #endif
 
-#undef LNP_DW_TAP
-#undef LNP_DW_PIXEL
-#undef LNP_DW_START
-#undef LNP_DW_STORE
-#undef LNP_DW_7
-#undef LNP_DW_8
-#undef LNP_DW_16
-#undef LNP_DW_22
-#undef LNP_DW_CASE
-#undef LNP_DW_GRADIENT
-#undef LNP_DW_STEP
-#undef LNP_DW_WINDOW
-#undef LNP_DW_TURN_TAP
-#undef LNP_DW_TURN
-#undef LNP_DW_SUM_LOAD
-#undef LNP_DW_SUM_STORE
-#undef LNP_DW_DEFINE
-#undef LNP_DW_VECTOR
+/* NEON; elsewhere the emulated multiply-add, one pixel at a time. */
+#define LNP_PORTABLE_PIXELS (LNP_FMA_EMULATED ? 1 : 16)
+#define LNP_FILTER_FORWARD_PORTABLE(taps, stride, name)                                            \
+    LNP_DEPTHWISE_FORWARD(name, LNP_UNUSED, LENSNET_ISA_PORTABLE, LNP_PORTABLE_PIXELS, taps, stride)
+#define LNP_FILTER_GRADIENT_PORTABLE(size, stride, name)                                           \
+    LNP_DEPTHWISE_GRADIENT(name, LNP_UNUSED, LENSNET_ISA_PORTABLE, LNP_NEON, size, stride)
+LNP_FILTERS(LNP_FILTER_FORWARD_PORTABLE, portable)
+LNP_WHOLE_FILTERS(LNP_FILTER_GRADIENT_PORTABLE, portable)
+LNP_DEPTHWISE_LEVEL(portable, 4, LNP_PORTABLE_PIXELS)
+#endif
 
-/* The kernels of one instruction set, which must be one that lnp_detect_isa gave. A portable build
- * without a fused multiply-add has the reference only. */
+/* The kernels of one instruction set, which must be one that lnp_detect_isa gave. */
 static lnp_depthwise_kernels lnp_depthwise_kernels_for(lensnet_isa isa)
 {
-    const lnp_depthwise_level reference = {1, lnp_depthwise_forward_ref,
-                                           lnp_depthwise_gradient_ref};
     lnp_depthwise_kernels kernels;
     int levels = 0;
 #if LNP_AVX512
-    const lnp_depthwise_level avx512 = {16, lnp_depthwise_forward_avx512,
-                                        lnp_depthwise_gradient_avx512};
-    if (isa >= LENSNET_ISA_AVX512) kernels.level[levels++] = avx512;
+    if (isa >= LENSNET_ISA_AVX512) kernels.level[levels++] = &lnp_depthwise_avx512;
 #endif
 #if LNP_X86
-    const lnp_depthwise_level avx2 = {8, lnp_depthwise_forward_avx2, lnp_depthwise_gradient_avx2};
-    if (isa >= LENSNET_ISA_AVX2) kernels.level[levels++] = avx2;
+    if (isa >= LENSNET_ISA_AVX2) kernels.level[levels++] = &lnp_depthwise_avx2;
 #endif
-#if LNP_NEON
-    const lnp_depthwise_level neon = {4, lnp_depthwise_forward_neon, lnp_depthwise_gradient_neon};
-    if (isa == LENSNET_ISA_PORTABLE) kernels.level[levels++] = neon;
+#if LNP_VECTORS
+    if (isa == LENSNET_ISA_PORTABLE) kernels.level[levels++] = &lnp_depthwise_portable;
 #endif
     (void)isa;
-    while (levels < 3) kernels.level[levels++] = reference;
+    while (levels < 3) kernels.level[levels++] = &lnp_depthwise_reference;
     return kernels;
 }
 
 /* -- whole tensors ---------------------------------------------------------------------------- */
 
-static void lnp_depthwise_rows(const lnp_depthwise_kernels *kernels, float *out, const float *bias,
-                               const float *in, const float *packed, const lnp_map *map, size_t y0,
-                               size_t y1)
+/* Rows y0..y1 of a pass over one sample; `filter` by lnp_filter_index. */
+static void lnp_depthwise_run_pass(const lnp_depthwise_kernels *kernels, float *out,
+                                   const float *bias, const float *in, const float *packed,
+                                   size_t taps_all, size_t stride, const lnp_depthwise_pass *pass,
+                                   size_t y0, size_t y1)
 {
-    size_t c = 0;
-    int l;
-    for (l = 0; l < 3 && c < map->c; l++) {
-        const lnp_depthwise_level *level = &kernels->level[l];
-        const size_t end = c + (map->c - c) / level->lanes * level->lanes;
-        if (c < end) level->forward(out, bias, in, packed, map, y0, y1, c, end);
-        c = end;
+    const size_t filter = lnp_filter_index(pass->taps, stride);
+    const lnp_depthwise_level *const *level = kernels->level;
+    size_t c, x;
+    if (y0 >= y1 || !pass->out_w) return;
+    for (c = 0; c < pass->c; c += (*level)->lanes) {
+        size_t width;
+        while ((*level)->lanes > pass->c - c) level++;
+        width = lnp_depthwise_width(pass->taps, stride, (*level)->widest, pass->out_w);
+        for (x = 0; x < pass->out_w; x += width)
+            (*level)->forward[filter](out + c, bias ? bias + c : NULL, in + c,
+                                      packed + c / 16 * 16 * taps_all + pass->weights + c % 16,
+                                      pass, lnp_min(x, pass->out_w - width), width, y0, y1);
     }
 }
 
@@ -7396,21 +7601,52 @@ typedef struct lnp_depthwise_work {
     const lnp_row_kernels *rows;
     float *out, *mean, *rstd;
     const float *in, *packed, *bias, *residual;
-    lnp_map map;
+    lnp_depthwise_geometry shape;
+    int backward; /* in is dY, out dX */
     float eps;
+    size_t h, w;         /* of out */
     size_t step, blocks; /* rows of a task, tasks of a sample */
 } lnp_depthwise_work;
+
+/* Of the rows first, first + step, ..., how many are above row y. */
+static size_t lnp_depthwise_above(size_t y, size_t first, size_t step)
+{
+    return y > first ? lnp_ceil_div(y - first, step) : 0;
+}
+
+/* Rows y0..y1 of one sample of dX: every class of its pixels by itself. */
+static void lnp_depthwise_backward_rows(const lnp_depthwise_work *d, float *dx, const float *dy,
+                                        size_t y0, size_t y1)
+{
+    const lnp_depthwise_geometry *s = &d->shape;
+    size_t row, column;
+    for (row = 0; row < s->stride; row++)
+        for (column = 0; column < s->stride; column++) {
+            const size_t first = lnp_depthwise_class_of(s, row, s->h).first;
+            const lnp_depthwise_pass pass = lnp_depthwise_backward_pass(s, row, column);
+            lnp_depthwise_run_pass(d->kernels, dx, NULL, dy, d->packed, s->size * s->size, 1, &pass,
+                                   lnp_depthwise_above(y0, first, s->stride),
+                                   lnp_depthwise_above(y1, first, s->stride));
+        }
+}
 
 static void lnp_depthwise_task(const void *context, size_t task, size_t worker)
 {
     const lnp_depthwise_work *d = (const lnp_depthwise_work *)context;
-    const size_t h = d->map.h, w = d->map.w, c = d->map.c;
+    const lnp_depthwise_geometry *s = &d->shape;
     const size_t sample = task / d->blocks, y0 = task % d->blocks * d->step;
-    const size_t y1 = lnp_min(h, y0 + d->step), pixels = (y1 - y0) * w;
-    const size_t pixel = (sample * h + y0) * w, at = sample * h * w * c;
-    float *out = d->out + pixel * c;
+    const size_t y1 = lnp_min(d->h, y0 + d->step), pixels = (y1 - y0) * d->w;
+    const size_t pixel = (sample * d->h + y0) * d->w, c = s->c;
+    float *out = d->out + sample * d->h * d->w * c;
     (void)worker;
-    lnp_depthwise_rows(d->kernels, d->out + at, d->bias, d->in + at, d->packed, &d->map, y0, y1);
+    if (d->backward) {
+        lnp_depthwise_backward_rows(d, out, d->in + sample * s->out_h * s->out_w * c, y0, y1);
+    } else {
+        const lnp_depthwise_pass pass = lnp_depthwise_forward_pass(s);
+        lnp_depthwise_run_pass(d->kernels, out, d->bias, d->in + sample * s->h * s->w * c,
+                               d->packed, s->size * s->size, s->stride, &pass, y0, y1);
+    }
+    out = d->out + pixel * c;
     if (d->residual) d->rows->add(out, d->residual + pixel * c, out, pixels * c);
     if (d->mean)
         d->rows->row_statistics(d->mean + pixel, d->rstd + pixel, out, c, pixels, c, d->eps);
@@ -7418,18 +7654,18 @@ static void lnp_depthwise_task(const void *context, size_t task, size_t worker)
 
 static void lnp_depthwise_run(lnp_depthwise_work *d, size_t n, lnp_team *team)
 {
-    if (!n || !d->map.h || !d->map.w || !d->map.c) return;
-    d->step = lnp_depthwise_task_rows(n, d->map.h, team->threads);
-    d->blocks = lnp_ceil_div(d->map.h, d->step);
+    if (!n || !d->h || !d->w || !d->shape.c) return;
+    d->step = lnp_depthwise_task_rows(n, d->h, team->threads);
+    d->blocks = lnp_ceil_div(d->h, d->step);
     lnp_team_run(team, lnp_depthwise_task, d, n * d->blocks);
 }
 
-/* out (n,h,w,c) = bias + conv(x), bias may be NULL. Where mean and rstd (n*h*w) are not NULL, they
- * get the LayerNorm statistics of out, taken while its rows are in cache. out is not x. */
+/* out (n,out_h,out_w,c) = bias + conv(x), bias may be NULL. Where mean and rstd (a value per pixel) are
+ * not NULL, they get the LayerNorm statistics of out, taken while its rows are in cache. out is not x. */
 static void lnp_depthwise_forward(const lnp_depthwise_kernels *kernels, const lnp_row_kernels *rows,
                                   float *out, float *mean, float *rstd, const float *x,
-                                  const float *packed, const float *bias, size_t n, size_t h,
-                                  size_t w, size_t c, float eps, lnp_team *team)
+                                  const float *packed, const float *bias, size_t n,
+                                  const lnp_depthwise_geometry *shape, float eps, lnp_team *team)
 {
     lnp_depthwise_work d;
     memset(&d, 0, sizeof d);
@@ -7441,20 +7677,20 @@ static void lnp_depthwise_forward(const lnp_depthwise_kernels *kernels, const ln
     d.in = x;
     d.packed = packed;
     d.bias = bias;
-    d.map.h = h;
-    d.map.w = w;
-    d.map.c = c;
+    d.shape = *shape;
+    d.h = shape->out_h;
+    d.w = shape->out_w;
     d.eps = eps;
     lnp_depthwise_run(&d, n, team);
 }
 
-/* dx (n,h,w,c) = residual + conv(dy, mirrored): residual is a tensor like dx, or NULL; packed
- * mirrored. dx is neither of the inputs. */
+/* dx (n,h,w,c) = residual + what dy (n,out_h,out_w,c) says of x: residual is a tensor like dx, or NULL;
+ * packed backward. dx is neither of the inputs. */
 static void lnp_depthwise_input_gradient(const lnp_depthwise_kernels *kernels,
                                          const lnp_row_kernels *rows, float *dx,
                                          const float *residual, const float *dy,
-                                         const float *packed, size_t n, size_t h, size_t w,
-                                         size_t c, lnp_team *team)
+                                         const float *packed, size_t n,
+                                         const lnp_depthwise_geometry *shape, lnp_team *team)
 {
     lnp_depthwise_work d;
     memset(&d, 0, sizeof d);
@@ -7464,61 +7700,49 @@ static void lnp_depthwise_input_gradient(const lnp_depthwise_kernels *kernels,
     d.in = dy;
     d.packed = packed;
     d.residual = residual;
-    d.map.h = h;
-    d.map.w = w;
-    d.map.c = c;
+    d.shape = *shape;
+    d.backward = 1;
+    d.h = shape->h;
+    d.w = shape->w;
     lnp_depthwise_run(&d, n, team);
 }
 
 /* -- the gradient of the weights -------------------------------------------------------------- */
 
-#define LNP_BAND_ROWS ((size_t)14)          /* of a chain: part of the law */
-#define LNP_BAND_SUMS (16 * (LNP_TAPS + 1)) /* of 16 channels: taps and bias, [50][16] */
+#define LNP_BAND_ROWS ((size_t)14) /* of a chain: part of the law */
 
-static size_t lnp_depthwise_bands(size_t h) { return lnp_ceil_div(h, LNP_BAND_ROWS); }
+static size_t lnp_depthwise_bands(size_t out_h) { return lnp_ceil_div(out_h, LNP_BAND_ROWS); }
+
+/* Floats of the sums of 16 channels over a band: taps and bias, [size * size + 1][16]. */
+static size_t lnp_depthwise_band_floats(size_t size) { return 16 * (size * size + 1); }
 
 /* Floats of scratch for lnp_depthwise_weight_gradient. */
-static size_t lnp_depthwise_scratch_floats(size_t n, size_t h, size_t c)
+static size_t lnp_depthwise_scratch_floats(size_t n, const lnp_depthwise_geometry *s)
 {
-    return n * lnp_depthwise_bands(h) * lnp_ceil_div(c, 16) * LNP_BAND_SUMS;
+    return n * lnp_depthwise_bands(s->out_h) * lnp_ceil_div(s->c, 16) *
+           lnp_depthwise_band_floats(s->size);
 }
 
 /* Channels first..first+16 over one band of a sample. */
 static void lnp_depthwise_band_sums(const lnp_depthwise_kernels *kernels,
                                     const lnp_row_kernels *rows, float *sums, const float *dy,
-                                    const float *x, const lnp_map *map, size_t band, size_t first)
-{
-    const size_t end = lnp_min(map->c, first + 16), line = map->w * map->c;
-    const size_t last = lnp_min(map->h, (band + 1) * LNP_BAND_ROWS);
-    size_t y, c;
-    memset(sums, 0, LNP_BAND_SUMS * sizeof(float));
-    for (y = band * LNP_BAND_ROWS; y < last; y++) {
-        const lnp_depthwise_level *level = kernels->level;
-        rows->column_sum(sums + 16 * LNP_TAPS, dy + y * line + first, map->c, map->w, end - first);
-        for (c = first; c < end; c += level->lanes) {
-            while (level->lanes > end - c) level++;
-            level->gradient(sums + (c - first), dy, x, map, y, c);
-        }
-    }
-}
-
-/* Adds the bands to the gradients of channels first..first+16, which have PyTorch's layout; `stride`
- * floats from band to band. */
-static void lnp_depthwise_add_bands(const lnp_row_kernels *rows, float *dweight, float *dbias,
-                                    const float *sums, size_t stride, size_t bands, size_t c,
+                                    const float *x, const lnp_depthwise_geometry *s, size_t band,
                                     size_t first)
 {
-    const size_t channels = lnp_min(c - first, 16);
-    float total[LNP_BAND_SUMS];
-    size_t i, tap;
-    lnp_depthwise_pack_group(total, dweight, c, first, 0);
-    for (i = 0; i < 16; i++)
-        total[16 * LNP_TAPS + i] = dbias && i < channels ? dbias[first + i] : 0.0f;
-    for (i = 0; i < bands; i++) rows->add(total, total, sums + i * stride, LNP_BAND_SUMS);
-    for (i = 0; i < channels; i++)
-        for (tap = 0; tap < LNP_TAPS; tap++)
-            dweight[(first + i) * LNP_TAPS + tap] = total[tap * 16 + i];
-    for (i = 0; dbias && i < channels; i++) dbias[first + i] = total[16 * LNP_TAPS + i];
+    const size_t filter = lnp_filter_index(s->size, s->stride) - LNP_FILTER_PARTS;
+    const size_t end = lnp_min(s->c, first + 16), line = s->out_w * s->c;
+    const size_t last = lnp_min(s->out_h, (band + 1) * LNP_BAND_ROWS);
+    size_t y, c;
+    memset(sums, 0, lnp_depthwise_band_floats(s->size) * sizeof(float));
+    for (y = band * LNP_BAND_ROWS; y < last; y++) {
+        const lnp_depthwise_level *const *level = kernels->level;
+        rows->column_sum(sums + 16 * s->size * s->size, dy + y * line + first, s->c, s->out_w,
+                         end - first);
+        for (c = first; c < end; c += (*level)->lanes) {
+            while ((*level)->lanes > end - c) level++;
+            (*level)->gradient[filter](sums + (c - first), dy + c, x + c, s, y);
+        }
+    }
 }
 
 /* A gradient on its way; `sums` of every band and 16 channels: [sample][band][group]. */
@@ -7527,33 +7751,48 @@ typedef struct lnp_depthwise_gradient {
     const lnp_row_kernels *rows;
     float *dweight, *dbias, *sums;
     const float *dy, *x;
-    lnp_map map;
+    lnp_depthwise_geometry shape;
     size_t groups, bands, all_bands; /* of the channels; of a sample, of all */
 } lnp_depthwise_gradient;
+
+/* Adds the bands to the gradients of 16 channels, which have PyTorch's layout. */
+static void lnp_depthwise_add_task(const void *context, size_t group, size_t worker)
+{
+    const lnp_depthwise_gradient *d = (const lnp_depthwise_gradient *)context;
+    const size_t size = d->shape.size, taps = size * size, c = d->shape.c, first = group * 16;
+    const size_t channels = lnp_min(c - first, 16), floats = lnp_depthwise_band_floats(size);
+    float total[16 * (LNP_TAPS + 1)];
+    size_t i, tap;
+    (void)worker;
+    lnp_depthwise_pack_group(total, d->dweight, size, 1, c, first, 0);
+    for (i = 0; i < 16; i++)
+        total[16 * taps + i] = d->dbias && i < channels ? d->dbias[first + i] : 0.0f;
+    for (i = 0; i < d->all_bands; i++)
+        d->rows->add(total, total, d->sums + (i * d->groups + group) * floats, floats);
+    for (i = 0; i < channels; i++)
+        for (tap = 0; tap < taps; tap++) d->dweight[(first + i) * taps + tap] = total[tap * 16 + i];
+    for (i = 0; d->dbias && i < channels; i++) d->dbias[first + i] = total[16 * taps + i];
+}
 
 static void lnp_depthwise_band_task(const void *context, size_t i, size_t worker)
 {
     const lnp_depthwise_gradient *d = (const lnp_depthwise_gradient *)context;
-    const size_t band = i / d->groups, at = band / d->bands * d->map.h * d->map.w * d->map.c;
+    const lnp_depthwise_geometry *s = &d->shape;
+    const size_t band = i / d->groups, sample = band / d->bands;
     (void)worker;
-    lnp_depthwise_band_sums(d->kernels, d->rows, d->sums + i * LNP_BAND_SUMS, d->dy + at, d->x + at,
-                            &d->map, band % d->bands, i % d->groups * 16);
+    lnp_depthwise_band_sums(d->kernels, d->rows, d->sums + i * lnp_depthwise_band_floats(s->size),
+                            d->dy + sample * s->out_h * s->out_w * s->c,
+                            d->x + sample * s->h * s->w * s->c, s, band % d->bands,
+                            i % d->groups * 16);
 }
 
-static void lnp_depthwise_add_task(const void *context, size_t group, size_t worker)
-{
-    const lnp_depthwise_gradient *d = (const lnp_depthwise_gradient *)context;
-    (void)worker;
-    lnp_depthwise_add_bands(d->rows, d->dweight, d->dbias, d->sums + group * LNP_BAND_SUMS,
-                            d->groups * LNP_BAND_SUMS, d->all_bands, d->map.c, group * 16);
-}
-
-/* dweight (C,1,7,7) and dbias (C; may be NULL) continue over dy, x (n,h,w,c). Work is dealt in the
- * order of the rows, so that a thread has about those that it had before. */
+/* dweight (C,1,size,size) and dbias (C; may be NULL) continue over dy and x. Work is dealt in the order
+ * of the rows, so that a thread has about those that it had before. */
 static void lnp_depthwise_weight_gradient(const lnp_depthwise_kernels *kernels,
                                           const lnp_row_kernels *rows, float *dweight, float *dbias,
-                                          const float *dy, const float *x, size_t n, size_t h,
-                                          size_t w, size_t c, float *scratch, lnp_team *team)
+                                          const float *dy, const float *x, size_t n,
+                                          const lnp_depthwise_geometry *shape, float *scratch,
+                                          lnp_team *team)
 {
     lnp_depthwise_gradient d;
     d.kernels = kernels;
@@ -7563,11 +7802,9 @@ static void lnp_depthwise_weight_gradient(const lnp_depthwise_kernels *kernels,
     d.sums = scratch;
     d.dy = dy;
     d.x = x;
-    d.map.h = h;
-    d.map.w = w;
-    d.map.c = c;
-    d.groups = lnp_ceil_div(c, 16);
-    d.bands = lnp_depthwise_bands(h);
+    d.shape = *shape;
+    d.groups = lnp_ceil_div(shape->c, 16);
+    d.bands = lnp_depthwise_bands(shape->out_h);
     d.all_bands = n * d.bands;
     lnp_team_run(team, lnp_depthwise_band_task, &d, d.all_bands * d.groups);
     lnp_team_run(team, lnp_depthwise_add_task, &d, d.groups);
@@ -7611,6 +7848,7 @@ typedef struct lnp_weight {
     lnp_use use;
     size_t groups; /* of LNP_USE_MATRIX: `groups` matrices of n x k each */
     size_t n, k;
+    size_t stride; /* of LNP_USE_DEPTHWISE */
     float *frozen; /* a plain tensor of frozen parameters */
     int wanted[LNP_COPIES];
     float *packed[LNP_COPIES]; /* copies that exist */
@@ -7667,7 +7905,7 @@ static const lnp_gemm_kernels *lnp_copy_gemm(const lensnet_parameters *p, int co
 static size_t lnp_packed_copy_floats(const lensnet_parameters *p, const lnp_weight *w, int copy)
 {
     const int backward = lnp_is_backward(copy);
-    if (w->use == LNP_USE_DEPTHWISE) return lnp_depthwise_packed_floats(w->shape[0]);
+    if (w->use == LNP_USE_DEPTHWISE) return lnp_depthwise_packed_floats(w->shape[2], w->shape[0]);
     return w->groups * lnp_packed_floats(lnp_copy_gemm(p, copy), backward ? w->k : w->n,
                                          backward ? w->n : w->k);
 }
@@ -7947,7 +8185,8 @@ static void lnp_pack_weight(const lensnet_parameters *p, lnp_weight *w, const fl
         if (w->use == LNP_USE_MATRIX)
             lnp_pack_matrices(p, w, copy, values, team);
         else
-            lnp_depthwise_pack(w->packed[copy], values, w->shape[0], lnp_is_backward(copy), team);
+            lnp_depthwise_pack(w->packed[copy], values, w->shape[2], w->stride, w->shape[0],
+                               lnp_is_backward(copy), team);
     }
 }
 
@@ -9369,21 +9608,24 @@ static lensnet_result lnp_use_matrix(const lensnet_node *node, int k, size_t gro
     return LENSNET_OK;
 }
 
-/* Declares that parameter k is the kernel of the direct depthwise convolution of the input. */
-static lensnet_result lnp_use_depthwise(const lensnet_node *node, int k, lensnet_error *error)
+/* Declares that parameter k is the filter of a direct depthwise convolution of the input. */
+static lensnet_result lnp_use_depthwise(const lensnet_node *node, int k, size_t size, size_t stride,
+                                        lensnet_error *error)
 {
     const lensnet_graph *g = node->graph;
     lnp_weight *w = lnp_parameter_of(node, k);
     size_t c = lnp_in(node)->c;
     if (w->use == LNP_USE_PLAIN || w->use == LNP_USE_MATRIX || w->rank != 4 || w->shape[0] != c ||
-        w->size != 49 * c || w->shape[2] != 7)
+        w->size != size * size * c || w->shape[2] != size ||
+        (w->use == LNP_USE_DEPTHWISE && w->stride != stride))
         return lnp_fail(
             error, LENSNET_ERROR_SHAPE,
-            "depthwise conv2d: parameter \"%s\" is not (%lu, 1, 7, 7), or another operator "
+            "depthwise conv2d: parameter \"%s\" is not (%lu, 1, %lu, %lu), or another operator "
             "uses it in another way",
-            w->name, (unsigned long)c);
+            w->name, (unsigned long)c, (unsigned long)size, (unsigned long)size);
     if (g->parameters->frozen) return LENSNET_OK;
     w->use = LNP_USE_DEPTHWISE;
+    w->stride = stride;
     w->wanted[LNP_FORWARD] = 1;
     if (g->options.training && lnp_in(node)->wants_gradient) w->wanted[LNP_BACKWARD] = 1;
     return LENSNET_OK;
@@ -9608,13 +9850,13 @@ static size_t lnp_conv_outputs(size_t in, size_t kernel, size_t stride, size_t p
     return in + 2 * padding < span ? 0 : (in + 2 * padding - span) / stride + 1;
 }
 
-static lensnet_result lnp_conv_shape(lensnet_node *node, lensnet_error *error)
+/* The output of a convolution, direct or not; its weights' form is the caller's. */
+static lensnet_result lnp_conv_outline(lensnet_node *node, lensnet_error *error)
 {
     const lnp_activation *x = lnp_in(node);
     lnp_activation *y = lnp_out(node);
     const lensnet_conv2d_desc *d = lnp_conv_desc(node);
     const lnp_weight *w = lnp_parameter_of(node, 0);
-    lensnet_result result;
     if (!d->groups || !d->stride || !d->dilation || d->padding > 4096 || d->dilation > 4096 ||
         w->shape[0] % d->groups || x->c % d->groups || w->shape[1] != x->c / d->groups)
         return lnp_fail(
@@ -9634,9 +9876,15 @@ static lensnet_result lnp_conv_shape(lensnet_node *node, lensnet_error *error)
             "larger images",
             w->name, (unsigned long)w->shape[2], (unsigned long)w->shape[3], (unsigned long)x->h,
             (unsigned long)x->w);
-    result = lensnet_node_expect(node, 1, y->c, error);
+    return lensnet_node_expect(node, 1, y->c, error);
+}
+
+static lensnet_result lnp_conv_shape(lensnet_node *node, lensnet_error *error)
+{
+    const lensnet_result result = lnp_conv_outline(node, error);
     if (result) return result;
-    return lnp_use_matrix(node, 0, d->groups, x->wants_gradient, error);
+    return lnp_use_matrix(node, 0, lnp_conv_desc(node)->groups, lnp_in(node)->wants_gradient,
+                          error);
 }
 
 /* Group `group` of a convolution as a matrix whose rows are output pixels and whose columns are
@@ -9869,45 +10117,54 @@ static const lensnet_operator lnp_conv2d = {
     /* shape, plan, forward, backward, macs, begin: */
     lnp_conv_shape, lnp_conv_plan, lnp_conv_forward, lnp_conv_backward, lnp_conv_macs, NULL};
 
-/* --- depthwise 7 x 7, direct ------------------------------------------------------------------- */
+/* --- depthwise convolution, direct -------------------------------------------------------------- */
 
 static lensnet_result lnp_depthwise_shape(lensnet_node *node, lensnet_error *error)
 {
-    lensnet_result result = lnp_use_depthwise(node, 0, error);
-    lnp_shape_same(node, error);
-    return result ? result : lensnet_node_expect(node, 1, lnp_in(node)->c, error);
+    const lensnet_result result = lnp_conv_outline(node, error);
+    if (result) return result;
+    return lnp_use_depthwise(node, 0, lnp_parameter_of(node, 0)->shape[2],
+                             lnp_conv_desc(node)->stride, error);
+}
+
+static lnp_depthwise_geometry lnp_conv_geometry(const lensnet_node *node)
+{
+    const lnp_activation *x = lnp_in(node);
+    const lensnet_conv2d_desc *d = lnp_conv_desc(node);
+    return lnp_depthwise_geometry_of(lnp_parameter_of(node, 0)->shape[2], d->stride, d->padding,
+                                     x->h, x->w, x->c);
 }
 
 static void lnp_depthwise_plan(lensnet_node *node)
 {
     const lensnet_graph *g = node->graph;
-    const lnp_activation *x = lnp_in(node);
+    const lnp_depthwise_geometry geometry = lnp_conv_geometry(node);
     if (g->options.training)
-        node->scratch = lnp_depthwise_scratch_floats(g->micro_batch, x->h, x->c);
+        node->scratch = lnp_depthwise_scratch_floats(g->micro_batch, &geometry);
 }
 
 static void lnp_depthwise_conv_forward(const lensnet_node *node)
 {
     lensnet_graph *g = node->graph;
-    const lnp_activation *x = lnp_in(node);
+    const lnp_depthwise_geometry geometry = lnp_conv_geometry(node);
     lnp_depthwise_forward(&g->depthwise, &g->rows, lnp_output_value(node), NULL, NULL,
                           lnp_input_value(node, 0), lnp_parameter_of(node, 0)->packed[LNP_FORWARD],
-                          lnp_parameter_values(node, 1), g->run.n, x->h, x->w, x->c, 0, &g->team);
+                          lnp_parameter_values(node, 1), g->run.n, &geometry, 0, &g->team);
 }
 
 static void lnp_depthwise_conv_backward(const lensnet_node *node)
 {
     lensnet_graph *g = node->graph;
-    const lnp_activation *x = lnp_in(node);
+    const lnp_depthwise_geometry geometry = lnp_conv_geometry(node);
     const float *dy = lnp_output_gradient(node);
     float *dx = lnp_input_gradient(node, 0);
     lnp_depthwise_weight_gradient(&g->depthwise, &g->rows, lnp_parameter_gradient(node, 0),
                                   lnp_parameter_gradient(node, 1), dy, lnp_input_value(node, 0),
-                                  g->run.n, x->h, x->w, x->c, g->run.scratch, &g->team);
+                                  g->run.n, &geometry, g->run.scratch, &g->team);
     if (dx)
         lnp_depthwise_input_gradient(&g->depthwise, &g->rows, dx, NULL, dy,
                                      lnp_parameter_of(node, 0)->packed[LNP_BACKWARD], g->run.n,
-                                     x->h, x->w, x->c, &g->team);
+                                     &geometry, &g->team);
 }
 
 static const lensnet_operator lnp_depthwise = {
@@ -9917,12 +10174,12 @@ static const lensnet_operator lnp_depthwise = {
     lnp_depthwise_shape, lnp_depthwise_plan, lnp_depthwise_conv_forward,
     lnp_depthwise_conv_backward, lnp_conv_macs, NULL};
 
-/* The direct kernels serve the one depthwise shape that ConvNeXt has. */
+/* What >>depthwise does directly. */
 static int lnp_is_direct(const lnp_weight *w, const lensnet_conv2d_desc *d, size_t channels)
 {
     return d->groups == channels && w->shape[0] == channels && w->shape[1] == 1 &&
-           w->shape[2] == 7 && w->shape[3] == 7 && d->stride == 1 && d->padding == 3 &&
-           d->dilation == 1;
+           w->shape[2] == w->shape[3] && d->dilation == 1 &&
+           lnp_depthwise_has(w->shape[2], d->stride, d->padding);
 }
 
 /* --- conv2d, either way ------------------------------------------------------------------------ */
@@ -10768,8 +11025,15 @@ typedef struct lnp_block_parts {
     size_t wide_sums, narrow_sums, bands, product;
 } lnp_block_parts;
 
+/* The depthwise convolution over an input. */
+static lnp_depthwise_geometry lnp_block_geometry(const lnp_activation *x)
+{
+    return lnp_depthwise_geometry_of(7, 1, 3, x->h, x->w, x->c);
+}
+
 static lnp_block_parts lnp_block_sizes(const lensnet_node *node)
 {
+    const lnp_depthwise_geometry depthwise = lnp_block_geometry(lnp_in(node));
     const lensnet_graph *g = node->graph;
     const lnp_activation *x = lnp_in(node);
     size_t group = lnp_block_group(node), pixels = lnp_pixels(x), rows = group * pixels;
@@ -10785,7 +11049,7 @@ static lnp_block_parts lnp_block_sizes(const lensnet_node *node)
     s.narrow = training ? lnp_round_up(rows * c, 16) : 0;
     s.wide_sums = training ? lnp_round_up(chunks * wide, 16) : 0;
     s.narrow_sums = training ? lnp_round_up(chunks * c, 16) : 0;
-    s.bands = training ? lnp_depthwise_scratch_floats(group, x->h, c) : 0;
+    s.bands = training ? lnp_depthwise_scratch_floats(group, &depthwise) : 0;
     s.product =
         lnp_max(lnp_linear_scratch(node, rows, wide, c), lnp_linear_scratch(node, rows, c, wide));
     return s;
@@ -10959,14 +11223,14 @@ static void lnp_block_reduce(const lnp_block *b)
 static void lnp_block_forward(const lensnet_node *node)
 {
     lensnet_graph *g = node->graph;
-    const lnp_activation *x = lnp_in(node);
+    const lnp_depthwise_geometry depthwise = lnp_block_geometry(lnp_in(node));
     size_t first;
     for (first = 0; first < g->run.n; first += lnp_block_group(node)) {
         lnp_block b = lnp_block_begin(node, first);
         lnp_depthwise_forward(&g->depthwise, &g->rows, b.depthwise, b.mean, b.rstd, b.x,
                               lnp_parameter_of(node, LNP_B_DEPTHWISE)->packed[LNP_FORWARD],
-                              lnp_parameter_values(node, LNP_B_DEPTHWISE_BIAS), b.samples, x->h,
-                              x->w, x->c, lnp_block_norm_epsilon, &g->team);
+                              lnp_parameter_values(node, LNP_B_DEPTHWISE_BIAS), b.samples,
+                              &depthwise, lnp_block_norm_epsilon, &g->team);
         lnp_block_expand(&b, lnp_block_activate);
         lnp_block_grn_statistics(&b);
         lnp_block_reduce(&b);
@@ -11118,16 +11382,17 @@ static void lnp_block_backward_expand(const lnp_block *b)
 /* Through the depthwise convolution, and the residual past all of it. */
 static void lnp_block_backward_depthwise(const lnp_block *b, const lnp_activation *x, float *dx)
 {
+    const lnp_depthwise_geometry depthwise = lnp_block_geometry(x);
     lensnet_graph *g = b->g;
     lnp_depthwise_weight_gradient(&g->depthwise, &g->rows,
                                   lnp_parameter_gradient(b->node, LNP_B_DEPTHWISE),
                                   lnp_parameter_gradient(b->node, LNP_B_DEPTHWISE_BIAS), b->dnarrow,
-                                  b->x, b->samples, x->h, x->w, x->c, b->bands, &g->team);
+                                  b->x, b->samples, &depthwise, b->bands, &g->team);
     if (dx)
         lnp_depthwise_input_gradient(
             &g->depthwise, &g->rows, dx, b->dy, b->dnarrow,
-            lnp_parameter_of(b->node, LNP_B_DEPTHWISE)->packed[LNP_BACKWARD], b->samples, x->h,
-            x->w, x->c, &g->team);
+            lnp_parameter_of(b->node, LNP_B_DEPTHWISE)->packed[LNP_BACKWARD], b->samples,
+            &depthwise, &g->team);
 }
 
 static void lnp_block_backward(const lensnet_node *node)
@@ -11153,7 +11418,7 @@ static lensnet_result lnp_block_shape(lensnet_node *node, lensnet_error *error)
     const size_t c = lnp_in(node)->c;
     const int back = 1;
     lensnet_result result = lnp_drop_path_shape(node, error);
-    if (!result) result = lnp_use_depthwise(node, LNP_B_DEPTHWISE, error);
+    if (!result) result = lnp_use_depthwise(node, LNP_B_DEPTHWISE, 7, 1, error);
     if (!result) result = lensnet_node_expect(node, LNP_B_DEPTHWISE_BIAS, c, error);
     if (!result) result = lensnet_node_expect(node, LNP_B_NORM, c, error);
     if (!result) result = lensnet_node_expect(node, LNP_B_NORM_BIAS, c, error);

@@ -880,7 +880,7 @@ typedef struct depthwise_bench {
     lnp_depthwise_kernels kernels;
     lnp_row_kernels rows;
     float *out, *mean, *rstd, *x, *packed, *bias, *scratch;
-    size_t side, c;
+    lnp_depthwise_geometry geometry;
     int threads;
 } depthwise_bench;
 
@@ -888,57 +888,61 @@ static void depthwise_forward_work(void *context)
 {
     depthwise_bench *b = (depthwise_bench *)context;
     lnp_depthwise_forward(&b->kernels, &b->rows, b->out, b->mean, b->rstd, b->x, b->packed, b->bias,
-                          1, b->side, b->side, b->c, 1e-6f, team_of(b->threads));
+                          1, &b->geometry, 1e-6f, team_of(b->threads));
 }
 
 static void depthwise_input_work(void *context)
 {
     depthwise_bench *b = (depthwise_bench *)context;
-    lnp_depthwise_input_gradient(&b->kernels, &b->rows, b->out, NULL, b->x, b->packed, 1, b->side,
-                                 b->side, b->c, team_of(b->threads));
+    lnp_depthwise_input_gradient(&b->kernels, &b->rows, b->x, NULL, b->out, b->packed, 1,
+                                 &b->geometry, team_of(b->threads));
 }
 
 static void depthwise_weight_work(void *context)
 {
     depthwise_bench *b = (depthwise_bench *)context;
     lnp_depthwise_weight_gradient(&b->kernels, &b->rows, b->packed, b->bias, b->out, b->x, 1,
-                                  b->side, b->side, b->c, b->scratch, team_of(b->threads));
+                                  &b->geometry, b->scratch, team_of(b->threads));
 }
 
-/* Pixels of a row and taps of a filter's row that meet inside the image: what is skipped earns nothing. */
-static double taps_along(size_t side)
+/* Outputs of a row and taps of a filter's row that meet inside the image: what is skipped earns nothing. */
+static double taps_along(const lnp_depthwise_geometry *g)
 {
     size_t x, tap, count = 0;
-    for (x = 0; x < side; x++)
-        for (tap = 0; tap < 7; tap++) count += x + tap >= 3 && x + tap - 3 < side;
+    for (x = 0; x < g->out_w; x++)
+        for (tap = 0; tap < g->size; tap++)
+            count += x * g->stride + tap >= g->padding && x * g->stride + tap - g->padding < g->w;
     return (double)count;
 }
 
-static void bench_depthwise(size_t side, size_t c, size_t threads)
+static void bench_filter(size_t size, size_t stride, size_t side, size_t c, size_t threads)
 {
     static const work works[3] = {depthwise_forward_work, depthwise_input_work,
                                   depthwise_weight_work};
     static const char *const names[3] = {"forward + norm sums", "input gradient",
                                          "weight gradient"};
     size_t pixels = side * side, i;
+    char kind[32] = "";
     depthwise_bench b;
     b.kernels = lnp_depthwise_kernels_for(chosen.isa);
     b.rows = lnp_row_kernels_for(chosen.isa);
+    b.geometry = lnp_depthwise_geometry_of(size, stride, size / 2, side, side, c);
     b.out = floats(pixels * c);
     b.x = floats(pixels * c);
     b.mean = floats(pixels);
     b.rstd = floats(pixels);
-    b.packed = floats(lnp_depthwise_packed_floats(c));
+    b.packed = floats(lnp_depthwise_packed_floats(size, c));
     b.bias = floats(c);
-    b.scratch = floats(lnp_depthwise_scratch_floats(1, side, c));
-    b.side = side;
-    b.c = c;
+    b.scratch = floats(lnp_depthwise_scratch_floats(1, &b.geometry));
     b.threads = (int)threads;
+    if (size != 7)
+        snprintf(kind, sizeof kind, "%lux%lu/%lu ", (unsigned long)size, (unsigned long)size,
+                 (unsigned long)stride);
     for (i = 0; i < 3; i++) {
         record r = blank("depthwise", "", threads);
-        r.flops = 2 * taps_along(side) * taps_along(side) * (double)c;
-        snprintf(r.name, sizeof r.name, "%lu^2 x %lu, %s", (unsigned long)side, (unsigned long)c,
-                 names[i]);
+        r.flops = 2 * taps_along(&b.geometry) * taps_along(&b.geometry) * (double)c;
+        snprintf(r.name, sizeof r.name, "%s%lu^2 x %lu, %s", kind, (unsigned long)side,
+                 (unsigned long)c, names[i]);
         report(&r, works[i], &b);
     }
     release(b.out);
@@ -948,6 +952,17 @@ static void bench_depthwise(size_t side, size_t c, size_t threads)
     release(b.packed);
     release(b.bias);
     release(b.scratch);
+}
+
+/* The network's filter in every stage; others, on the map of the first. */
+static void bench_depthwise(const size_t *widths, size_t side, size_t threads)
+{
+    size_t stage;
+    for (stage = 0; stage < 4; stage++) bench_filter(7, 1, side >> stage, widths[stage], threads);
+    bench_filter(3, 1, side, widths[0], threads);
+    bench_filter(5, 1, side, widths[0], threads);
+    bench_filter(3, 2, side, widths[0], threads);
+    bench_filter(5, 2, side, widths[0], threads);
 }
 
 /* ---- GELU ---------------------------------------------------------------------------------------- */
@@ -1120,15 +1135,14 @@ static void print_machine(void)
 
 static void bench_kernels(void)
 {
-    size_t t, s, p, stage;
+    size_t t, s, p;
     for (t = 0; t < chosen.thread_count; t++) {
         lensnet_model_desc desc = desc_of(chosen.variants[0]);
         for (s = 0; s < chosen.size_count; s++) {
             size_t side = chosen.sizes[s] / 4;
             for (p = 0; p < chosen.precision_count && wanted("gemm"); p++)
                 bench_products(&desc, chosen.sizes[s], chosen.threads[t], chosen.precisions[p]);
-            for (stage = 0; stage < 4 && wanted("depthwise"); stage++, side /= 2)
-                bench_depthwise(side, desc.widths[stage], chosen.threads[t]);
+            if (wanted("depthwise")) bench_depthwise(desc.widths, side, chosen.threads[t]);
         }
         if (wanted("optimiser")) bench_optimiser(chosen.variants[0], chosen.threads[t]);
         if (wanted("load")) bench_load(chosen.variants[0], chosen.threads[t]);
