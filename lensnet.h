@@ -1018,11 +1018,19 @@ LENSNET_API lensnet_tensor lensnet_layer_norm(lensnet_graph *graph, lensnet_tens
 /* x Phi(x), the erf form (Hendrycks & Gimpel 2016). */
 LENSNET_API lensnet_tensor lensnet_gelu(lensnet_graph *graph, lensnet_tensor x);
 LENSNET_API lensnet_tensor lensnet_relu(lensnet_graph *graph, lensnet_tensor x);
+LENSNET_API lensnet_tensor lensnet_sigmoid(lensnet_graph *graph,
+                                           lensnet_tensor x); /* 1 / (1 + e^-x) */
+LENSNET_API lensnet_tensor lensnet_silu(lensnet_graph *graph,
+                                        lensnet_tensor x); /* x sigmoid(x), swish */
 /* Global response normalisation (ConvNeXt V2, section 3.2): gamma x G / (mean_c G + 1e-6) + beta + x with
  * G = sqrt(sum over pixels of x^2) per sample and channel. gamma, beta: C values in any shape. */
 LENSNET_API lensnet_tensor lensnet_grn(lensnet_graph *graph, lensnet_tensor x,
                                        lensnet_parameter gamma, lensnet_parameter beta);
 LENSNET_API lensnet_tensor lensnet_add(lensnet_graph *graph, lensnet_tensor a, lensnet_tensor b);
+/* x y, value by value; y has the shape of x, or is (N, 1, 1, C): a gate for each channel, as in
+ * squeeze-and-excitation (Hu et al. 2018). */
+LENSNET_API lensnet_tensor lensnet_multiply(lensnet_graph *graph, lensnet_tensor x,
+                                            lensnet_tensor y);
 /* Stochastic depth (Huang et al. 2016): in training, zero for a sample with probability `rate`, else
  * x / (1 - rate); decided by (batch.seed, batch.step, sample, count of drop paths recorded before). */
 LENSNET_API lensnet_tensor lensnet_drop_path(lensnet_graph *graph, lensnet_tensor x, float rate);
@@ -8396,6 +8404,7 @@ struct lensnet_graph {
     lensnet_parameters *parameters;
     lensnet_graph_options options;
     lensnet_precision precision; /* of what is recorded next */
+    lensnet_isa map_isa;         /* which of the kernels that stand beside their operators */
     lnp_row_kernels rows;
     lnp_depthwise_kernels depthwise;
     lnp_team team;
@@ -8494,6 +8503,7 @@ lensnet_result lensnet_graph_create(lensnet_graph **graph, lensnet_parameters *p
     g->options = *options;
     g->precision = options->precision;
     isa = lnp_detect_isa(g->host.isa_cap);
+    g->map_isa = isa < LENSNET_ISA_AVX512 ? isa : LENSNET_ISA_AVX512;
     g->rows = lnp_row_kernels_for(isa);
     g->depthwise = lnp_depthwise_kernels_for(isa);
     lnp_team_begin(&g->team, lnp_threads(&g->host), parameters->process);
@@ -9090,15 +9100,23 @@ static void lnp_zero_parallel(lensnet_graph *g, float *y, size_t n)
     lnp_team_run(&g->team, lnp_elements_task, &e, lnp_pieces(n));
 }
 
-static void lnp_add_parallel(lensnet_graph *g, float *y, const float *a, const float *b, size_t n)
+/* y = kernel(a, b) for n values. */
+static void lnp_combine(lensnet_graph *g,
+                        void (*kernel)(float *, const float *, const float *, size_t), float *y,
+                        const float *a, const float *b, size_t n)
 {
     lnp_elements e = {NULL, NULL, NULL, 0, NULL, NULL};
     e.y = y;
     e.a = a;
     e.b = b;
     e.n = n;
-    e.two = g->rows.add;
+    e.two = kernel;
     lnp_team_run(&g->team, lnp_elements_task, &e, lnp_pieces(n));
+}
+
+static void lnp_add_parallel(lensnet_graph *g, float *y, const float *a, const float *b, size_t n)
+{
+    lnp_combine(g, g->rows.add, y, a, b, n);
 }
 
 static float *lnp_place_of(const lensnet_graph *g, int buffer)
@@ -10311,13 +10329,10 @@ static void lnp_elementwise_forward(const lensnet_node *node, lnp_elementwise ke
 static void lnp_elementwise_backward(const lensnet_node *node, lnp_elementwise_slope kernel)
 {
     lensnet_graph *g = node->graph;
-    lnp_elements e = {NULL, NULL, NULL, 0, NULL, NULL};
-    e.y = lnp_input_gradient(node, 0);
-    e.a = lnp_output_gradient(node);
-    e.b = lnp_input_value(node, 0);
-    e.n = lnp_value_floats(g, node->output);
-    e.two = kernel;
-    if (e.y) lnp_team_run(&g->team, lnp_elements_task, &e, lnp_pieces(e.n));
+    float *dx = lnp_input_gradient(node, 0);
+    if (dx)
+        lnp_combine(g, kernel, dx, lnp_output_gradient(node), lnp_input_value(node, 0),
+                    lnp_value_floats(g, node->output));
 }
 
 static void lnp_gelu_forward(const lensnet_node *node)
@@ -10360,6 +10375,227 @@ static const lensnet_operator lnp_relu = {
 lensnet_tensor lensnet_relu(lensnet_graph *g, lensnet_tensor x)
 {
     return lensnet_record(g, &lnp_relu, &x, NULL, NULL);
+}
+
+/* --- kernels beside their operator --------------------------------------------------------------- */
+
+/* Such a kernel is a plain loop, lnp_NAME_ref, and the same for 16 lanes, lnp_NAME_16, from which these
+ * make lnp_NAME_kernels, by instruction set: y = f(x), or y = f(a, b). y may be x, a or b. */
+#define LNP_UNARY_BODY(name)                                                                       \
+    LNP_INLINE void lnp_##name##_body(int pieces, float *y, const float *x, size_t n)              \
+    {                                                                                              \
+        LNP_BY_16(n, lnp_v_store_n(y + i, lnp_##name##_16(lnp_v_load_n(x + i, lanes)), lanes));    \
+    }
+#define LNP_UNARY_FOR(target, isa, pieces, name)                                                   \
+    target static void lnp_##name##_##isa(float *y, const float *x, size_t n)                      \
+    {                                                                                              \
+        lnp_##name##_body(pieces, y, x, n);                                                        \
+    }
+#define LNP_STEP_OF_TWO(name)                                                                      \
+    lnp_v_store_n(y + i, lnp_##name##_16(lnp_v_load_n(a + i, lanes), lnp_v_load_n(b + i, lanes)),  \
+                  lanes)
+#define LNP_BINARY_BODY(name)                                                                      \
+    LNP_INLINE void lnp_##name##_body(int pieces, float *y, const float *a, const float *b,        \
+                                      size_t n)                                                    \
+    {                                                                                              \
+        LNP_BY_16(n, LNP_STEP_OF_TWO(name));                                                       \
+    }
+#define LNP_BINARY_FOR(target, isa, pieces, name)                                                  \
+    target static void lnp_##name##_##isa(float *y, const float *a, const float *b, size_t n)      \
+    {                                                                                              \
+        lnp_##name##_body(pieces, y, a, b, n);                                                     \
+    }
+#if LNP_X86
+#define LNP_FOR_AVX2(each, name) each(LNP_TARGET_AVX2, avx2, 2, name)
+#define LNP_AVX2_OF(name)        lnp_##name##_avx2
+#else
+#define LNP_FOR_AVX2(each, name)
+#define LNP_AVX2_OF(name) NULL
+#endif
+#if LNP_AVX512
+#define LNP_FOR_AVX512(each, name) each(LNP_TARGET_AVX512, avx512, 1, name)
+#define LNP_AVX512_OF(name)        lnp_##name##_avx512
+#else
+#define LNP_FOR_AVX512(each, name)
+#define LNP_AVX512_OF(name) NULL
+#endif
+#define LNP_KERNELS(type, body, each, name)                                                        \
+    body(name) each(, portable, 4, name) LNP_FOR_AVX2(each, name)                                  \
+        LNP_FOR_AVX512(each, name) static const type lnp_##name##_kernels[] = {                    \
+            lnp_##name##_ref, lnp_##name##_portable, LNP_AVX2_OF(name), LNP_AVX512_OF(name)};
+#define LNP_UNARY_KERNELS(name) LNP_KERNELS(lnp_elementwise, LNP_UNARY_BODY, LNP_UNARY_FOR, name)
+#define LNP_BINARY_KERNELS(name)                                                                   \
+    LNP_KERNELS(lnp_elementwise_slope, LNP_BINARY_BODY, LNP_BINARY_FOR, name)
+
+/* --- sigmoid, silu ------------------------------------------------------------------------------- */
+
+/* exp(x) for -87 <= x <= 0 within 1e-7 of itself: 2^n e^f, x = n ln 2 + f; |f| <= ln 2 / 2. */
+#define LNP_EXP_MAGIC                                                                              \
+    12583039.0f /* 1.5 2^23 + 127: adding it rounds to n and leaves n + 127 below */
+#define LNP_EXP_RATE 1.44269504f  /* 1 / ln 2 */
+#define LNP_EXP_HIGH 0.693359375f /* ln 2, n of which are exact ... */
+#define LNP_EXP_LOW  -2.12194440e-4f
+#define LNP_EXP_END  0x42ae0000u /* 87 */
+#define LNP_EXP_2    0.5f
+#define LNP_EXP_3    0.16666667f
+#define LNP_EXP_4    0.041666668f
+#define LNP_EXP_5    0.0083333338f
+#define LNP_EXP_6    0.0013888889f
+
+LNP_INLINE lnp_v16 lnp_exp_16(lnp_v16 x)
+{
+    const lnp_v16 shifted = lnp_v_madd(x, lnp_v_set(LNP_EXP_RATE), lnp_v_set(LNP_EXP_MAGIC));
+    const lnp_v16 n = lnp_v_sub(shifted, lnp_v_set(LNP_EXP_MAGIC));
+    const lnp_v16 f = lnp_v_sub(lnp_v_sub(x, lnp_v_mul(n, lnp_v_set(LNP_EXP_HIGH))),
+                                lnp_v_mul(n, lnp_v_set(LNP_EXP_LOW)));
+    lnp_v16 p = lnp_v_madd(lnp_v_set(LNP_EXP_6), f, lnp_v_set(LNP_EXP_5));
+    p = lnp_v_madd(p, f, lnp_v_set(LNP_EXP_4));
+    p = lnp_v_madd(p, f, lnp_v_set(LNP_EXP_3));
+    p = lnp_v_madd(p, f, lnp_v_set(LNP_EXP_2));
+    p = lnp_v_madd(lnp_v_mul(p, f), f, lnp_v_add(f, lnp_v_set(1.0f)));
+    return lnp_v_mul(p, lnp_v_from_bits(lnp_u_shift23(lnp_v_bits(shifted))));
+}
+
+static float lnp_exp_ref(float x)
+{
+    const float shifted = x * LNP_EXP_RATE + LNP_EXP_MAGIC, n = shifted - LNP_EXP_MAGIC;
+    const float f = x - n * LNP_EXP_HIGH - n * LNP_EXP_LOW;
+    float p = LNP_EXP_6 * f + LNP_EXP_5, power;
+    uint32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits <<= 23;
+    memcpy(&power, &bits, sizeof power);
+    p = ((p * f + LNP_EXP_4) * f + LNP_EXP_3) * f + LNP_EXP_2;
+    return (p * f * f + (f + 1.0f)) * power;
+}
+
+/* sigmoid(x), and sigmoid(-x) in *rest, both from e = exp(-|x|); |x| counts as 87 at most, NaN stays. */
+LNP_INLINE lnp_v16 lnp_sigmoid_pair_16(lnp_v16 x, lnp_v16 *rest)
+{
+    const lnp_u16 bits = lnp_v_bits(x), sign = lnp_u_set(0x80000000u), end = lnp_u_set(LNP_EXP_END);
+    const lnp_u16 size = lnp_u_and(bits, lnp_u_set(0x7fffffffu)), over = lnp_u_sub(size, end);
+    const lnp_u16 keep =
+        lnp_u_top(lnp_u_or(over, lnp_u_sub(lnp_u_set(0x7f800000u), size))); /* small or NaN */
+    const lnp_u16 below = lnp_u_or(lnp_u_add(lnp_u_and(over, keep), end), sign);
+    const lnp_v16 e = lnp_exp_16(lnp_v_from_bits(below)), one = lnp_v_set(1.0f);
+    const lnp_v16 large = lnp_v_div(one, lnp_v_add(one, e)), small = lnp_v_mul(e, large);
+    const lnp_u16 swapped =
+        lnp_u_and(lnp_u_top(bits), lnp_u_xor(lnp_v_bits(large), lnp_v_bits(small)));
+    *rest = lnp_v_from_bits(lnp_u_xor(lnp_v_bits(small), swapped));
+    return lnp_v_from_bits(lnp_u_xor(lnp_v_bits(large), swapped));
+}
+
+static float lnp_sigmoid_pair_ref(float x, float *rest)
+{
+    const float size = fabsf(x), e = lnp_exp_ref(size > 87.0f ? -87.0f : -size);
+    const float large = 1.0f / (1.0f + e), small = e * large;
+    *rest = x < 0.0f ? large : small;
+    return x < 0.0f ? small : large;
+}
+
+LNP_INLINE lnp_v16 lnp_sigmoid_16(lnp_v16 x)
+{
+    lnp_v16 rest;
+    return lnp_sigmoid_pair_16(x, &rest);
+}
+
+static void lnp_sigmoid_ref(float *y, const float *x, size_t n)
+{
+    float rest;
+    size_t i;
+    for (i = 0; i < n; i++) y[i] = lnp_sigmoid_pair_ref(x[i], &rest);
+}
+
+LNP_INLINE lnp_v16 lnp_sigmoid_slope_16(lnp_v16 dy, lnp_v16 x)
+{
+    lnp_v16 rest;
+    const lnp_v16 y = lnp_sigmoid_pair_16(x, &rest);
+    return lnp_v_mul(dy, lnp_v_mul(y, rest));
+}
+
+static void lnp_sigmoid_slope_ref(float *dx, const float *dy, const float *x, size_t n)
+{
+    float rest;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        const float y = lnp_sigmoid_pair_ref(x[i], &rest);
+        dx[i] = dy[i] * (y * rest);
+    }
+}
+
+LNP_UNARY_KERNELS(sigmoid)
+LNP_BINARY_KERNELS(sigmoid_slope)
+
+static void lnp_sigmoid_forward(const lensnet_node *node)
+{
+    lnp_elementwise_forward(node, lnp_sigmoid_kernels[node->graph->map_isa]);
+}
+
+static void lnp_sigmoid_backward(const lensnet_node *node)
+{
+    lnp_elementwise_backward(node, lnp_sigmoid_slope_kernels[node->graph->map_isa]);
+}
+
+static const lensnet_operator lnp_sigmoid = {
+    "sigmoid", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, 0, LENSNET_READS_INPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    NULL, NULL, lnp_sigmoid_forward, lnp_sigmoid_backward, NULL, NULL};
+
+lensnet_tensor lensnet_sigmoid(lensnet_graph *g, lensnet_tensor x)
+{
+    return lensnet_record(g, &lnp_sigmoid, &x, NULL, NULL);
+}
+
+LNP_INLINE lnp_v16 lnp_silu_16(lnp_v16 x) { return lnp_v_mul(x, lnp_sigmoid_16(x)); }
+
+static void lnp_silu_ref(float *y, const float *x, size_t n)
+{
+    float rest;
+    size_t i;
+    for (i = 0; i < n; i++) y[i] = x[i] * lnp_sigmoid_pair_ref(x[i], &rest);
+}
+
+/* slope = s (1 + x (1 - s)) */
+LNP_INLINE lnp_v16 lnp_silu_slope_16(lnp_v16 dy, lnp_v16 x)
+{
+    lnp_v16 rest;
+    const lnp_v16 s = lnp_sigmoid_pair_16(x, &rest);
+    return lnp_v_mul(dy, lnp_v_mul(s, lnp_v_madd(x, rest, lnp_v_set(1.0f))));
+}
+
+static void lnp_silu_slope_ref(float *dx, const float *dy, const float *x, size_t n)
+{
+    float rest;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        const float s = lnp_sigmoid_pair_ref(x[i], &rest);
+        dx[i] = dy[i] * (s * (x[i] * rest + 1.0f));
+    }
+}
+
+LNP_UNARY_KERNELS(silu)
+LNP_BINARY_KERNELS(silu_slope)
+
+static void lnp_silu_forward(const lensnet_node *node)
+{
+    lnp_elementwise_forward(node, lnp_silu_kernels[node->graph->map_isa]);
+}
+
+static void lnp_silu_backward(const lensnet_node *node)
+{
+    lnp_elementwise_backward(node, lnp_silu_slope_kernels[node->graph->map_isa]);
+}
+
+static const lensnet_operator lnp_silu = {
+    "silu", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, 0, LENSNET_READS_INPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    NULL, NULL, lnp_silu_forward, lnp_silu_backward, NULL, NULL};
+
+lensnet_tensor lensnet_silu(lensnet_graph *g, lensnet_tensor x)
+{
+    return lensnet_record(g, &lnp_silu, &x, NULL, NULL);
 }
 
 /* --- add --------------------------------------------------------------------------------------- */
@@ -10544,6 +10780,109 @@ lensnet_tensor lensnet_grn(lensnet_graph *g, lensnet_tensor x, lensnet_parameter
     parameters[0] = gamma;
     parameters[1] = beta;
     return lensnet_record(g, &lnp_grn, &x, parameters, NULL);
+}
+
+/* --- multiply ----------------------------------------------------------------------------------- */
+
+LNP_INLINE lnp_v16 lnp_multiply_16(lnp_v16 a, lnp_v16 b) { return lnp_v_mul(a, b); }
+
+static void lnp_multiply_ref(float *y, const float *a, const float *b, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++) y[i] = a[i] * b[i];
+}
+
+LNP_BINARY_KERNELS(multiply)
+
+static lensnet_result lnp_multiply_shape(lensnet_node *node, lensnet_error *error)
+{
+    const lensnet_view x = lensnet_node_input(node, 0), y = lensnet_node_input(node, 1);
+    if (x.c != y.c || ((x.h != y.h || x.w != y.w) && (y.h != 1 || y.w != 1)))
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "multiply: (N, %lu, %lu, %lu) by (N, %lu, %lu, %lu): expected the same "
+                        "shape, or (N, 1, 1, %lu)",
+                        (unsigned long)x.h, (unsigned long)x.w, (unsigned long)x.c,
+                        (unsigned long)y.h, (unsigned long)y.w, (unsigned long)y.c,
+                        (unsigned long)x.c);
+    return lnp_shape_same(node, error);
+}
+
+static void lnp_multiply_plan(lensnet_node *node)
+{
+    const lensnet_view y = lensnet_node_input(node, 1); /* totals, double */
+    lensnet_node_reserve(node, 2 * lnp_round_up(y.n * y.c, 16));
+}
+
+/* Rows of channels, all of a sample times its one row of gates. */
+typedef struct lnp_gating {
+    lnp_elementwise_slope kernel;
+    float *to;
+    const float *from, *gates;
+    size_t rows, pixels, c;
+} lnp_gating;
+
+static void lnp_gate_rows(const void *context, size_t block, size_t worker)
+{
+    const lnp_gating *g = (const lnp_gating *)context;
+    const size_t end = lnp_min(g->rows, (block + 1) * LNP_ROWS_AT_A_TIME);
+    size_t row;
+    (void)worker;
+    for (row = block * LNP_ROWS_AT_A_TIME; row < end; row++)
+        g->kernel(g->to + row * g->c, g->from + row * g->c, g->gates + row / g->pixels * g->c,
+                  g->c);
+}
+
+/* to = from y, in whichever of the two shapes y has. */
+static void lnp_multiply_by(const lensnet_node *node, float *to, const float *from)
+{
+    lensnet_graph *g = node->graph;
+    const lensnet_view x = lensnet_node_input(node, 0), y = lensnet_node_input(node, 1);
+    lnp_gating gating;
+    gating.kernel = lnp_multiply_kernels[g->map_isa];
+    gating.to = to;
+    gating.from = from;
+    gating.gates = y.value;
+    gating.pixels = x.h * x.w / (y.h * y.w);
+    gating.rows = x.n * x.h * x.w;
+    gating.c = x.c;
+    lnp_team_run(&g->team, lnp_gate_rows, &gating, lnp_ceil_div(gating.rows, LNP_ROWS_AT_A_TIME));
+}
+
+static void lnp_multiply_forward(const lensnet_node *node)
+{
+    lnp_multiply_by(node, lnp_output_value(node), lnp_input_value(node, 0));
+}
+
+static void lnp_multiply_backward(const lensnet_node *node)
+{
+    lensnet_graph *g = node->graph;
+    const lensnet_view x = lensnet_node_input(node, 0), y = lensnet_node_input(node, 1);
+    const float *dz = lnp_output_gradient(node);
+    double *totals = (double *)(void *)lensnet_node_scratch(node);
+    size_t i;
+    if (x.gradient) lnp_multiply_by(node, x.gradient, dz);
+    if (!y.gradient) return;
+    if (x.h * x.w == y.h * y.w) {
+        lnp_combine(g, lnp_multiply_kernels[g->map_isa], y.gradient, dz, x.value,
+                    y.n * y.h * y.w * y.c);
+        return;
+    }
+    lnp_pixel_totals(g, totals, dz, x.value, x.n, x.h * x.w, x.c);
+    for (i = 0; i < y.n * y.c; i++) y.gradient[i] = (float)totals[i];
+}
+
+static const lensnet_operator lnp_multiply_operator = {
+    "multiply", /* inputs, weights, of these required, bytes of options, flags: */
+    2, 0, 0, 0, LENSNET_READS_INPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_multiply_shape, lnp_multiply_plan, lnp_multiply_forward, lnp_multiply_backward, NULL, NULL};
+
+lensnet_tensor lensnet_multiply(lensnet_graph *g, lensnet_tensor x, lensnet_tensor y)
+{
+    lensnet_tensor inputs[2];
+    inputs[0] = x;
+    inputs[1] = y;
+    return lensnet_record(g, &lnp_multiply_operator, inputs, NULL, NULL);
 }
 
 /* --- drop path --------------------------------------------------------------------------------- */

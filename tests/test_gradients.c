@@ -32,8 +32,12 @@ typedef enum kind {
     LAYER_NORM,
     GELU,
     RELU,
+    SIGMOID,
+    SILU,
     GRN,
     ADD,
+    MULTIPLY,
+    GATE,
     DROP_PATH,
     MEAN_POOL,
     MAX_POOL
@@ -78,9 +82,13 @@ static const operation operations[] = {
     {"layer norm, 40 channels", LAYER_NORM, {2, 2, 2, 40}, 0, 0, 0, {0, 0, 0, 0}, 1},
     {"gelu", GELU, {2, 5, 5, 7}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"relu", RELU, {2, 5, 5, 7}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"sigmoid", SIGMOID, {2, 5, 5, 7}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"silu", SILU, {2, 5, 5, 7}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"grn", GRN, {2, 5, 4, 20}, 0, 0, 0, {0, 0, 0, 0}, 1},
     {"grn on 1x1", GRN, {3, 1, 1, 19}, 0, 0, 0, {0, 0, 0, 0}, 1},
     {"add", ADD, {2, 4, 3, 11}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"multiply", MULTIPLY, {2, 4, 3, 11}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"multiply by (N, 1, 1, C)", GATE, {3, 5, 4, 11}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"drop path", DROP_PATH, {8, 2, 3, 5}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"mean pool", MEAN_POOL, {2, 5, 3, 9}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"max pool 3x3, stride 2", MAX_POOL, {2, 7, 6, 5}, 0, 3, 3, {2, 1, 1, 1}, 0},
@@ -236,6 +244,10 @@ static void formula(double *y, const operation *op, const double *x, double *con
                     case LAYER_NORM: y[i] = layer_norm_at(op, row, p, q, c); break;
                     case GELU: y[i] = x[i] * 0.5 * erfc(-x[i] / sqrt(2.0)); break;
                     case RELU: y[i] = x[i] > 0 ? x[i] : 0; break;
+                    case SIGMOID: y[i] = 1 / (1 + exp(-x[i])); break;
+                    case SILU: y[i] = x[i] / (1 + exp(-x[i])); break;
+                    case MULTIPLY: y[i] = x[i] / (1 + exp(-x[i])); break; /* x sigmoid(x) */
+                    case GATE: y[i] = x[i] * mean_pool_at(op, x, n, c); break;
                     case GRN: y[i] = p[c] * x[i] * ratios[n * op->in.c + c] + q[c] + x[i]; break;
                     case ADD: y[i] = x[i] + (x[i] > 0 ? x[i] : 0); break; /* x + relu(x) */
                     case DROP_PATH: y[i] = kept[n] > 0 ? x[i] / (1 - (double)DROP_RATE) : 0; break;
@@ -286,6 +298,10 @@ static lensnet_tensor record(lensnet_graph *graph, const operation *op, lensnet_
     case LAYER_NORM: return lensnet_layer_norm(graph, x, p, q, EPSILON);
     case GELU: return lensnet_gelu(graph, x);
     case RELU: return lensnet_relu(graph, x);
+    case SIGMOID: return lensnet_sigmoid(graph, x);
+    case SILU: return lensnet_silu(graph, x);
+    case MULTIPLY: return lensnet_multiply(graph, x, lensnet_sigmoid(graph, x));
+    case GATE: return lensnet_multiply(graph, x, lensnet_mean_pool(graph, x));
     case GRN: return lensnet_grn(graph, x, p, q);
     case ADD: return lensnet_add(graph, x, lensnet_relu(graph, x));
     case DROP_PATH: return lensnet_drop_path(graph, x, DROP_RATE);
@@ -324,7 +340,7 @@ static void exchange(float *own, lensnet_parameters *parameters, float *flat,
            info.size * sizeof(float));
 }
 
-static void evaluate(trial *t, const operation *op, lensnet_isa isa)
+static void evaluate(trial *t, const operation *op, lensnet_isa isa, size_t micro_batch)
 {
     lensnet_host host = lensnet_host_defaults();
     lensnet_graph_options options = lensnet_graph_defaults();
@@ -351,7 +367,8 @@ static void evaluate(trial *t, const operation *op, lensnet_isa isa)
 
     options.height = op->in.h;
     options.width = op->in.w;
-    options.batch = options.micro_batch = op->in.n;
+    options.batch = op->in.n;
+    options.micro_batch = micro_batch;
     options.training = options.input_gradient = 1;
     must(lensnet_graph_create(&graph, parameters, &options, &error), op->name);
     x = lensnet_input(graph, op->in.c);
@@ -368,7 +385,8 @@ static void evaluate(trial *t, const operation *op, lensnet_isa isa)
     batch.labels = labels;
     must(lensnet_forward_backward(graph, &batch, &outputs, &error), op->name);
     t->loss = outputs.loss;
-    memcpy(t->output, lensnet_tensor_value(graph, y), size_of(out) * sizeof(float));
+    memcpy(t->output, lensnet_tensor_value(graph, y),
+           size_of(out) / op->in.n * micro_batch * sizeof(float));
     exchange(t->gradients[0], parameters, lensnet_parameters_gradients(parameters), p, 0);
     exchange(t->gradients[1], parameters, lensnet_parameters_gradients(parameters), q, 0);
     lensnet_graph_destroy(graph);
@@ -483,20 +501,22 @@ static void check_against_differences(const trial *t, const operation *op)
 
 static void test_operation(const operation *op)
 {
+    static const lensnet_isa paths[] = {LENSNET_ISA_PORTABLE, LENSNET_ISA_AVX2, LENSNET_ISA_BEST};
     static trial plain, fast;
-    size_t sizes[2];
-    parameter_sizes(sizes, op);
+    size_t i;
     memset(&plain, 0, sizeof plain);
-    memset(&fast, 0, sizeof fast);
     prepare(&plain, op);
-    prepare(&fast, op);
-    evaluate(&plain, op, LENSNET_ISA_REFERENCE);
-    evaluate(&fast, op, LENSNET_ISA_BEST);
-    CHECK(plain.loss == fast.loss);
-    CHECK(memcmp(plain.output, fast.output, sizeof plain.output) == 0);
-    CHECK(memcmp(plain.dx, fast.dx, sizeof plain.dx) == 0);
-    CHECK(memcmp(plain.gradients, fast.gradients, sizeof plain.gradients) == 0);
-    check_against_differences(&fast, op);
+    evaluate(&plain, op, LENSNET_ISA_REFERENCE, op->in.n);
+    for (i = 0; i < 4; i++) { /* the last one in parts */
+        memset(&fast, 0, sizeof fast);
+        prepare(&fast, op);
+        evaluate(&fast, op, paths[i < 3 ? i : 2], i < 3 ? op->in.n : 1);
+        CHECK(plain.loss == fast.loss);
+        CHECK(i == 3 || memcmp(plain.output, fast.output, sizeof plain.output) == 0);
+        CHECK(memcmp(plain.dx, fast.dx, sizeof plain.dx) == 0);
+        CHECK(memcmp(plain.gradients, fast.gradients, sizeof plain.gradients) == 0);
+    }
+    check_against_differences(&plain, op);
 }
 
 /* A channel that is zero everywhere has norm 0, where the norm has no derivative: it counts as 0. */
@@ -509,7 +529,7 @@ static void test_grn_zero_channel(void)
     memset(&t, 0, sizeof t);
     prepare(&t, &op);
     for (i = 2; i < size_of(op.in); i += op.in.c) t.x[i] = 0;
-    evaluate(&t, &op, LENSNET_ISA_BEST);
+    evaluate(&t, &op, LENSNET_ISA_BEST, op.in.n);
     widen_all(&d, &t, &op);
     for (i = 0; i < size_of(op.in); i++) {
         /* there the difference is good to STEP only: the norm grows like |x| */
