@@ -25,6 +25,7 @@
 
 #include "../tools/simulate.h"
 
+#include "calibrate.h"
 #include "huggingface.h"
 #include "train_loop.h"
 
@@ -45,6 +46,73 @@ static int save_folder(const run *r, lensnet_error *error)
     return good;
 }
 
+/* ---- what the best file says of its network ---- */
+
+#define VIEWS_IMAGES 300 /* validation images that views are compared on */
+
+/* AUC on validation images with the views that the file allows. */
+static int views_auc(double *auc, run *r, const char *path, lensnet_error *error)
+{
+    lensnet_classifier_options choice = lensnet_classifier_defaults();
+    lensnet_classifier *classifier;
+    dataset_split some = r->data.split[DATASET_VAL];
+    evaluation e;
+    int good;
+    choice.views = 8;
+    choice.calibrated = 0;
+    choice.host = &r->host;
+    some.count = run_least(some.count, VIEWS_IMAGES);
+    some.cache_left = 0;
+    if (lensnet_classifier_load(&classifier, path, &choice, error)) return 0;
+    good = evaluation_run(&e, classifier, &some, run_least(r->settings.batch, 32),
+                          r->settings.threads, error);
+    if (good) *auc = e.metrics.auc_ovr_macro;
+    evaluation_free(&e);
+    lensnet_classifier_destroy(classifier);
+    return good;
+}
+
+/* A network that saw all turns alike may be averaged over all of them. Another has its views chosen: those
+ * with the best AUC, the fewest of equals. */
+static int choose_views(run *r, lensnet_error *error)
+{
+    const train_settings *s = &r->settings;
+    lensnet_load_options load = lensnet_load_defaults();
+    lensnet_model *model;
+    double auc, best = -1;
+    int views, chosen = 1, good = 1;
+    if (s->augment == AUGMENT_D4 && s->turned >= 1) return 1;
+    load.gradients = 0;
+    load.host = &r->host;
+    if (lensnet_model_load(&model, r->best, &load, NULL, error)) return 0;
+    for (views = 1; good && views <= 8; views *= 2) {
+        good = !lensnet_model_set_views(model, views, error) &&
+               !lensnet_model_save(model, r->best, s->type, error) &&
+               views_auc(&auc, r, r->best, error);
+        if (!good || !(auc > best)) continue;
+        best = auc;
+        chosen = views;
+    }
+    good = good && !lensnet_model_set_views(model, chosen, error) &&
+           !lensnet_model_save(model, r->best, s->type, error);
+    lensnet_model_destroy(model);
+    if (good && best >= 0)
+        printf("views        %d of 8, by their AUC on validation images\n", chosen);
+    return good;
+}
+
+/* Temperature, sets and what is foreign; too few images are no failure of the training. */
+static int calibrate_best(run *r, lensnet_error *error)
+{
+    if (!choose_views(r, error)) return 0;
+    if (calibrate_file(r->best, &r->data.split[DATASET_VAL], 1, run_least(r->settings.batch, 32),
+                       &r->host, error))
+        return 1;
+    if (system_interrupted()) return 0;
+    printf("note: not calibrated: %s\n", error->text);
+    return 1;
+}
+
 /* How the best epoch does on images that had no part in choosing it. */
 static int finish(run *r, lensnet_error *error)
 {
@@ -60,7 +128,8 @@ static int finish(run *r, lensnet_error *error)
     memset(&text, 0, sizeof text);
     run_release_training(r);
     choice.host = &r->host;
-    good = !lensnet_classifier_load(&classifier, r->best, &choice, error) &&
+    good = calibrate_best(r, error) &&
+           !lensnet_classifier_load(&classifier, r->best, &choice, error) &&
            evaluation_run(&e, classifier, &r->data.split[DATASET_TEST],
                           run_least(r->settings.batch, 32), r->settings.threads, error) &&
            evaluation_text(&text, &e, error) && evaluation_write(&e, r->settings.out, error) &&
