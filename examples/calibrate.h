@@ -131,24 +131,37 @@ static int calibrate_probabilities(calibration *c, int which, const double *logi
 
 /* ---- foreign images ---- */
 
-/* The images of a fold: all, or those with an even or odd number. */
+/* The images of a fold: all (2), or every second eight of them (0, 1), so that every fold has all views. */
 typedef struct calibrate_fold {
     const float *pooled;
-    size_t count, features, first, step;
+    size_t count, features, which;
 } calibrate_fold;
+
+static int calibrate_holds(const calibrate_fold *f, size_t i)
+{
+    return f->which == 2 || (i >> 3 & 1) == f->which;
+}
+
+static double calibrate_size(const calibrate_fold *f)
+{
+    size_t i, size = 0;
+    for (i = 0; i < f->count; i++) size += (size_t)calibrate_holds(f, i);
+    return (double)size;
+}
 
 /* Mean and deviation of each feature over a fold. One that never moves must not become infinite. */
 static void calibrate_moments(double *mean, double *deviation, const calibrate_fold *f)
 {
-    const double n = (double)((f->count - f->first + f->step - 1) / f->step);
+    const double n = calibrate_size(f);
     double smallest = 0;
     size_t i, c;
     memset(mean, 0, f->features * sizeof *mean);
     memset(deviation, 0, f->features * sizeof *deviation);
-    for (i = f->first; i < f->count; i += f->step)
-        for (c = 0; c < f->features; c++) mean[c] += (double)f->pooled[i * f->features + c] / n;
-    for (i = f->first; i < f->count; i += f->step)
-        for (c = 0; c < f->features; c++) {
+    for (i = 0; i < f->count; i++)
+        for (c = 0; calibrate_holds(f, i) && c < f->features; c++)
+            mean[c] += (double)f->pooled[i * f->features + c] / n;
+    for (i = 0; i < f->count; i++)
+        for (c = 0; calibrate_holds(f, i) && c < f->features; c++) {
             const double d = (double)f->pooled[i * f->features + c] - mean[c];
             deviation[c] += d * d / n;
         }
@@ -164,11 +177,12 @@ static void calibrate_moments(double *mean, double *deviation, const calibrate_f
 static void calibrate_correlate(double *correlation, double *d, const double *mean,
                                 const double *deviation, const calibrate_fold *f)
 {
-    const double n = (double)((f->count - f->first + f->step - 1) / f->step);
+    const double n = calibrate_size(f);
     const size_t features = f->features;
     size_t i, r, c;
     memset(correlation, 0, features * features * sizeof *correlation);
-    for (i = f->first; i < f->count; i += f->step) {
+    for (i = 0; i < f->count; i++) {
+        if (!calibrate_holds(f, i)) continue;
         for (c = 0; c < features; c++)
             d[c] = ((double)f->pooled[i * features + c] - mean[c]) / deviation[c];
         for (r = 0; r < features; r++) {
@@ -235,7 +249,7 @@ static int calibrate_foreign(calibration *c, const float *pooled, lensnet_error 
     double *work = (double *)malloc((n * (n + 3) + count) * sizeof *work);
     double *distances = work ? work + n * (n + 3) : NULL;
     float *y = (float *)malloc(n * sizeof *y);
-    calibrate_fold fold = {NULL, 0, 0, 0, 2};
+    calibrate_fold fold = {NULL, 0, 0, 0};
     size_t i, rank;
     c->mean = (float *)malloc(n * sizeof *c->mean);
     c->whitening = (float *)malloc(n * (n + 1) / 2 * sizeof *c->whitening);
@@ -243,13 +257,12 @@ static int calibrate_foreign(calibration *c, const float *pooled, lensnet_error 
         fold.pooled = pooled;
         fold.count = count;
         fold.features = n;
-        for (; fold.first < 2; fold.first++) {
+        for (fold.which = 0; fold.which < 2; fold.which++) {
             calibrate_gaussian(c, work, &fold);
-            for (i = 1 - fold.first; i < count; i += 2)
-                distances[i] = calibrate_distance(c, pooled + i * n, y);
+            for (i = 0; i < count; i++)
+                if (!calibrate_holds(&fold, i))
+                    distances[i] = calibrate_distance(c, pooled + i * n, y);
         }
-        fold.first = 0;
-        fold.step = 1;
         calibrate_gaussian(c, work, &fold);
         qsort(distances, count, sizeof *distances, statistics_ascending);
         rank = (size_t)ceil((double)(count + 1) * (1 - CALIBRATE_FALSE_ALARM));
