@@ -8,7 +8,7 @@
  *
  *     int main(void)
  *     {
- *         static float pixels[150 * 150];                          (fill it: row-major, any size)
+ *         static float pixels[150 * 150]; // fill it: row-major, any size
  *         lensnet_error error;
  *         lensnet_classifier *classifier;
  *         lensnet_prediction answer;
@@ -66,6 +66,8 @@
  *     >>description    what is known beside the weights: labels, size, normalisation
  *     >>convnext-v2    the network as in the paper, its files
  *     >>classify-impl  classifiers and sessions
+ *   at the end
+ *     >>history        versions, and what changed the bits
  *
  * BUILD OPTIONS  Define before the inclusion that holds the implementation (LENSNET_STATIC everywhere):
  *   LENSNET_IMPLEMENTATION             this file compiles the code
@@ -19323,6 +19325,22 @@ lensnet_result lensnet_classify(const lensnet_classifier *classifier, const floa
 #endif
 
 #endif /* LENSNET_IMPLEMENTATION */
+
+/* -------------------------------------------------------------------------------------------------
+ * >>history  Versions, and what changed the bits: then LENSNET_NUMERICS grows, results differ in their last
+ * digits and training states of the version before are refused.
+ *
+ * since 0.2.0  Several losses in one graph with targets by name; extra heads on a model; operators and
+ *              losses from outside the header (lensnet_operator); sigmoid, SiLU, multiply; depthwise
+ *              3 x 3 and 5 x 5, stride 2; bfloat16 products; images of several bands, crops; temperature,
+ *              prediction sets and "unknown" in a classifier; learning rates of single tensors. Files
+ *              carry checksums. float32 keeps its bits.
+ * 0.2.0        2026-11-24, LENSNET_NUMERICS 2: the gradients of biases, norms and GRN's shift are sums of
+ *              chunks of a sample added in order, no longer one chain down all rows; that of a depthwise
+ *              filter ends with a band of 14 rows. Forward results are as before. Less memory in
+ *              training.
+ * 0.1.0        2026-11-22, LENSNET_NUMERICS 1: the first.
+ * ---------------------------------------------------------------------------------------------- */
 
 /* -------------------------------------------------------------------------------------------------
  * LICENCE (MIT)

@@ -303,6 +303,36 @@ job_readme() {
     done
 }
 
+# The first program of the header, as its comment shows it: compiled, and run where its weights are.
+job_first_program() {
+    source=$BUILD/first_program.c
+    log=$BUILD/first_program.log
+    sed -n '/^ \*  *#define LENSNET_IMPLEMENTATION/,/^ \*     }/s/^ \* *//p' lensnet.h >"$source"
+    $CC -O0 -Wall -Wextra -Werror -I. "$source" -o "$BUILD/first_program" -lm >"$log" 2>&1 &&
+        "$BUILD/first_program" >>"$log" 2>&1 && grep -Eq '^[a-z]+ [0-9]+\.[0-9] %$' "$log"
+    check first_program "$log"
+}
+
+# Every description of an operator in the header is named by a recording call that the tests of
+# gradients call; the fused block is compared with its plain operators, bit by bit.
+job_operators() {
+    log=$BUILD/operators.log
+    awk '/^(static )?(lensnet_tensor|void) (lensnet|lnp)_[a-z0-9_]*\(/ {
+            name = $0; sub(/\(.*/, "", name); sub(/.* /, "", name) }
+        /^static const lensnet_operator / { described[$4] = 1; name = "" }
+        name != "" && match($0, /&lnp_[a-z0-9_]+/) { by[substr($0, RSTART + 1, RLENGTH - 1)] = name }
+        /^}/ { name = "" }
+        END { for (d in described) print d, (d in by) ? by[d] : "-" }' lensnet.h |
+        sort >"$BUILD/operators"
+    [ "$(wc -l <"$BUILD/operators")" -ge 15 ] && while read -r description call; do
+        [ "$call" = lnp_record_block ] && grep -q 'options.plain' tests/test_bits.c && continue
+        grep -q "$call(" tests/test_gradients.c tests/test_losses.c && continue
+        echo "$description: recorded by $call, of which tests/test_gradients.c knows nothing"
+    done <"$BUILD/operators" >"$log"
+    [ ! -s "$log" ]
+    check operators "$log"
+}
+
 # The header's table of contents names every section, in order.
 job_sections() {
     have python3 || { skip sections "python3 not found"; return; }
@@ -358,6 +388,8 @@ all_jobs() {
     echo "switches"
     echo "readme"
     echo "sections"
+    echo "first_program"
+    echo "operators"
     echo "planted"
 }
 
