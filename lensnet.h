@@ -88,15 +88,24 @@
  * After a failure results are untouched or NULL, as each declaration says.
  *
  * THREADS  One object, one thread at a time: a model, its graphs and its optimiser count as one, for they
- * share the weights. A classifier never changes and may be shared. OpenMP is used
- * with num_threads(host.threads) and no setting of it is touched. There are no mutable globals.
+ * share the weights. A classifier never changes and may be shared. There are no mutable globals.
+ * OpenMP is used with num_threads(host.threads) and no setting of it is touched; the default is what OpenMP
+ * offers, but no more than there are processors. A call is one parallel region whose threads share its tasks.
+ * One that the system does not let run is waited for only if it is in the middle of a task, and after such a
+ * stall the caller works alone for a while: beside busy processes two threads take about as long as one, and
+ * single calls are late by a time slice of the scheduler, some milliseconds. The first call after a pause
+ * wakes the threads, which takes a fraction of one. Inside a parallel region of the host a call has its own
+ * thread alone, unless OpenMP was told to nest. After fork() objects from before it compute with one thread
+ * in the child; new objects need host.threads = 1 there if the parent has used OpenMP, for GNU's (libgomp)
+ * would wait for threads that the child does not have. Where the system refuses a thread, libgomp ends the
+ * program: host.threads and OMP_THREAD_LIMIT keep below what it grants.
  *
  * SAME BITS  In float32 the results (forward, gradients, trained weights) are the same bits for every
  * instruction set, thread count and split of a batch, and in every build: fast-math is refused, the
  * C library's exp, log, sin ... are not called. (Not so a weight that two operators share: its gradient
  * depends on the split.) Creating, loading, planning, running, AdamW's step,
  * classifying and preprocessing work in round-to-nearest without flush-to-zero and leave the caller's mode
- * as it was (OpenMP's workers take over the caller's); schedules, metrics, mathematics and single image
+ * as it was, and that of OpenMP's workers; schedules, metrics, mathematics and single image
  * operations compute in the caller's mode. LENSNET_NUMERICS changes when the bits do.
  *
  * REFERENCES
@@ -110,7 +119,9 @@
  *   undefined reference to sqrt          add -lm
  *   unknown option -fopenmp              leave it out: one thread
  *   "compiled with a part of fast-math"  drop -Ofast, -ffast-math, their parts, clang's -ffp-contract=fast
- *   two threads are slower than one      the machine is busy: host.threads = 1, or OMP_WAIT_POLICY=passive
+ *   two threads are no faster than one   other processes use the processors: see THREADS
+ *   a child hangs after fork()           host.threads = 1 for the objects that it makes: see THREADS
+ *   "Thread creation failed", and ends   the system grants fewer threads: host.threads or OMP_THREAD_LIMIT
  */
 #ifndef LENSNET_H
 #define LENSNET_H
@@ -210,7 +221,8 @@ typedef struct lensnet_host {
     int (*file_write)(void *file, const void *bytes, size_t count, void *user);
     int (*file_close)(void *file, int commit, void *user);
     void *user;
-    int threads;         /* at most this many; 0: what OpenMP would use (1 without OpenMP) */
+    int threads;         /* at most this many; 0: what OpenMP would use, but no more than there are
+                            processors (1 without OpenMP) */
     lensnet_isa isa_cap; /* LENSNET_ISA_BEST, or a lower path, as tests want */
 } lensnet_host;
 
@@ -1733,7 +1745,9 @@ static void lnp_mode_leave(uint64_t host) { lnp_mode_set(host); }
  * result: tasks write outputs of their own, in an order of operations that the law fixes.
  *
  * Whoever waits spins for LNP_SPIN_SECONDS, as long as sleeping and waking would cost, and then sleeps: a
- * sleeper is let run at once when it is woken, one that has used up its share of a busy core is not.
+ * sleeper is let run when it is woken, one that has used up its share of a busy core is not; and the
+ * processor of a caller that sleeps is free for the worker it waits for. Where a task's holder has lost its
+ * processor all the same, the team rests for LNP_REST times as long and the caller works alone.
  * ============================================================================================== */
 
 /* Task `index` of a phase, done by worker 0 ... threads - 1, for scratch of its own. Called from several
@@ -1757,12 +1771,15 @@ typedef struct lnp_team {
     int process;    /* that began it */
     size_t workers; /* of the open region; 0: none is open */
     unsigned spins; /* whether there is a processor for every worker */
+    double rests_until, pass_seconds; /* after a stall the caller works alone; of the last pass */
     lnp_task task;  /* of the phase */
     const void *context;
     size_t shares;
     char apart[64];
     unsigned phase;    /* counts phases; what workers wait for */
     unsigned sleepers; /* workers that must be woken */
+    unsigned
+        present; /* workers that have not left the pass; what the caller waits for in the end */
     char apart_too[64];
     unsigned gate; /* workers inside the phase, and two flags */
     lnp_team_share share[LNP_TEAM_SHARES];
@@ -1822,7 +1839,9 @@ static void lnp_team_begin(lnp_team *team, int threads, int process)
 
 #ifdef LNP_TEAMS
 
-#define LNP_SPIN_SECONDS 50e-6
+#define LNP_SPIN_SECONDS  50e-6
+#define LNP_STALL_SECONDS 200e-6 /* shorter waiting is nobody's fault */
+#define LNP_REST          20     /* times a stall's length: it costs a 20th at most */
 
 #if defined(__linux__)
 #ifndef SYS_futex
@@ -1944,6 +1963,7 @@ static void lnp_team_help(lnp_team *team, size_t worker)
             lnp_wake(&team->gate, 1);
     }
     lnp_mode_set(mode);
+    if (__atomic_sub_fetch(&team->present, 1, __ATOMIC_ACQ_REL) == 0) lnp_wake(&team->present, 1);
 }
 
 /* Closes the gate and waits for those inside, who are at their last tasks. */
@@ -1962,28 +1982,76 @@ static void lnp_team_close(lnp_team *team)
         __atomic_and_fetch(&team->gate, ~LNP_GATE_AWAITED, __ATOMIC_ACQ_REL);
 }
 
-static void lnp_team_phase(lnp_team *team, lnp_task task, const void *context, size_t count)
+/* Waiting for those who were not let run has cost more than `bearable` seconds: the caller works alone for a
+ * while. */
+static void lnp_team_judge(lnp_team *team, double waited, double bearable)
 {
+    if (waited > LNP_STALL_SECONDS && waited > bearable)
+        team->rests_until = omp_get_wtime() + LNP_REST * waited;
+}
+
+static void lnp_team_deal(lnp_team *team, lnp_task task, const void *context, size_t count)
+{
+    const size_t each = count / team->shares, longer = count % team->shares;
     size_t i;
     team->task = task;
     team->context = context;
     for (i = 0; i < team->shares; i++) {
-        team->share[i].next = count / team->shares * i + lnp_min(i, count % team->shares);
-        team->share[i].end = count / team->shares * (i + 1) + lnp_min(i + 1, count % team->shares);
+        team->share[i].next = each * i + lnp_min(i, longer);
+        team->share[i].end = each * (i + 1) + lnp_min(i + 1, longer);
     }
+}
+
+/* A phase was worth sharing if the caller has not waited longer than it has worked. */
+static void lnp_team_phase(lnp_team *team, lnp_task task, const void *context, size_t count)
+{
+    const double start = omp_get_wtime();
+    double worked;
+    size_t i;
+    if (start < team->rests_until) {
+        for (i = 0; i < count; i++) task(context, i, 0);
+        return;
+    }
+    lnp_team_deal(team, task, context, count);
     __atomic_fetch_add(&team->gate, LNP_GATE_OPEN, __ATOMIC_ACQ_REL);
     lnp_team_announce(team, team->phase + 1, count);
     lnp_team_work(team, 0);
+    worked = omp_get_wtime();
     lnp_team_close(team);
+    lnp_team_judge(team, omp_get_wtime() - worked, worked - start);
+}
+
+/* Waits until all have left. The region's own barrier, which comes next, would spin for a worker that is
+ * not let run; a caller that sleeps leaves it a processor. */
+static void lnp_team_farewell(lnp_team *team)
+{
+    lnp_spin spin = {0, 0};
+    unsigned present;
+    while ((present = __atomic_load_n(&team->present, __ATOMIC_ACQUIRE)) > 0)
+        if (!lnp_spin_again(&spin, team)) lnp_sleep(&team->present, present);
 }
 
 /* The caller's part of the region. */
 static void lnp_team_lead(lnp_team *team, lnp_pass pass, void *context)
 {
+    const double start = omp_get_wtime();
+    double end;
     team->workers = (size_t)omp_get_num_threads();
     team->shares = lnp_min(team->workers, LNP_TEAM_SHARES);
     pass(context);
+    end = omp_get_wtime();
+    team->pass_seconds = end - start;
+    team->present = (unsigned)team->workers - 1;
     lnp_team_announce(team, LNP_PHASE_OVER, team->workers);
+    lnp_team_farewell(team);
+    lnp_team_judge(team, omp_get_wtime() - end, team->pass_seconds / LNP_REST);
+}
+
+/* Whether the others are wanted: not while the team rests for longer than the pass will take. */
+static int lnp_team_gathers(const lnp_team *team)
+{
+    return team->threads > 1 && team->process == lnp_process() &&
+           team->rests_until <= omp_get_wtime() + team->pass_seconds;
 }
 
 static void lnp_team_open(lnp_team *team, lnp_pass pass, void *context)
@@ -2007,7 +2075,7 @@ static void lnp_team_pass(lnp_team *team, lnp_pass pass, void *context)
     const int open = team->workers > 0;
     if (!open) team->workers = 1;
 #ifdef LNP_TEAMS
-    if (!open && team->threads > 1 && team->process == lnp_process())
+    if (!open && lnp_team_gathers(team))
         lnp_team_open(team, pass, context);
     else
 #endif

@@ -1,9 +1,16 @@
 /* test_threads.c - phases of tasks: each task once, each phase after the one before, on any number of
  * workers and wherever a host may call from.
  * cc -O2 -fopenmp -I. tests/test_threads.c -o build/test_threads -lm */
+#define _GNU_SOURCE /* sched_setaffinity */
 #define LENSNET_IMPLEMENTATION
 #include "lensnet.h"
 #include "test.h"
+
+#ifdef __linux__
+#include <sched.h>
+#include <signal.h>
+#include <sys/wait.h>
+#endif
 
 #define TASKS 500
 #define MOST  8 /* threads */
@@ -83,8 +90,204 @@ static void test_phases(void)
     CHECK(as_one_thread(2, 0, 3, 1));        /* no task at all */
 }
 
+/* The host's own threads each run a team, and OpenMP may grant fewer threads than asked for. */
+static void test_hosts(void)
+{
+    int wrong = 0;
+#ifdef _OPENMP
+    lensnet_host host = lensnet_host_defaults();
+    const int before = omp_get_max_threads();
+#pragma omp parallel for num_threads(3) reduction(+ : wrong)
+#endif
+    for (int i = 0; i < 6; i++) wrong += !as_one_thread(2, 64, 100, i & 1);
+    CHECK(wrong == 0);
+#ifdef _OPENMP
+    omp_set_dynamic(1);
+    CHECK(as_one_thread(MOST, 64, 100, 1));
+    omp_set_dynamic(0);
+    omp_set_num_threads(100000); /* so many no system grants */
+    CHECK(lnp_threads(&host) <= omp_get_num_procs());
+    omp_set_num_threads(before);
+    CHECK(lnp_threads(&host) <= before);
+    host.threads = 77;
+    CHECK(lnp_threads(&host) == 77);
+#endif
+}
+
+#ifdef __linux__
+
+/* A network as users have one: what it computed before a fork, the child computes too. */
+typedef struct network {
+    lensnet_model *model;
+    lensnet_graph *graph;
+    lensnet_adamw *adamw;
+    float images[2 * 32 * 32];
+    float logits[2 * 3];
+} network;
+
+static void network_begin(network *n, const lensnet_host *host)
+{
+    lensnet_model_desc desc = lensnet_model_defaults();
+    lensnet_graph_options options = lensnet_graph_defaults();
+    lensnet_plan plan;
+    int good;
+    size_t i;
+    for (i = 0; i < 4; i++) {
+        desc.depths[i] = 1;
+        desc.widths[i] = 16 << i;
+    }
+    desc.gradients = 1;
+    desc.host = host;
+    options.height = options.width = 32;
+    options.batch = 2;
+    options.training = 1;
+    good = !lensnet_model_create(&n->model, &desc, NULL) &&
+           !lensnet_model_graph(&n->graph, n->model, &options, NULL, NULL) &&
+           !lensnet_graph_plan(n->graph, &plan, NULL) && !lensnet_graph_allocate(n->graph, NULL) &&
+           !lensnet_adamw_create(&n->adamw, lensnet_model_parameters(n->model), NULL, NULL);
+    if (!good) test_give_up("a small network", "not made", __FILE__, __LINE__);
+    for (i = 0; i < 2 * 32 * 32; i++) n->images[i] = (float)(i * 7919 % 251) * 0.01f - 1.0f;
+}
+
+static int network_step(network *n)
+{
+    static const int labels[] = {0, 2};
+    lensnet_batch batch = lensnet_batch_defaults();
+    lensnet_outputs outputs;
+    memset(&outputs, 0, sizeof outputs);
+    outputs.logits = n->logits;
+    batch.images = n->images;
+    batch.labels = labels;
+    batch.count = 2;
+    return !lensnet_forward_backward(n->graph, &batch, &outputs, NULL) &&
+           !lensnet_adamw_step(n->adamw, 1e-3, NULL, NULL);
+}
+
+static void network_end(network *n)
+{
+    lensnet_adamw_destroy(n->adamw);
+    lensnet_graph_destroy(n->graph);
+    lensnet_model_destroy(n->model);
+}
+
+/* Ends the process if the child hangs. */
+static int status_of(pid_t child)
+{
+    int status = -1;
+    alarm(60);
+    waitpid(child, &status, 0);
+    alarm(0);
+    return status;
+}
+
+static void test_fork(void)
+{
+    static network parent, expected;
+    lensnet_host host = lensnet_host_defaults();
+    pid_t child;
+    host.threads = 2;
+    network_begin(&parent, &host);
+    CHECK(network_step(&parent));
+    fflush(stdout);
+    child = fork();
+    if (child == 0) {
+        static network own;
+        int good;
+        alarm(60);
+        good = network_step(&parent); /* objects made before the fork */
+        host.threads = 1;
+        network_begin(&own, &host); /* and new ones, with one thread */
+        good = good && network_step(&own) && network_step(&own);
+        _exit(good && memcmp(own.logits, parent.logits, sizeof own.logits) == 0 ? 0 : 1);
+    }
+    CHECK(status_of(child) == 0);
+    CHECK(network_step(&parent)); /* the parent goes on */
+    network_begin(&expected, &host);
+    CHECK(network_step(&expected) && network_step(&expected));
+    CHECK(memcmp(expected.logits, parent.logits, sizeof expected.logits) == 0);
+    network_end(&expected);
+    network_end(&parent);
+}
+
+/* ---- beside busy processes ---------------------------------------------------------------------- */
+
+#define SPINNERS 4
+#define ROUNDS   15
+
+static int last_processor(void)
+{
+    cpu_set_t set;
+    int cpu, last = -1;
+    if (sched_getaffinity(0, sizeof set, &set)) return -1;
+    for (cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET((size_t)cpu, &set)) last = cpu;
+    return CPU_COUNT(&set) == 2 ? last : -1; /* with more, there is room beside the spinners */
+}
+
+static pid_t spinner(int processor)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET((size_t)processor, &set);
+        alarm(60);
+        if (sched_setaffinity(0, sizeof set, &set) == 0)
+            for (;;) lnp_pause();
+        _exit(1);
+    }
+    return child;
+}
+
+static double seconds_of_pass(mill *m)
+{
+    const double start = omp_get_wtime();
+    lnp_team_pass(&m->team, mill_pass, m);
+    return omp_get_wtime() - start;
+}
+
+/* With a barrier after every phase, the second thread's turns would be waited for: 5 times as long. Taken
+ * in turns, so that what else the machine does hits both; the median of the ratios. */
+static void test_busy(void)
+{
+    static mill one, two;
+    double ratios[ROUNDS], ratio;
+    pid_t children[SPINNERS];
+    const int processor = last_processor();
+    int i, j;
+    if (processor < 0) {
+        printf("note: busy processes need two processors: left out\n");
+        return;
+    }
+    for (i = 0; i < SPINNERS; i++) children[i] = spinner(processor);
+    mill_begin(&one, 1, TASKS, 4000);
+    mill_begin(&two, 2, TASKS, 4000);
+    for (i = 0; i < ROUNDS; i++) {
+        const double alone = seconds_of_pass(&one);
+        ratio = seconds_of_pass(&two) / alone;
+        for (j = i; j > 0 && ratios[j - 1] > ratio; j--) ratios[j] = ratios[j - 1];
+        ratios[j] = ratio;
+    }
+    for (i = 0; i < SPINNERS; i++) {
+        kill(children[i], SIGKILL);
+        waitpid(children[i], NULL, 0);
+    }
+    printf("note: beside %d busy processes two threads take %.2f times as long as one (%.2f ... "
+           "%.2f)\n",
+           SPINNERS, ratios[ROUNDS / 2], ratios[0], ratios[ROUNDS - 1]);
+    CHECK(ratios[ROUNDS / 2] < 1.8);
+}
+#endif
+
 int main(void)
 {
     test_phases();
+    test_hosts();
+#ifdef __linux__
+    test_fork();
+#ifdef LNP_TEAMS
+    test_busy();
+#endif
+#endif
     return test_end();
 }
