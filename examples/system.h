@@ -169,6 +169,16 @@ SYSTEM_API double system_peak_bytes(void)
 #endif
 }
 
+/* The machine's memory; 0 where the system does not say. */
+SYSTEM_API double system_memory_bytes(void)
+{
+#ifdef _SC_PHYS_PAGES
+    const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    if (pages > 0 && size > 0) return (double)pages * (double)size;
+#endif
+    return 0;
+}
+
 SYSTEM_API int system_is_terminal(FILE *file) { return isatty(fileno(file)); }
 
 /* "8 s", "4:05 min" or "1:02:11 h". `text` has room for 24 characters. */

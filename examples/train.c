@@ -203,6 +203,27 @@ static int begin_options(run *r, lensnet_archive **state, lensnet_error *error)
     return r->data_path || !data || run_keep(r, &r->data_path, system_copy(data), error);
 }
 
+/* What is certain to be needed is held against the machine's memory before any of it is taken: weights with
+ * gradients and moments, a batch of images, the list of simulated ones. */
+static int check_memory(const run *r, lensnet_error *error)
+{
+    const train_settings *s = &r->settings;
+    lensnet_model_desc desc = lensnet_model_defaults();
+    const double side = (double)s->image_size, machine = system_memory_bytes();
+    double weights, images, list;
+    if (lensnet_model_variant(&desc, s->variant, NULL)) return 1; /* a custom one from a file */
+    weights = 16 * (double)lensnet_model_weights(&desc);
+    images = (double)s->batch * side * side * sizeof(float);
+    list = ((double)s->simulate + 2 * (double)s->held_out) * sizeof(dataset_file);
+    if (machine <= 0 || weights + images + list <= machine) return 1;
+    return dataset_fail(
+        error,
+        "this needs %.1f GB at least (weights and optimiser %.1f, a batch of images "
+        "%.1f, the list of simulated ones %.1f), and the machine has %.1f GB; choose a "
+        "smaller --variant, --batch, --size or --simulate",
+        (weights + images + list) / 1e9, weights / 1e9, images / 1e9, list / 1e9, machine / 1e9);
+}
+
 /* Everything up to the first step. */
 static int begin(run *r, lensnet_error *error)
 {
@@ -221,7 +242,7 @@ static int begin(run *r, lensnet_error *error)
         r->at.rate = r->settings.rate;
         r->at.best_auc = -1;
         r->host.threads = r->settings.threads;
-        good = data_prepare(r, error);
+        good = check_memory(r, error) && data_prepare(r, error);
     }
     good = good && (weights ? model_load(r, weights, same_labels, error) : model_create(r, error));
     good = good && class_weights_make(r, error) && graphs_plan(r, error) && data_check(r, error) &&

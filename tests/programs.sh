@@ -193,6 +193,9 @@ wait $pid
 [ $? -gt 128 ] && [ ! -e refused ]
 good "a signal before the first step ends the program at once"
 
+# what cannot fit is said before it is taken
+refused "this needs 4" ./train --simulate 24 --weights none --variant huge --size 4096 --batch 65536 --out refused
+
 # A standard output that cannot be written is an error, and what was done is saved.
 if [ -w /dev/full ]; then
     ./train data --weights none --size 32 --epochs 2 --batch 8 --out full >/dev/full 2>err.txt

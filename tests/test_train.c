@@ -412,6 +412,31 @@ static void test_adamw_scalar(void)
     lensnet_parameters_destroy(parameters);
 }
 
+/* PyTorch's clip_grad_norm_ scales by max / (norm + 1e-6): 1e-6 is seen where the norm is small. */
+static void test_clip_epsilon(void)
+{
+    const double limit = 1e-6, norm = 5e-6;
+    lensnet_parameters *parameters;
+    lensnet_adamw_desc desc = lensnet_adamw_defaults();
+    lensnet_adamw *adamw;
+    double found = 0;
+    float *gradients;
+    golden_must(lensnet_parameters_create(&parameters, NULL, &error), &error, "parameters");
+    lensnet_parameter_add(parameters, "w", 2, 0, 0, 0, LENSNET_INITIAL_ZERO);
+    golden_must(lensnet_parameters_allocate(parameters, 1, 0, &error), &error, "allocate");
+    desc.clip_norm = limit;
+    golden_must(lensnet_adamw_create(&adamw, parameters, &desc, &error), &error, "adamw");
+    gradients = lensnet_parameters_gradients(parameters);
+    gradients[0] = (float)(0.6 * norm);
+    gradients[1] = (float)(0.8 * norm);
+    CHECK(!lensnet_adamw_step(adamw, 1e-3, &found, &error));
+    CHECK_CLOSE(found, norm, 1e-6 * norm, "the norm before clipping");
+    CHECK_CLOSE((double)gradients[0], 0.6 * norm * (limit / (norm + 1e-6)), 1e-6 * norm,
+                "the clipped gradient, with PyTorch's 1e-6");
+    lensnet_adamw_destroy(adamw);
+    lensnet_parameters_destroy(parameters);
+}
+
 /* The moving average beside the recurrence in double, and what is refused while it stands in the place
  * of the weights. */
 static void test_average(void)
@@ -619,6 +644,7 @@ int main(void)
     test_drop_path();
     test_targets();
     test_adamw_scalar();
+    test_clip_epsilon();
     test_adamw_networks();
     test_average();
     test_resume();
