@@ -1558,6 +1558,30 @@ LENSNET_API uint64_t lensnet_random_stream(const char *text);
 #ifdef __cplusplus
 extern "C" {
 #endif
+/* Letters and words that mean one thing in all that follows.
+ *
+ *   N H W C K   images, height, width, channels, outputs or classes; R S: height and width of a filter;
+ *               H' W' of the output. In code n h w c k, and x y inputs and outputs, dx dy their gradients.
+ *   m n k       of a matrix product: (m, n) = (m, k) times (k, n). m are pixels, k is what is summed.
+ *   value       of a tensor, its numbers; gradient: of the loss in a tensor's numbers or a weight's.
+ *               A product that gives a weight's gradient is a gradient product.
+ *   weight      a tensor that is learned (in the public half: parameter). Operator: what it does. Node: an
+ *               operator at its place in a graph.
+ *   block       the ConvNeXt block, but for a block of k or of rows in a product (>>gemm).
+ *   row         C numbers of a pixel, or a line of a matrix. Kernels of rows work on such lines.
+ *
+ * Ways to cut. The first three are part of the bits, the others only of the speed.
+ *   chunk       56 pixels of a sample: a sum over pixels begins anew at each (>>rows)
+ *   band        14 rows of outputs of a depthwise filter's gradient (>>depthwise)
+ *   lane        one of 16 sums in which a row is added up (>>rows)
+ *   micro-batch images that go through the graph at a time; group: samples that go through the wide part
+ *               of a block at a time
+ *   piece       8192 floats of an array; part: 16 rows: what a task of an elementwise operator takes
+ *   strip       columns whose sums down the rows one worker makes
+ *   tile        what a product keeps in registers; panel: its columns, packed; segment: rows of a sample,
+ *               which chunks do not cross (>>gemm)
+ *   task        what a worker takes from its share; phase: all tasks of one loop (>>threads) */
+
 /* =================================================================================================
  * >>platform  Compiler, errors, memory, checked sizes. Everything below may call it.
  * ============================================================================================== */
@@ -1767,12 +1791,12 @@ typedef struct lnp_team_share {
 } lnp_team_share;
 
 typedef struct lnp_team {
-    int threads;    /* at most; for so many, work is cut and scratch planned */
-    int process;    /* that began it */
-    size_t workers; /* of the open region; 0: none is open */
-    unsigned spins; /* whether there is a processor for every worker */
+    int threads;                      /* at most; for so many, work is cut and scratch planned */
+    int process;                      /* that began it */
+    size_t workers;                   /* of the open region; 0: none is open */
+    unsigned spins;                   /* whether there is a processor for every worker */
     double rests_until, pass_seconds; /* after a stall the caller works alone; of the last pass */
-    lnp_task task;  /* of the phase */
+    lnp_task task;                    /* of the phase */
     const void *context;
     size_t shares;
     char apart[64];
@@ -8186,13 +8210,13 @@ lensnet_parameter_info lensnet_parameters_info(const lensnet_parameters *p, size
     return info;
 }
 
-static const float *lnp_values(const lensnet_parameters *p, int index)
+static const float *lnp_weight_values(const lensnet_parameters *p, int index)
 {
     if (index < 0) return NULL;
     return p->frozen ? p->weights[index].frozen : p->values + p->weights[index].offset;
 }
 
-static float *lnp_gradients(const lensnet_parameters *p, int index)
+static float *lnp_weight_gradient(const lensnet_parameters *p, int index)
 {
     return index < 0 ? NULL : p->gradients + p->weights[index].offset;
 }
@@ -8475,7 +8499,7 @@ struct lensnet_graph {
     lensnet_graph_options options;
     lensnet_precision precision; /* of what is recorded next */
     lensnet_isa map_isa;         /* which of the kernels that stand beside their operators */
-    lnp_row_kernels rows;
+    lnp_row_kernels kernels;
     lnp_depthwise_kernels depthwise;
     lnp_team team;
     lnp_activation *tensors;
@@ -8574,7 +8598,7 @@ lensnet_result lensnet_graph_create(lensnet_graph **graph, lensnet_parameters *p
     g->precision = options->precision;
     isa = lnp_detect_isa(g->host.isa_cap);
     g->map_isa = isa < LENSNET_ISA_AVX512 ? isa : LENSNET_ISA_AVX512;
-    g->rows = lnp_row_kernels_for(isa);
+    g->kernels = lnp_row_kernels_for(isa);
     g->depthwise = lnp_depthwise_kernels_for(isa);
     lnp_team_begin(&g->team, lnp_threads(&g->host), parameters->process);
     g->input = g->logits = -1;
@@ -9133,7 +9157,7 @@ lensnet_result lensnet_graph_allocate(lensnet_graph *g, lensnet_error *error)
 
 #define LNP_PIECE ((size_t)8192) /* floats an elementwise worker takes at a time: a third of L1 */
 
-static size_t lnp_pieces(size_t n) { return lnp_ceil_div(n, LNP_PIECE); }
+static size_t lnp_piece_count(size_t n) { return lnp_ceil_div(n, LNP_PIECE); }
 
 static size_t lnp_piece_floats(size_t piece, size_t n)
 {
@@ -9167,7 +9191,7 @@ static void lnp_zero_parallel(lensnet_graph *g, float *y, size_t n)
     lnp_elements e = {NULL, NULL, NULL, 0, NULL, NULL};
     e.y = y;
     e.n = n;
-    lnp_team_run(&g->team, lnp_elements_task, &e, lnp_pieces(n));
+    lnp_team_run(&g->team, lnp_elements_task, &e, lnp_piece_count(n));
 }
 
 /* y = kernel(a, b) for n values. */
@@ -9181,31 +9205,31 @@ static void lnp_combine(lensnet_graph *g,
     e.b = b;
     e.n = n;
     e.two = kernel;
-    lnp_team_run(&g->team, lnp_elements_task, &e, lnp_pieces(n));
+    lnp_team_run(&g->team, lnp_elements_task, &e, lnp_piece_count(n));
 }
 
 static void lnp_add_parallel(lensnet_graph *g, float *y, const float *a, const float *b, size_t n)
 {
-    lnp_combine(g, g->rows.add, y, a, b, n);
+    lnp_combine(g, g->kernels.add, y, a, b, n);
 }
 
-static float *lnp_place_of(const lensnet_graph *g, int buffer)
+static float *lnp_buffer_place(const lensnet_graph *g, int buffer)
 {
     return buffer < 0 ? NULL : g->memory + g->buffers[buffer].offset;
 }
 
-static float *lnp_value(const lensnet_graph *g, int tensor)
+static float *lnp_tensor_value(const lensnet_graph *g, int tensor)
 {
-    return lnp_place_of(g, g->tensors[tensor].value);
+    return lnp_buffer_place(g, g->tensors[tensor].value);
 }
 
-static float *lnp_gradient(const lensnet_graph *g, int tensor)
+static float *lnp_tensor_gradient(const lensnet_graph *g, int tensor)
 {
-    return lnp_place_of(g, g->tensors[tensor].gradient);
+    return lnp_buffer_place(g, g->tensors[tensor].gradient);
 }
 
 /* Floats of a tensor in the micro-batch that is being computed. */
-static size_t lnp_value_floats(const lensnet_graph *g, int tensor)
+static size_t lnp_tensor_floats(const lensnet_graph *g, int tensor)
 {
     return g->run.n * lnp_sample_floats(&g->tensors[tensor]);
 }
@@ -9220,13 +9244,13 @@ static void lnp_backward_node(const lensnet_node *node)
     for (k = 0; k < LENSNET_MAX_INPUTS; k++) {
         const int turn = lnp_gradient_turn(node, k);
         spare -= lnp_part_floats(node, k);
-        g->run.dx[k] = turn == 2 ? spare : turn ? lnp_gradient(g, node->inputs[k]) : NULL;
+        g->run.dx[k] = turn == 2 ? spare : turn ? lnp_tensor_gradient(g, node->inputs[k]) : NULL;
     }
     node->op->backward(node);
     for (k = 0; k < LENSNET_MAX_INPUTS; k++)
         if (lnp_gradient_turn(node, k) == 2) {
-            float *sum = lnp_gradient(g, node->inputs[k]);
-            lnp_add_parallel(g, sum, sum, g->run.dx[k], lnp_value_floats(g, node->inputs[k]));
+            float *sum = lnp_tensor_gradient(g, node->inputs[k]);
+            lnp_add_parallel(g, sum, sum, g->run.dx[k], lnp_tensor_floats(g, node->inputs[k]));
         }
 }
 
@@ -9235,7 +9259,7 @@ static void lnp_collect(const lensnet_graph *g, float *to, int tensor, const flo
 {
     if (to)
         memcpy(to + g->run.first * lnp_sample_floats(&g->tensors[tensor]), from,
-               lnp_value_floats(g, tensor) * sizeof(float));
+               lnp_tensor_floats(g, tensor) * sizeof(float));
 }
 
 static void lnp_run_forward(const lensnet_graph *g)
@@ -9246,8 +9270,10 @@ static void lnp_run_forward(const lensnet_graph *g)
         const lensnet_node *node = &g->nodes[i];
         if (node->loss < 0 || g->losses[node->loss].given) node->op->forward(node);
     }
-    if (run->outputs) lnp_collect(g, run->outputs->logits, g->logits, lnp_value(g, g->logits));
-    if (run->collected) lnp_collect(g, run->collected, run->collect, lnp_value(g, run->collect));
+    if (run->outputs)
+        lnp_collect(g, run->outputs->logits, g->logits, lnp_tensor_value(g, g->logits));
+    if (run->collected)
+        lnp_collect(g, run->collected, run->collect, lnp_tensor_value(g, run->collect));
 }
 
 static void lnp_run_backward(const lensnet_graph *g)
@@ -9255,7 +9281,7 @@ static void lnp_run_backward(const lensnet_graph *g)
     size_t i;
     for (i = g->node_count; i-- > 0;) lnp_backward_node(&g->nodes[i]);
     if (g->run.outputs && g->options.input_gradient)
-        lnp_collect(g, g->run.outputs->input_gradients, g->input, lnp_gradient(g, g->input));
+        lnp_collect(g, g->run.outputs->input_gradients, g->input, lnp_tensor_gradient(g, g->input));
 }
 
 lensnet_batch lensnet_batch_defaults(void)
@@ -9402,13 +9428,13 @@ static lensnet_result lnp_run_collect(lensnet_graph *g, const lensnet_batch *bat
 const float *lensnet_tensor_value(const lensnet_graph *g, lensnet_tensor x)
 {
     if (!g || !g->memory || !lnp_tensor_valid(g, x) || !g->tensors[x.index].kept) return NULL;
-    return lnp_value(g, x.index);
+    return lnp_tensor_value(g, x.index);
 }
 
 const float *lensnet_tensor_gradient(const lensnet_graph *g, lensnet_tensor x)
 {
     if (!g || !g->memory || !lnp_tensor_valid(g, x) || !g->tensors[x.index].kept) return NULL;
-    return lnp_gradient(g, x.index);
+    return lnp_tensor_gradient(g, x.index);
 }
 
 void lensnet_tensor_shape(const lensnet_graph *g, lensnet_tensor x, size_t *height, size_t *width,
@@ -9431,7 +9457,7 @@ static lensnet_view lnp_view(const lensnet_graph *g, int tensor)
     view.h = t->h;
     view.w = t->w;
     view.c = t->c;
-    if (g->run.batch) view.value = lnp_value(g, tensor);
+    if (g->run.batch) view.value = lnp_tensor_value(g, tensor);
     return view;
 }
 
@@ -9452,7 +9478,7 @@ lensnet_view lensnet_node_output(const lensnet_node *node)
     if (node->output < 0) return view;
     view = lnp_view(g, node->output);
     if (g->run.turned && !(node->op->flags & LENSNET_READS_OUTPUT)) view.value = NULL;
-    if (g->run.turned) view.gradient = lnp_gradient(g, node->output);
+    if (g->run.turned) view.gradient = lnp_tensor_gradient(g, node->output);
     return view;
 }
 
@@ -9464,8 +9490,8 @@ lensnet_weight lensnet_node_weight(const lensnet_node *node, int k)
     if (node->parameters[k] < 0) return weight;
     weight.size = p->weights[node->parameters[k]].size;
     if (!node->graph->run.batch) return weight;
-    weight.values = lnp_values(p, node->parameters[k]);
-    if (p->gradients) weight.gradients = lnp_gradients(p, node->parameters[k]);
+    weight.values = lnp_weight_values(p, node->parameters[k]);
+    if (p->gradients) weight.gradients = lnp_weight_gradient(p, node->parameters[k]);
     return weight;
 }
 
@@ -9498,7 +9524,7 @@ void lensnet_node_keep(lensnet_node *node, size_t floats)
 
 float *lensnet_node_kept(const lensnet_node *node, int number)
 {
-    return lnp_place_of(node->graph, node->saved[number]);
+    return lnp_buffer_place(node->graph, node->saved[number]);
 }
 
 void lensnet_node_reserve(lensnet_node *node, size_t floats) { node->scratch += floats; }
@@ -9599,7 +9625,7 @@ static void lnp_bias_gradient(lensnet_graph *g, float *gradient, const float *dy
 {
     lnp_bias_sums b;
     if (!gradient) return;
-    b.kernels = &g->rows;
+    b.kernels = &g->kernels;
     b.gradient = gradient;
     b.dy = dy;
     b.rows = rows;
@@ -9613,17 +9639,17 @@ static void lnp_bias_gradient(lensnet_graph *g, float *gradient, const float *dy
 static void lnp_add_chunks(const lensnet_graph *g, float *gradient, const float *sums,
                            size_t chunks, size_t columns)
 {
-    if (gradient) g->rows.column_sum(gradient, sums, columns, chunks, columns);
+    if (gradient) g->kernels.column_sum(gradient, sums, columns, chunks, columns);
 }
 
 static const float *lnp_parameter_values(const lensnet_node *node, int k)
 {
-    return lnp_values(node->graph->parameters, node->parameters[k]);
+    return lnp_weight_values(node->graph->parameters, node->parameters[k]);
 }
 
 static float *lnp_parameter_gradient(const lensnet_node *node, int k)
 {
-    return lnp_gradients(node->graph->parameters, node->parameters[k]);
+    return lnp_weight_gradient(node->graph->parameters, node->parameters[k]);
 }
 
 static lnp_weight *lnp_parameter_of(const lensnet_node *node, int k)
@@ -9644,7 +9670,7 @@ static lnp_activation *lnp_out(const lensnet_node *node)
 
 static float *lnp_input_value(const lensnet_node *node, int k)
 {
-    return lnp_value(node->graph, node->inputs[k]);
+    return lnp_tensor_value(node->graph, node->inputs[k]);
 }
 
 /* Where backward writes the gradient of input k; NULL: not wanted. */
@@ -9652,12 +9678,12 @@ static float *lnp_input_gradient(const lensnet_node *node, int k) { return node-
 
 static float *lnp_output_value(const lensnet_node *node)
 {
-    return lnp_value(node->graph, node->output);
+    return lnp_tensor_value(node->graph, node->output);
 }
 
 static const float *lnp_output_gradient(const lensnet_node *node)
 {
-    return lnp_gradient(node->graph, node->output);
+    return lnp_tensor_gradient(node->graph, node->output);
 }
 
 /* Declares that parameter k is read as a vector of `count` values, whatever its shape. */
@@ -9721,6 +9747,8 @@ static lensnet_result lnp_use_depthwise(const lensnet_node *node, int k, size_t 
 
 /* --- input ------------------------------------------------------------------------------------- */
 
+/* -> (N, H, W, C) */
+
 static lensnet_result lnp_input_shape(lensnet_node *node, lensnet_error *error)
 {
     const lensnet_graph *g = node->graph;
@@ -9778,6 +9806,8 @@ lensnet_tensor lensnet_input(lensnet_graph *g, size_t channels)
 
 /* --- linear ------------------------------------------------------------------------------------ */
 
+/* x (N, H, W, C), weight (K, C), bias (K) -> y (N, H, W, K). A pixel is a row: y = x W^T + b. */
+
 static lensnet_result lnp_linear_shape(lensnet_node *node, lensnet_error *error)
 {
     const lnp_activation *x = lnp_in(node);
@@ -9818,7 +9848,7 @@ static void lnp_linear_plan(lensnet_node *node)
 }
 
 /* out (m, n) = a (m, k) W^T + bias, with the packed weight of parameter `p`. */
-static lnp_product lnp_product_of(const lensnet_node *node, int p, int bias, size_t m)
+static lnp_product lnp_product_forward(const lensnet_node *node, int p, int bias, size_t m)
 {
     const lnp_weight *w = lnp_parameter_of(node, p);
     lnp_product job;
@@ -9834,7 +9864,7 @@ static lnp_product lnp_product_of(const lensnet_node *node, int p, int bias, siz
 }
 
 /* out (m, k) = a (m, n) W: the gradient of a product's input. */
-static lnp_product lnp_product_back(const lensnet_node *node, int p, size_t m)
+static lnp_product lnp_product_input(const lensnet_node *node, int p, size_t m)
 {
     const lnp_weight *w = lnp_parameter_of(node, p);
     lnp_product job;
@@ -9848,7 +9878,7 @@ static lnp_product lnp_product_back(const lensnet_node *node, int p, size_t m)
     return job;
 }
 
-static lnp_gradient_product lnp_gradient_of(const lensnet_node *node, int p, size_t m)
+static lnp_gradient_product lnp_product_weight(const lensnet_node *node, int p, size_t m)
 {
     const lnp_weight *w = lnp_parameter_of(node, p);
     lnp_gradient_product job;
@@ -9866,7 +9896,7 @@ static lnp_gradient_product lnp_gradient_of(const lensnet_node *node, int p, siz
 static void lnp_linear_forward(const lensnet_node *node)
 {
     lensnet_graph *g = node->graph;
-    lnp_product job = lnp_product_of(node, 0, 1, g->run.n * lnp_pixels(lnp_in(node)));
+    lnp_product job = lnp_product_forward(node, 0, 1, g->run.n * lnp_pixels(lnp_in(node)));
     job.a = lnp_input_value(node, 0);
     job.out = lnp_output_value(node);
     lnp_multiply_rows(lnp_gemm_of(node), &job, g->run.scratch, &g->team);
@@ -9878,14 +9908,14 @@ static void lnp_linear_backward(const lensnet_node *node)
     size_t m = g->run.n * lnp_pixels(lnp_in(node));
     const float *dy = lnp_output_gradient(node);
     float *dx = lnp_input_gradient(node, 0);
-    lnp_gradient_product weight = lnp_gradient_of(node, 0, m);
+    lnp_gradient_product weight = lnp_product_weight(node, 0, m);
     weight.dy = dy;
     weight.x = lnp_input_value(node, 0);
     lnp_multiply_gradient(lnp_gemm_of(node), &weight, g->run.scratch, &g->team);
     lnp_bias_gradient(g, lnp_parameter_gradient(node, 1), dy, m, lnp_pixels(lnp_in(node)),
                       weight.n);
     if (dx) {
-        lnp_product input = lnp_product_back(node, 0, m);
+        lnp_product input = lnp_product_input(node, 0, m);
         input.a = dy;
         input.out = dx;
         lnp_multiply_rows(lnp_gemm_of(node), &input, g->run.scratch, &g->team);
@@ -9914,6 +9944,8 @@ lensnet_tensor lensnet_linear(lensnet_graph *g, lensnet_tensor x, lensnet_parame
 }
 
 /* --- conv2d: im2col + GEMM --------------------------------------------------------------------- */
+
+/* x (N, H, W, C), weight (K, C / groups, R, S), bias (K) -> y (N, H', W', K); a row is an output pixel. */
 
 lensnet_conv2d_desc lensnet_conv2d_defaults(void)
 {
@@ -10099,7 +10131,7 @@ static void lnp_conv_forward(const lensnet_node *node)
     size_t group;
     for (group = 0; group < lnp_conv_desc(node)->groups; group++) {
         lnp_patches patches = lnp_patches_of(node, lnp_input_value(node, 0), group);
-        lnp_product job = lnp_product_of(node, 0, 1, g->run.n * lnp_pixels(lnp_out(node)));
+        lnp_product job = lnp_product_forward(node, 0, 1, g->run.n * lnp_pixels(lnp_out(node)));
         job.fill = lnp_patches_fill;
         job.context = &patches;
         job.packed += group * lnp_packed_floats(lnp_gemm_of(node), job.n, job.k);
@@ -10144,7 +10176,7 @@ static void lnp_patches_scatter(lensnet_graph *g, float *dx, const float *dpatch
 {
     const size_t units = (p->r_count - 1) * p->dilation < p->stride ? p->out_h : 1;
     lnp_scattering s;
-    s.kernels = &g->rows;
+    s.kernels = &g->kernels;
     s.dx = dx;
     s.dpatches = dpatches;
     s.p = p;
@@ -10158,7 +10190,7 @@ static void lnp_conv_backward_group(const lensnet_node *node, size_t group, floa
     lensnet_graph *g = node->graph;
     size_t m = g->run.n * lnp_pixels(lnp_out(node)), channels = lnp_out(node)->c;
     lnp_patches patches = lnp_patches_of(node, lnp_input_value(node, 0), group);
-    lnp_gradient_product weight = lnp_gradient_of(node, 0, m);
+    lnp_gradient_product weight = lnp_product_weight(node, 0, m);
     weight.dy = lnp_output_gradient(node) + group * weight.n;
     weight.dy_stride = channels;
     weight.x_fill = lnp_patches_fill;
@@ -10166,7 +10198,7 @@ static void lnp_conv_backward_group(const lensnet_node *node, size_t group, floa
     weight.dw += group * weight.n * weight.k;
     lnp_multiply_gradient(lnp_gemm_of(node), &weight, scratch, &g->team);
     if (dx) {
-        lnp_product input = lnp_product_back(node, 0, m);
+        lnp_product input = lnp_product_input(node, 0, m);
         input.a = weight.dy;
         input.a_stride = channels;
         input.packed += group * lnp_packed_floats(lnp_gemm_of(node), input.n, input.k);
@@ -10188,7 +10220,7 @@ static void lnp_conv_backward(const lensnet_node *node)
     lnp_bias_gradient(g, lnp_parameter_gradient(node, 1), lnp_output_gradient(node),
                       g->run.n * lnp_pixels(lnp_out(node)), lnp_pixels(lnp_out(node)),
                       lnp_out(node)->c);
-    if (dx) lnp_zero_parallel(g, dx, lnp_value_floats(g, node->inputs[0]));
+    if (dx) lnp_zero_parallel(g, dx, lnp_tensor_floats(g, node->inputs[0]));
     for (group = 0; group < lnp_conv_desc(node)->groups; group++)
         lnp_conv_backward_group(node, group, dpatches, scratch, dx);
 }
@@ -10235,7 +10267,7 @@ static void lnp_depthwise_conv_forward(const lensnet_node *node)
 {
     lensnet_graph *g = node->graph;
     const lnp_depthwise_geometry geometry = lnp_conv_geometry(node);
-    lnp_depthwise_forward(&g->depthwise, &g->rows, lnp_output_value(node), NULL, NULL,
+    lnp_depthwise_forward(&g->depthwise, &g->kernels, lnp_output_value(node), NULL, NULL,
                           lnp_input_value(node, 0), lnp_parameter_of(node, 0)->packed[LNP_FORWARD],
                           lnp_parameter_values(node, 1), g->run.n, &geometry, 0, &g->team);
 }
@@ -10246,11 +10278,11 @@ static void lnp_depthwise_conv_backward(const lensnet_node *node)
     const lnp_depthwise_geometry geometry = lnp_conv_geometry(node);
     const float *dy = lnp_output_gradient(node);
     float *dx = lnp_input_gradient(node, 0);
-    lnp_depthwise_weight_gradient(&g->depthwise, &g->rows, lnp_parameter_gradient(node, 0),
+    lnp_depthwise_weight_gradient(&g->depthwise, &g->kernels, lnp_parameter_gradient(node, 0),
                                   lnp_parameter_gradient(node, 1), dy, lnp_input_value(node, 0),
                                   g->run.n, &geometry, g->run.scratch, &g->team);
     if (dx)
-        lnp_depthwise_input_gradient(&g->depthwise, &g->rows, dx, NULL, dy,
+        lnp_depthwise_input_gradient(&g->depthwise, &g->kernels, dx, NULL, dy,
                                      lnp_parameter_of(node, 0)->packed[LNP_BACKWARD], g->run.n,
                                      &geometry, &g->team);
 }
@@ -10290,6 +10322,8 @@ lensnet_tensor lensnet_conv2d(lensnet_graph *g, lensnet_tensor x, lensnet_parame
 
 /* --- layer norm -------------------------------------------------------------------------------- */
 
+/* x (N, H, W, C), weight (C), bias (C) -> y (N, H, W, C); kept: mean and 1 / deviation, (N, H, W). */
+
 /* The shape stays; both parameters are vectors of C values. */
 static lensnet_result lnp_channelwise_shape(lensnet_node *node, lensnet_error *error)
 {
@@ -10311,11 +10345,11 @@ static void lnp_layer_norm_plan(lensnet_node *node)
 
 #define LNP_ROWS_AT_A_TIME ((size_t)16)
 
-static void lnp_layer_norm_rows(const void *context, size_t block, size_t worker)
+static void lnp_layer_norm_rows(const void *context, size_t part, size_t worker)
 {
     const lensnet_node *node = (const lensnet_node *)context;
     const lensnet_graph *g = node->graph;
-    const size_t c = lnp_in(node)->c, row = block * LNP_ROWS_AT_A_TIME;
+    const size_t c = lnp_in(node)->c, row = part * LNP_ROWS_AT_A_TIME;
     const size_t rows = g->run.n * lnp_pixels(lnp_in(node));
     const size_t count = lnp_min(LNP_ROWS_AT_A_TIME, rows - row);
     const float *x = lnp_input_value(node, 0) + row * c;
@@ -10323,9 +10357,9 @@ static void lnp_layer_norm_rows(const void *context, size_t block, size_t worker
     float *mean = lensnet_node_kept(node, 0) + row, *rstd = lensnet_node_kept(node, 1) + row;
     const float epsilon = *(const float *)lensnet_node_options(node);
     (void)worker;
-    g->rows.row_statistics(mean, rstd, x, c, count, c, epsilon);
-    g->rows.normalize_rows(y, c, x, c, mean, rstd, lnp_parameter_values(node, 0),
-                           lnp_parameter_values(node, 1), count, c);
+    g->kernels.row_statistics(mean, rstd, x, c, count, c, epsilon);
+    g->kernels.normalize_rows(y, c, x, c, mean, rstd, lnp_parameter_values(node, 0),
+                              lnp_parameter_values(node, 1), count, c);
 }
 
 static void lnp_layer_norm_forward(const lensnet_node *node)
@@ -10347,10 +10381,10 @@ static void lnp_layer_norm_back_chunk(const void *context, size_t i, size_t work
     (void)worker;
     memset(dw, 0, c * sizeof(float));
     memset(db, 0, c * sizeof(float));
-    g->rows.layer_norm_backward(dx ? dx + at : NULL, dw, db, lnp_output_gradient(node) + at,
-                                lnp_input_value(node, 0) + at, lensnet_node_kept(node, 0) + row,
-                                lensnet_node_kept(node, 1) + row, lnp_parameter_values(node, 0),
-                                lnp_chunk_at(row, pixels).rows, c);
+    g->kernels.layer_norm_backward(dx ? dx + at : NULL, dw, db, lnp_output_gradient(node) + at,
+                                   lnp_input_value(node, 0) + at, lensnet_node_kept(node, 0) + row,
+                                   lensnet_node_kept(node, 1) + row, lnp_parameter_values(node, 0),
+                                   lnp_chunk_at(row, pixels).rows, c);
 }
 
 static void lnp_layer_norm_backward(const lensnet_node *node)
@@ -10381,6 +10415,8 @@ lensnet_tensor lensnet_layer_norm(lensnet_graph *g, lensnet_tensor x, lensnet_pa
 
 /* --- operators of every value by itself -------------------------------------------------------- */
 
+/* x -> y, any shape. */
+
 /* Row kernels of such an operator: y = f(x), and dx = dy f'(x). */
 typedef void (*lnp_elementwise)(float *y, const float *x, size_t n);
 typedef void (*lnp_elementwise_slope)(float *dx, const float *dy, const float *x, size_t n);
@@ -10391,9 +10427,9 @@ static void lnp_elementwise_forward(const lensnet_node *node, lnp_elementwise ke
     lnp_elements e = {NULL, NULL, NULL, 0, NULL, NULL};
     e.y = lnp_output_value(node);
     e.a = lnp_input_value(node, 0);
-    e.n = lnp_value_floats(g, node->output);
+    e.n = lnp_tensor_floats(g, node->output);
     e.one = kernel;
-    lnp_team_run(&g->team, lnp_elements_task, &e, lnp_pieces(e.n));
+    lnp_team_run(&g->team, lnp_elements_task, &e, lnp_piece_count(e.n));
 }
 
 static void lnp_elementwise_backward(const lensnet_node *node, lnp_elementwise_slope kernel)
@@ -10402,17 +10438,17 @@ static void lnp_elementwise_backward(const lensnet_node *node, lnp_elementwise_s
     float *dx = lnp_input_gradient(node, 0);
     if (dx)
         lnp_combine(g, kernel, dx, lnp_output_gradient(node), lnp_input_value(node, 0),
-                    lnp_value_floats(g, node->output));
+                    lnp_tensor_floats(g, node->output));
 }
 
 static void lnp_gelu_forward(const lensnet_node *node)
 {
-    lnp_elementwise_forward(node, node->graph->rows.gelu);
+    lnp_elementwise_forward(node, node->graph->kernels.gelu);
 }
 
 static void lnp_gelu_backward(const lensnet_node *node)
 {
-    lnp_elementwise_backward(node, node->graph->rows.gelu_backward);
+    lnp_elementwise_backward(node, node->graph->kernels.gelu_backward);
 }
 
 static const lensnet_operator lnp_gelu = {
@@ -10428,12 +10464,12 @@ lensnet_tensor lensnet_gelu(lensnet_graph *g, lensnet_tensor x)
 
 static void lnp_relu_forward(const lensnet_node *node)
 {
-    lnp_elementwise_forward(node, node->graph->rows.relu);
+    lnp_elementwise_forward(node, node->graph->kernels.relu);
 }
 
 static void lnp_relu_backward(const lensnet_node *node)
 {
-    lnp_elementwise_backward(node, node->graph->rows.relu_backward);
+    lnp_elementwise_backward(node, node->graph->kernels.relu_backward);
 }
 
 static const lensnet_operator lnp_relu = {
@@ -10498,6 +10534,8 @@ lensnet_tensor lensnet_relu(lensnet_graph *g, lensnet_tensor x)
     LNP_KERNELS(lnp_elementwise_slope, LNP_BINARY_BODY, LNP_BINARY_FOR, name)
 
 /* --- sigmoid, silu ------------------------------------------------------------------------------- */
+
+/* x -> y, any shape. */
 
 /* exp(x) for -87 <= x <= 0 within 1e-7 of itself: 2^n e^f, x = n ln 2 + f; |f| <= ln 2 / 2. */
 #define LNP_EXP_MAGIC                                                                              \
@@ -10670,6 +10708,8 @@ lensnet_tensor lensnet_silu(lensnet_graph *g, lensnet_tensor x)
 
 /* --- add --------------------------------------------------------------------------------------- */
 
+/* a, b -> y, all (N, H, W, C). */
+
 static lensnet_result lnp_add_shape(lensnet_node *node, lensnet_error *error)
 {
     const lnp_activation *a = lnp_in(node), *b = &node->graph->tensors[node->inputs[1]];
@@ -10684,12 +10724,12 @@ static lensnet_result lnp_add_shape(lensnet_node *node, lensnet_error *error)
 static void lnp_add_forward(const lensnet_node *node)
 {
     lnp_add_parallel(node->graph, lnp_output_value(node), lnp_input_value(node, 0),
-                     lnp_input_value(node, 1), lnp_value_floats(node->graph, node->output));
+                     lnp_input_value(node, 1), lnp_tensor_floats(node->graph, node->output));
 }
 
 static void lnp_add_backward(const lensnet_node *node)
 {
-    const size_t bytes = lnp_value_floats(node->graph, node->output) * sizeof(float);
+    const size_t bytes = lnp_tensor_floats(node->graph, node->output) * sizeof(float);
     int k;
     for (k = 0; k < 2; k++)
         if (lnp_input_gradient(node, k))
@@ -10711,6 +10751,8 @@ lensnet_tensor lensnet_add(lensnet_graph *g, lensnet_tensor a, lensnet_tensor b)
 }
 
 /* --- GRN --------------------------------------------------------------------------------------- */
+
+/* x (N, H, W, C), gamma (C), beta (C) -> y (N, H, W, C); kept: G (N, C). */
 
 static void lnp_grn_plan(lensnet_node *node)
 {
@@ -10742,7 +10784,7 @@ static void lnp_pixel_totals(lensnet_graph *g, double *totals, const float *a, c
                              size_t samples, size_t pixels, size_t c)
 {
     lnp_pixel_sums s;
-    s.kernels = &g->rows;
+    s.kernels = &g->kernels;
     s.totals = totals;
     s.a = a;
     s.b = b;
@@ -10776,15 +10818,15 @@ static size_t lnp_grn_rows(const lensnet_node *node)
     return node->graph->run.n * lnp_pixels(lnp_in(node));
 }
 
-static void lnp_grn_forward_rows(const void *context, size_t block, size_t worker)
+static void lnp_grn_forward_rows(const void *context, size_t part, size_t worker)
 {
     const lensnet_node *node = (const lensnet_node *)context;
     const size_t c = lnp_in(node)->c, pixels = lnp_pixels(lnp_in(node));
-    const size_t end = lnp_min(lnp_grn_rows(node), (block + 1) * LNP_ROWS_AT_A_TIME);
+    const size_t end = lnp_min(lnp_grn_rows(node), (part + 1) * LNP_ROWS_AT_A_TIME);
     size_t row;
     (void)worker;
-    for (row = block * LNP_ROWS_AT_A_TIME; row < end; row++)
-        node->graph->rows.scale_shift_rows(
+    for (row = part * LNP_ROWS_AT_A_TIME; row < end; row++)
+        node->graph->kernels.scale_shift_rows(
             lnp_output_value(node) + row * c, c, lnp_input_value(node, 0) + row * c, c,
             lnp_grn_factor(node) + row / pixels * c, lnp_parameter_values(node, 1), 1, c);
 }
@@ -10803,16 +10845,16 @@ static void lnp_grn_forward(const lensnet_node *node)
                      lnp_ceil_div(lnp_grn_rows(node), LNP_ROWS_AT_A_TIME));
 }
 
-static void lnp_grn_backward_rows(const void *context, size_t block, size_t worker)
+static void lnp_grn_backward_rows(const void *context, size_t part, size_t worker)
 {
     const lensnet_node *node = (const lensnet_node *)context;
     const size_t c = lnp_in(node)->c, pixels = lnp_pixels(lnp_in(node));
-    const size_t end = lnp_min(lnp_grn_rows(node), (block + 1) * LNP_ROWS_AT_A_TIME);
+    const size_t end = lnp_min(lnp_grn_rows(node), (part + 1) * LNP_ROWS_AT_A_TIME);
     size_t row;
     (void)worker;
-    for (row = block * LNP_ROWS_AT_A_TIME; row < end; row++) {
+    for (row = part * LNP_ROWS_AT_A_TIME; row < end; row++) {
         const size_t at = row * c, of_sample = row / pixels * c;
-        node->graph->rows.grn_backward_rows(
+        node->graph->kernels.grn_backward_rows(
             lnp_input_gradient(node, 0) + at, lnp_output_gradient(node) + at,
             lnp_input_value(node, 0) + at, lnp_grn_factor(node) + of_sample,
             lnp_grn_coefficient(node) + of_sample, c, 1, c);
@@ -10854,6 +10896,8 @@ lensnet_tensor lensnet_grn(lensnet_graph *g, lensnet_tensor x, lensnet_parameter
 
 /* --- multiply ----------------------------------------------------------------------------------- */
 
+/* x (N, H, W, C), y (N, H, W, C) or (N, 1, 1, C) -> (N, H, W, C). */
+
 LNP_INLINE lnp_v16 lnp_multiply_16(lnp_v16 a, lnp_v16 b) { return lnp_v_mul(a, b); }
 
 static void lnp_multiply_ref(float *y, const float *a, const float *b, size_t n)
@@ -10891,13 +10935,13 @@ typedef struct lnp_gating {
     size_t rows, pixels, c;
 } lnp_gating;
 
-static void lnp_gate_rows(const void *context, size_t block, size_t worker)
+static void lnp_gate_rows(const void *context, size_t part, size_t worker)
 {
     const lnp_gating *g = (const lnp_gating *)context;
-    const size_t end = lnp_min(g->rows, (block + 1) * LNP_ROWS_AT_A_TIME);
+    const size_t end = lnp_min(g->rows, (part + 1) * LNP_ROWS_AT_A_TIME);
     size_t row;
     (void)worker;
-    for (row = block * LNP_ROWS_AT_A_TIME; row < end; row++)
+    for (row = part * LNP_ROWS_AT_A_TIME; row < end; row++)
         g->kernel(g->to + row * g->c, g->from + row * g->c, g->gates + row / g->pixels * g->c,
                   g->c);
 }
@@ -10957,6 +11001,8 @@ lensnet_tensor lensnet_multiply(lensnet_graph *g, lensnet_tensor x, lensnet_tens
 
 /* --- drop path --------------------------------------------------------------------------------- */
 
+/* x (N, H, W, C) -> y of the same shape; one number for each of the N. */
+
 typedef struct lnp_drop {
     float rate;
     uint64_t index; /* how many drop paths were recorded before */
@@ -11000,7 +11046,7 @@ static void lnp_scale_samples(const lensnet_node *node, float *to, const float *
     const lensnet_graph *g = node->graph;
     size_t floats = lnp_sample_floats(lnp_in(node)), i;
     for (i = 0; i < g->run.n; i++)
-        g->rows.scale(to + i * floats, from + i * floats, lnp_drop_scale(node, i), floats);
+        g->kernels.scale(to + i * floats, from + i * floats, lnp_drop_scale(node, i), floats);
 }
 
 static void lnp_drop_path_forward(const lensnet_node *node)
@@ -11028,6 +11074,8 @@ lensnet_tensor lensnet_drop_path(lensnet_graph *g, lensnet_tensor x, float rate)
 
 /* --- pooling ----------------------------------------------------------------------------------- */
 
+/* x (N, H, W, C) -> mean (N, 1, 1, C), or max (N, H', W', C), kept: where it stood, (N, H', W', C). */
+
 static lensnet_result lnp_mean_pool_shape(lensnet_node *node, lensnet_error *error)
 {
     lnp_shape_same(node, error);
@@ -11039,7 +11087,7 @@ static void lnp_mean_pool_forward(const lensnet_node *node)
 {
     const lensnet_graph *g = node->graph;
     const lnp_activation *x = lnp_in(node);
-    lnp_pool_mean(&g->rows, lnp_output_value(node), lnp_input_value(node, 0), g->run.n,
+    lnp_pool_mean(&g->kernels, lnp_output_value(node), lnp_input_value(node, 0), g->run.n,
                   lnp_pixels(x), x->c);
 }
 
@@ -11141,6 +11189,8 @@ lensnet_tensor lensnet_max_pool(lensnet_graph *g, lensnet_tensor x, size_t kerne
 }
 
 /* --- softmax cross-entropy --------------------------------------------------------------------- */
+
+/* logits (N, 1, 1, K) and the batch's labels (N) or targets (N, K) -> a number. */
 
 lensnet_loss lensnet_loss_defaults(void)
 {
@@ -11272,6 +11322,8 @@ void lensnet_cross_entropy(lensnet_graph *g, lensnet_tensor logits, const lensne
 
 /* --- losses of every value by itself ------------------------------------------------------------ */
 
+/* x (N, H, W, C), targets of the same shape -> a number. */
+
 /* The loss of one value, or its slope. */
 typedef double (*lnp_value_loss)(double x, double t);
 
@@ -11291,7 +11343,7 @@ static void lnp_value_loss_forward(const lensnet_node *node, lnp_value_loss loss
 
 static void lnp_value_loss_backward(const lensnet_node *node, lnp_value_loss slope)
 {
-    const size_t floats = lnp_value_floats(node->graph, node->inputs[0]);
+    const size_t floats = lnp_tensor_floats(node->graph, node->inputs[0]);
     const float *x = lnp_input_value(node, 0), *t = lensnet_loss_targets(node);
     const double scale = lensnet_loss_scale(node);
     float *dx = lnp_input_gradient(node, 0);
@@ -11393,7 +11445,7 @@ enum { LNP_SAVED_DEPTHWISE, LNP_SAVED_STATISTICS, LNP_SAVED_HIDDEN, LNP_SAVED_GR
 
 static const float lnp_block_norm_epsilon = 1e-6f;
 
-static size_t lnp_block_group(const lensnet_node *node)
+static size_t lnp_block_samples(const lensnet_node *node)
 {
     size_t wide = 4 * lnp_sample_floats(lnp_in(node));
     return lnp_min(node->graph->micro_batch, lnp_max(1, LNP_GROUP_FLOATS / lnp_max(wide, 1)));
@@ -11445,7 +11497,7 @@ static lnp_block_parts lnp_block_sizes(const lensnet_node *node)
     const lnp_depthwise_geometry depthwise = lnp_block_geometry(lnp_in(node));
     const lensnet_graph *g = node->graph;
     const lnp_activation *x = lnp_in(node);
-    size_t group = lnp_block_group(node), pixels = lnp_pixels(x), rows = group * pixels;
+    size_t group = lnp_block_samples(node), pixels = lnp_pixels(x), rows = group * pixels;
     size_t c = x->c, wide = 4 * c, chunks = group * lnp_chunk_count(pixels);
     int training = g->options.training;
     lnp_block_parts s;
@@ -11499,7 +11551,7 @@ static lnp_block lnp_block_begin(const lensnet_node *node, size_t first)
     memset(&b, 0, sizeof b);
     b.g = g;
     b.node = node;
-    b.samples = lnp_min(lnp_block_group(node), g->run.n - first);
+    b.samples = lnp_min(lnp_block_samples(node), g->run.n - first);
     b.pixels = lnp_pixels(x);
     b.rows = b.samples * b.pixels;
     b.c = x->c;
@@ -11539,10 +11591,10 @@ static void lnp_block_normalized(const void *context, float *rows, size_t stride
 {
     const lnp_block *b = (const lnp_block *)context;
     const float *x = b->depthwise + first_row * b->c + first_k;
-    b->g->rows.normalize_rows(rows, stride, x, b->c, b->mean + first_row, b->rstd + first_row,
-                              lnp_parameter_values(b->node, LNP_B_NORM) + first_k,
-                              lnp_parameter_values(b->node, LNP_B_NORM_BIAS) + first_k, row_count,
-                              k_count);
+    b->g->kernels.normalize_rows(rows, stride, x, b->c, b->mean + first_row, b->rstd + first_row,
+                                 lnp_parameter_values(b->node, LNP_B_NORM) + first_k,
+                                 lnp_parameter_values(b->node, LNP_B_NORM_BIAS) + first_k,
+                                 row_count, k_count);
 }
 
 /* lnp_fill: rows of grn(active). */
@@ -11554,9 +11606,9 @@ static void lnp_block_responses(const void *context, float *rows, size_t stride,
     while (row_count) { /* one sample's rows at a time */
         size_t sample = first_row / b->pixels;
         size_t count = lnp_min(row_count, (sample + 1) * b->pixels - first_row);
-        b->g->rows.scale_shift_rows(rows, stride, b->active + first_row * b->wide + first_k,
-                                    b->wide, b->factor + sample * b->wide + first_k, shift, count,
-                                    k_count);
+        b->g->kernels.scale_shift_rows(rows, stride, b->active + first_row * b->wide + first_k,
+                                       b->wide, b->factor + sample * b->wide + first_k, shift,
+                                       count, k_count);
         rows += count * stride;
         first_row += count;
         row_count -= count;
@@ -11576,8 +11628,8 @@ static void lnp_block_activate(const void *context, size_t first_row, size_t row
         chunk = lnp_chunk_at(row, b->pixels);
         squares = b->squares + chunk.index * b->wide + first_column;
         memset(squares, 0, column_count * sizeof(float));
-        b->g->rows.gelu_squares(b->active + at, b->wide, b->hidden + at, b->wide, squares,
-                                chunk.rows, column_count);
+        b->g->kernels.gelu_squares(b->active + at, b->wide, b->hidden + at, b->wide, squares,
+                                   chunk.rows, column_count);
     }
 }
 
@@ -11589,14 +11641,14 @@ static void lnp_block_residual(const void *context, size_t first_row, size_t row
     size_t row;
     for (row = first_row; row < first_row + row_count; row++) {
         size_t at = row * b->c + first_column;
-        b->g->rows.add_scaled(b->y + at, b->x + at, b->y + at, b->scales[row / b->pixels],
-                              column_count);
+        b->g->kernels.add_scaled(b->y + at, b->x + at, b->y + at, b->scales[row / b->pixels],
+                                 column_count);
     }
 }
 
 static void lnp_block_expand(const lnp_block *b, lnp_finish finish)
 {
-    lnp_product job = lnp_product_of(b->node, LNP_B_EXPAND, LNP_B_EXPAND_BIAS, b->rows);
+    lnp_product job = lnp_product_forward(b->node, LNP_B_EXPAND, LNP_B_EXPAND_BIAS, b->rows);
     job.a = b->depthwise; /* with a fill: only fetched ahead */
     job.fill = lnp_block_normalized;
     job.out = b->hidden;
@@ -11620,7 +11672,7 @@ static void lnp_block_grn_statistics(const lnp_block *b)
 
 static void lnp_block_reduce(const lnp_block *b)
 {
-    lnp_product job = lnp_product_of(b->node, LNP_B_REDUCE, LNP_B_REDUCE_BIAS, b->rows);
+    lnp_product job = lnp_product_forward(b->node, LNP_B_REDUCE, LNP_B_REDUCE_BIAS, b->rows);
     job.a = b->active;
     job.fill = lnp_block_responses;
     job.out = b->y;
@@ -11634,9 +11686,9 @@ static void lnp_block_forward(const lensnet_node *node)
     lensnet_graph *g = node->graph;
     const lnp_depthwise_geometry depthwise = lnp_block_geometry(lnp_in(node));
     size_t first;
-    for (first = 0; first < g->run.n; first += lnp_block_group(node)) {
+    for (first = 0; first < g->run.n; first += lnp_block_samples(node)) {
         lnp_block b = lnp_block_begin(node, first);
-        lnp_depthwise_forward(&g->depthwise, &g->rows, b.depthwise, b.mean, b.rstd, b.x,
+        lnp_depthwise_forward(&g->depthwise, &g->kernels, b.depthwise, b.mean, b.rstd, b.x,
                               lnp_parameter_of(node, LNP_B_DEPTHWISE)->packed[LNP_FORWARD],
                               lnp_parameter_values(node, LNP_B_DEPTHWISE_BIAS), b.samples,
                               &depthwise, lnp_block_norm_epsilon, &g->team);
@@ -11682,8 +11734,8 @@ static void lnp_block_scale(const void *context, size_t row, size_t rows)
     const size_t at = row * b->c;
     float *sums = lnp_chunk_sums(b->narrow_sums[0], lnp_chunk_at(row, b->pixels), b->c);
     if (b->dz != b->dy)
-        b->g->rows.scale(b->dscaled + at, b->dy + at, b->scales[row / b->pixels], rows * b->c);
-    b->g->rows.column_sum(sums, b->dz + at, b->c, rows, b->c);
+        b->g->kernels.scale(b->dscaled + at, b->dy + at, b->scales[row / b->pixels], rows * b->c);
+    b->g->kernels.column_sum(sums, b->dz + at, b->c, rows, b->c);
 }
 
 /* lnp_visit after W2's input gradient: gelu and its slope from the hidden layer, and the sums over pixels
@@ -11693,17 +11745,17 @@ static void lnp_block_grn_first(const void *context, size_t row, size_t rows)
     const lnp_block *b = (const lnp_block *)context;
     const size_t at = row * b->wide;
     const lnp_chunk chunk = lnp_chunk_at(row, b->pixels);
-    b->g->rows.grn_backward_first(b->active + at, b->hidden + at,
-                                  lnp_chunk_sums(b->wide_sums[0], chunk, b->wide),
-                                  lnp_chunk_sums(b->wide_sums[1], chunk, b->wide), b->hidden + at,
-                                  b->dactive + at, b->wide, rows, b->wide);
+    b->g->kernels.grn_backward_first(b->active + at, b->hidden + at,
+                                     lnp_chunk_sums(b->wide_sums[0], chunk, b->wide),
+                                     lnp_chunk_sums(b->wide_sums[1], chunk, b->wide),
+                                     b->hidden + at, b->dactive + at, b->wide, rows, b->wide);
 }
 
 /* The input gradient of W1 or W2, chunk by chunk of the samples. */
 static void lnp_block_input_gradient(const lnp_block *b, int parameter, float *out, const float *a,
                                      lnp_visit begin, lnp_visit end)
 {
-    lnp_product job = lnp_product_back(b->node, parameter, b->rows);
+    lnp_product job = lnp_product_input(b->node, parameter, b->rows);
     job.a = a;
     job.out = out;
     job.begin = begin;
@@ -11718,7 +11770,7 @@ static void lnp_block_input_gradient(const lnp_block *b, int parameter, float *o
 static void lnp_block_weight_gradient(const lnp_block *b, int parameter, const float *dy,
                                       const float *x, lnp_fill fill)
 {
-    lnp_gradient_product job = lnp_gradient_of(b->node, parameter, b->rows);
+    lnp_gradient_product job = lnp_product_weight(b->node, parameter, b->rows);
     job.dy = dy;
     job.x = x;
     job.x_fill = fill;
@@ -11760,9 +11812,9 @@ static void lnp_block_grn_second(const void *context, size_t row, size_t rows)
     const lnp_block *b = (const lnp_block *)context;
     const size_t at = row * b->wide, k = row / b->pixels * b->wide;
     float *sums = lnp_chunk_sums(b->wide_sums[0], lnp_chunk_at(row, b->pixels), b->wide);
-    b->g->rows.grn_backward_second(b->dactive + at, sums, b->dactive + at, b->active + at,
-                                   b->hidden + at, b->factor + k, b->coefficient + k, b->wide, rows,
-                                   b->wide);
+    b->g->kernels.grn_backward_second(b->dactive + at, sums, b->dactive + at, b->active + at,
+                                      b->hidden + at, b->factor + k, b->coefficient + k, b->wide,
+                                      rows, b->wide);
 }
 
 /* lnp_visit after W1's input gradient: through the norm, in place. */
@@ -11771,10 +11823,10 @@ static void lnp_block_norm_backward(const void *context, size_t row, size_t rows
     const lnp_block *b = (const lnp_block *)context;
     const size_t at = row * b->c;
     const lnp_chunk chunk = lnp_chunk_at(row, b->pixels);
-    b->g->rows.layer_norm_backward(b->dnarrow + at, lnp_chunk_sums(b->narrow_sums[0], chunk, b->c),
-                                   lnp_chunk_sums(b->narrow_sums[1], chunk, b->c), b->dnarrow + at,
-                                   b->depthwise + at, b->mean + row, b->rstd + row,
-                                   lnp_parameter_values(b->node, LNP_B_NORM), rows, b->c);
+    b->g->kernels.layer_norm_backward(
+        b->dnarrow + at, lnp_chunk_sums(b->narrow_sums[0], chunk, b->c),
+        lnp_chunk_sums(b->narrow_sums[1], chunk, b->c), b->dnarrow + at, b->depthwise + at,
+        b->mean + row, b->rstd + row, lnp_parameter_values(b->node, LNP_B_NORM), rows, b->c);
 }
 
 /* Through GRN, GELU, W1 and the norm: leaves the gradient of the depthwise output in b->dnarrow. */
@@ -11793,13 +11845,13 @@ static void lnp_block_backward_depthwise(const lnp_block *b, const lnp_activatio
 {
     const lnp_depthwise_geometry depthwise = lnp_block_geometry(x);
     lensnet_graph *g = b->g;
-    lnp_depthwise_weight_gradient(&g->depthwise, &g->rows,
+    lnp_depthwise_weight_gradient(&g->depthwise, &g->kernels,
                                   lnp_parameter_gradient(b->node, LNP_B_DEPTHWISE),
                                   lnp_parameter_gradient(b->node, LNP_B_DEPTHWISE_BIAS), b->dnarrow,
                                   b->x, b->samples, &depthwise, b->bands, &g->team);
     if (dx)
         lnp_depthwise_input_gradient(
-            &g->depthwise, &g->rows, dx, b->dy, b->dnarrow,
+            &g->depthwise, &g->kernels, dx, b->dy, b->dnarrow,
             lnp_parameter_of(b->node, LNP_B_DEPTHWISE)->packed[LNP_BACKWARD], b->samples,
             &depthwise, &g->team);
 }
@@ -11809,7 +11861,7 @@ static void lnp_block_backward(const lensnet_node *node)
     lensnet_graph *g = node->graph;
     float *dx = lnp_input_gradient(node, 0);
     size_t first;
-    for (first = 0; first < g->run.n; first += lnp_block_group(node)) {
+    for (first = 0; first < g->run.n; first += lnp_block_samples(node)) {
         lnp_block b = lnp_block_begin(node, first);
         const size_t at = first * b.pixels * b.c;
         b.dy = lnp_output_gradient(node) + at;
@@ -15782,7 +15834,7 @@ static void lnp_clip(lensnet_adamw *a, double norm)
     clip.gradients = p->gradients;
     clip.n = p->size;
     clip.scale = (float)scale;
-    lnp_team_run(&a->team, lnp_clip_task, &clip, lnp_pieces(clip.n));
+    lnp_team_run(&a->team, lnp_clip_task, &clip, lnp_piece_count(clip.n));
 }
 
 /* The update itself: decay, moments and weights of each run of tensors. */
@@ -15801,7 +15853,7 @@ static void lnp_adamw_update_all(lensnet_adamw *a, double learning_rate)
         work.floats = lnp_alike_run(a, &i);
         work.constants = lnp_adamw_constants_at(factor * learning_rate, decay, a->desc.beta1,
                                                 a->desc.beta2, a->desc.epsilon, a->steps);
-        if (factor > 0) lnp_team_run(&a->team, lnp_adamw_task, &work, lnp_pieces(work.floats));
+        if (factor > 0) lnp_team_run(&a->team, lnp_adamw_task, &work, lnp_piece_count(work.floats));
         offset += work.floats;
     }
     lensnet_parameters_changed(p);
