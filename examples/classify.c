@@ -309,7 +309,7 @@ static void see(void *user, size_t index, const dataset_image *image,
                      : -1;
     o->blank = prediction && is_blank(p);
     o->value = prediction ? p->pixels[0] : 0;
-    if (!prediction) return;
+    if (!prediction || o->blank) return;
     o->mended += image->mended > 0;
     if (is_other_size(p, o->network) && !o->other_size++) {
         o->first_other[0] = index;

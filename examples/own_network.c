@@ -13,6 +13,7 @@
 #define LENSNET_IMPLEMENTATION
 #include "../lensnet.h"
 
+#include "arguments.h"
 #include "dataset.h"
 
 #include <math.h>
@@ -166,11 +167,12 @@ static int train(const network *net, dataset *data, lensnet_error *error)
 
 int main(int argc, char **argv)
 {
+    static const char usage[] = "usage: own_network DATA";
     network net = {NULL, {{0}}, {{0}}};
     lensnet_error error;
     dataset data;
     int good;
-    if (argc != 2) return fputs("usage: own_network DATA\n", stderr), 2;
+    if (arguments_parse(NULL, 0, usage, argc, argv) != 1) arguments_fail("%s", usage);
     good = dataset_open(&data, argv[1], &error) &&
            !network_create(&net, data.classes.count, &error) && train(&net, &data, &error);
     lensnet_parameters_destroy(net.parameters);

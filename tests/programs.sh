@@ -51,9 +51,10 @@ build() { $CC -O1 $openmp -I. "$1" -o "$WORK/$(basename "$1" .c)" -lm >"$WORK/$(
 build tools/simulate.c
 build examples/evaluate.c
 build examples/classify.c
+build tools/check_data.c
 wait
 cd $WORK || exit 1
-for program in train hello own_network own_operator simulate evaluate classify; do
+for program in train hello own_network own_operator simulate evaluate classify check_data; do
     [ -x ./$program ]
     good "examples or tools: $program.c must compile"
 done
@@ -352,7 +353,7 @@ refused "zero.safetensors: it is no training state" \
 spoil mv bad/val/vort bad/val/axion
 refused "'axion' is not one of the classes" ./evaluate whole/best.safetensors bad --out refused
 refused "there is nothing to train on" ./train --out refused
-refused "there is no option --epoch" ./train data --epoch 3 --out refused
+refused "there is no option --epoch; is --epochs meant?" ./train data --epoch 3 --out refused
 refused "--epochs takes a whole number" ./train data --weights none --epochs many --out refused
 refused "--schedule is one of constant, cosine, plateau" \
     ./train data --weights none --schedule step --out refused
@@ -361,6 +362,9 @@ refused "--views" ./classify --views 9 whole/best.safetensors mixed.npy
 # The images changed since the run was stopped.
 spoil sh -c "./train bad $options --out moved --stop-after 1 >/dev/null && rm bad/train/no/000005.npy" 2>/dev/null
 refused "not those that the run was begun with" ./train --resume --out moved
+
+# shellcheck source=tests/programs_data.sh
+. ../../tests/programs_data.sh
 
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

@@ -1,5 +1,5 @@
 /* bench.c - how fast lensnet is on this machine, measured against what the machine can do.
- * cc -O2 -fopenmp -I. tools/bench.c -o build/bench -lm
+ * cc -O2 -fopenmp tools/bench.c -o build/bench -lm
  * build/bench                                   everything for Tiny at 224
  * build/bench --what forward --variant atto,tiny --size 64,224 --batch 1,32 --threads 1,2 --seconds 5
  * build/bench --help                            all options
@@ -35,7 +35,7 @@
  *   what moved nothing: fetching output tiles for writing, fewer rows in blocks of products with hooks, GRN's
  *     first half in every panel or in a pass of its own instead of at the end of a block of rows */
 #define LENSNET_IMPLEMENTATION
-#include "lensnet.h"
+#include "../lensnet.h"
 
 #include <time.h>
 
@@ -200,6 +200,11 @@ static void read_options(int argc, char **argv)
     chosen.seconds = 2;
     for (i = 1; i < argc; i++) {
         const char *name = argv[i];
+        if (strcmp(name, "--version") == 0) {
+            printf("lensnet %d.%d.%d\n", LENSNET_VERSION_MAJOR, LENSNET_VERSION_MINOR,
+                   LENSNET_VERSION_PATCH);
+            exit(0);
+        }
         if (strcmp(name, "--help") == 0) {
             fputs(usage, stdout);
             exit(0);

@@ -1,5 +1,5 @@
 /* check_pytorch.c - lensnet's half of tools/check_pytorch.py, which builds and drives it.
- * cc -O2 -fopenmp -I. tools/check_pytorch.c -o build/check_pytorch -lm
+ * cc -O2 -fopenmp tools/check_pytorch.c -o build/check_pytorch -lm
  *
  *   check_pytorch save FOLDER VARIANT CLASSES      a model with test weights (none zero), as a folder that
  *                                                  transformers loads
@@ -8,9 +8,9 @@
  *                                                  AdamW steps, all labels i mod K; prints each loss and
  *                                                  saves the weights as OUT */
 #define LENSNET_IMPLEMENTATION
-#include "lensnet.h"
-#include "examples/huggingface.h"
-#include "tests/lngen.h"
+#include "../lensnet.h"
+#include "../examples/huggingface.h"
+#include "../tests/lngen.h"
 
 static lensnet_error error;
 

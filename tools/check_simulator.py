@@ -2,7 +2,7 @@
 """Compares tools/simulate.c with lenstronomy, image by image, and with an independent program, set by
 set.
 
-    cc -O2 -fopenmp -I. tools/simulate.c -o build/simulate -lm
+    cc -O2 -fopenmp tools/simulate.c -o build/simulate -lm
     pip install lenstronomy scipy
     python3 tools/check_simulator.py build/simulate [images|statistics|speed|thin FOLDER] ...
 

@@ -1,10 +1,10 @@
 /* compare_peers.c - lensnet's half of tools/compare_peers.py, which builds and drives it: waits for a line
  * on standard input, does the work once, answers with the seconds it took.
- * cc -O2 -fopenmp -I. tools/compare_peers.c -o build/compare_peers -lm
+ * cc -O2 -fopenmp tools/compare_peers.c -o build/compare_peers -lm
  *
  *   compare_peers forward|train VARIANT SIZE BATCH THREADS */
 #define LENSNET_IMPLEMENTATION
-#include "lensnet.h"
+#include "../lensnet.h"
 
 #include <time.h>
 

@@ -1,5 +1,5 @@
 /* convert.c - weights of ConvNeXt V2 in anybody's form to a safetensors file with Hugging Face
- * names. cc -O2 -fopenmp -I. tools/convert.c -o build/convert -lm
+ * names. cc -O2 -fopenmp tools/convert.c -o build/convert -lm
  *
  * Reads PyTorch's .pth, .pt, .ckpt and pytorch_model.bin, safetensors, whole or in shards, and Hugging
  * Face folders, in the names of the authors, of transformers and of timm. Executes nothing that is in
@@ -7,10 +7,10 @@
  * or all is rounded to it if asked. Labels, size and normalisation go along, where they are known or
  * told. With --verify it only reads a file and checks every checksum. */
 #define LENSNET_IMPLEMENTATION
-#include "lensnet.h"
-#include "examples/arguments.h"
-#include "examples/huggingface.h"
-#include "examples/weights.h"
+#include "../lensnet.h"
+#include "../examples/arguments.h"
+#include "../examples/huggingface.h"
+#include "../examples/weights.h"
 
 #define SUMMARY 1600
 

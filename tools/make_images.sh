@@ -2,7 +2,7 @@
 # make_images.sh - makes examples/images: nine lenses in an order that gives no class away, and
 # truth.csv, which does.
 #
-#   cc -O2 -fopenmp -I. tools/simulate.c -o build/simulate -lm && sh tools/make_images.sh build/simulate
+#   cc -O2 -fopenmp tools/simulate.c -o build/simulate -lm && sh tools/make_images.sh build/simulate
 set -e
 program=${1:-build/simulate}
 target=$(dirname "$0")/../examples/images

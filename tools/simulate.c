@@ -1,6 +1,6 @@
 /* simulate.c - makes sets of lens images, as many as wanted, in the folders that train.c reads.
  *
- *     cc -O2 -fopenmp -I. tools/simulate.c -o simulate -lm
+ *     cc -O2 -fopenmp tools/simulate.c -o simulate -lm
  *     ./simulate universe --train 1000 --val 125 --test 125
  *     ./simulate --help
  *
@@ -9,13 +9,13 @@
  * promised about it, stands in simulate.h.
  *
  * Contents:  >>options  >>files  >>sets  >>gallery  >>benchmark  >>main */
-#include "examples/system.h"
+#include "../examples/system.h"
 #define LENSNET_IMPLEMENTATION
-#include "lensnet.h"
-#include "tools/simulate.h"
-#include "examples/npy.h"
-#include "examples/progress.h"
-#include "examples/svg.h"
+#include "../lensnet.h"
+#include "simulate.h"
+#include "../examples/npy.h"
+#include "../examples/progress.h"
+#include "../examples/svg.h"
 
 #include <ctype.h>
 
@@ -1041,14 +1041,19 @@ static int run_job(const job *j, lensnet_error *error)
 int main(int count, char **arguments)
 {
     lensnet_error error;
+    int status = 2; /* the command line is wrong */
     job j;
+    if (count == 2 && strcmp(arguments[1], "--version") == 0)
+        return printf("lensnet %d.%d.%d\n", LENSNET_VERSION_MAJOR, LENSNET_VERSION_MINOR,
+                      LENSNET_VERSION_PATCH) < 0;
     if (parse_arguments(&j, count, arguments, &error)) {
         if (j.help) {
             print_help(&j);
-            return 0;
+            return fflush(stdout) != 0;
         }
         if (run_job(&j, &error)) return 0;
+        status = 1;
     }
     fprintf(stderr, "simulate: %s%s\n", error.text, full_stop(error.text));
-    return 1;
+    return status;
 }

@@ -1,0 +1,135 @@
+# programs_data.sh - part of programs.sh (read by it, in its folder, after its own tests): files and layouts
+# as people have them, catalogues in and out, what programs say to a wrong command line or a full disk.
+
+fixtures=../../tests/fixtures/pictures
+
+# complained WORDS PROGRAM ...: it must end with status 1 and say the words on stderr
+complained() {
+    words=$1
+    shift
+    run "$@"
+    [ $? -eq 1 ] && grep '^error: ' err.txt | grep -qF -- "$words"
+    good "$* must complain with '$words'"
+}
+
+# ---- command lines -----------------------------------------------------------------------------------
+
+for program in train hello own_network simulate evaluate classify check_data; do
+    run ./$program --help && [ -s out.txt ] && [ ! -s err.txt ]
+    good "$program --help: on stdout, status 0"
+    run ./$program --version && grep -q '^lensnet [0-9]' out.txt
+    good "$program --version"
+    run ./$program --no-such-option
+    [ $? -eq 2 ] && [ ! -s out.txt ] && [ -s err.txt ]
+    good "$program --no-such-option: status 2"
+done
+refused "is --epochs meant?" ./train data --epcohs 3 --out refused
+refused "is --batch meant?" ./classify --bat=3 whole/best.safetensors data/val
+refused "takes no value" ./classify --csv=yes whole/best.safetensors data/val
+refused "the weights come first: classify whole/best.safetensors data/val" \
+    ./classify data/val whole/best.safetensors
+run ./classify --batch=3 --views=1 whole/best.safetensors data/val && cut -c1-60 out.txt | head -30 >batch3.txt &&
+    cut -c1-60 table.txt | head -30 | cmp - batch3.txt
+good "--option=value, and no other answer in batches of 3"
+if [ -w /dev/full ]; then
+    for command in "./classify whole/best.safetensors data/val" "./classify --help" "./check_data data" \
+        "./evaluate whole/best.safetensors data" "./hello whole/best.safetensors mixed.npy"; do
+        OMP_NUM_THREADS=1 $command >/dev/full 2>err.txt
+        [ $? -eq 1 ] && grep -q '^error: .*output' err.txt
+        good "a full disk on stdout is an error: $command"
+    done
+fi
+
+# ---- layouts -----------------------------------------------------------------------------------------
+
+run ./check_data data && grep -q 'nothing wrong' out.txt
+good "check_data"
+spoil mv bad/val bad/valid
+run ./check_data bad
+[ $? -eq 1 ] && grep -q "bad/valid: no program reads this folder; is 'val' meant?" out.txt
+good "check_data names a folder that train would not read"
+refused "there is no folder 'val' in it, but one named 'valid'" $train
+# An image one folder deeper, one that ends in .NPY, and files that are none: the three programs agree.
+spoil sh -c "mkdir bad/train/no/part1 && mv bad/train/no/000000.npy bad/train/no/part1 &&
+    mv bad/train/no/000001.npy bad/train/no/000001.NPY && echo x >bad/train/no/notes.txt"
+run ./check_data bad && grep -q '^train  no  *16 ' out.txt && grep -q '1 file was passed over.*notes.txt' out.txt
+good "check_data counts images in folders inside, and names what it passes over"
+run $train --epochs 1 --stop-after 1 && grep -q 'no 16, sphere 16, vort 16' out.txt &&
+    grep -q '1 file was passed over.*notes.txt' out.txt
+good "train does the same"
+rm -rf refused
+run ./classify whole/best.safetensors bad/train/no && [ "$(grep -c '%$' out.txt)" -eq 16 ]
+good "classify does the same"
+# No splits at all.
+rm -rf flat && mkdir flat && cp -r data/train/no data/train/sphere flat && cp -r data/train/vort flat/axion
+refused "let --split 80/10/10 share out" ./train flat --weights none --out refused
+run ./train flat --weights none --size 32 --epochs 1 --batch 8 --out shared --split=50/25/25 --classes axion=vort &&
+    grep -q 'train *24 images (no 8, sphere 8, vort 8)' out.txt && grep -q 'shared out 50/25/25' out.txt
+good "train --split"
+refused "begun with --split 50/25/25, not 80/10/10" ./train flat --resume --out shared --split 80/10/10
+refused "not one of the classes" ./evaluate whole/best.safetensors flat --out refused
+run ./evaluate whole/best.safetensors flat --classes axion=vort && grep -q 'accuracy  *[0-9.]*  *48' out.txt &&
+    grep -q 'all 48 images in it are measured' err.txt
+good "evaluate on a flat set"
+run ./evaluate whole/best.safetensors data --split val && grep -q "no folder 'test'" err.txt
+good "evaluate --split val says that it is half"
+
+# ---- files -------------------------------------------------------------------------------------------
+
+run ./classify --csv whole/best.safetensors $fixtures/pair_4.npy $fixtures/deflated.npz $fixtures/i8.fits &&
+    [ "$(cut -d, -f5- out.txt | tail -3 | sort -u | wc -l)" -eq 1 ]
+good "the same image as object array, .npz and FITS has one answer"
+complained "--bands 3" ./classify whole/best.safetensors $fixtures/bands.fits
+complained "tile-compressed" ./classify whole/best.safetensors $fixtures/compressed.fits
+run ./classify --csv whole/best.safetensors $fixtures/cube.fits && [ "$(wc -l <out.txt)" -eq 12 ] &&
+    grep -q 'cube.fits\[0\]\[10\],' out.txt
+good "classify takes a cube apart"
+run ./classify --csv --nan median whole/best.safetensors "$fixtures/f8_extensions.fits" &&
+    grep -q ',"it.s ""lens"" 7",22.5,-0.51,' out.txt && grep -q 'replaced in 1 image' err.txt
+good "classify --nan median, and OBJECT, RA and DEC of a FITS file"
+complained "--nan median" ./classify whole/best.safetensors "$fixtures/f8_extensions.fits"
+rm -rf colour && for split in train val; do for class in a b; do
+    mkdir -p colour/$split/$class
+    for i in 0 1 2 3; do cp $fixtures/bands.fits colour/$split/$class/$i.fits; done
+done; done
+run ./train colour --weights none --size 32 --epochs 1 --batch 4 --bands 3 --stretch asinh --out coloured &&
+    run ./classify coloured/best.safetensors $fixtures/bands.fits
+good "train and classify in three bands"
+complained "1 band, but images of 3 are wanted" ./classify coloured/best.safetensors $fixtures/u1.fits
+run ./classify whole/best.safetensors $fixtures/u1.fits && grep -q 'not 150 x 150 pixels' err.txt
+good "an image of another size than the network knows is said so"
+printf '\223NUMPY\001\000v\000%-117s\n\007\007\007\007' \
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 2), }" >blank.npy
+complained "every pixel is 7" ./classify --csv whole/best.safetensors blank.npy
+run ./hello whole/best.safetensors blank.npy && grep -q '^nothing: every pixel is 7' out.txt
+good "hello does not call a blank image a vortex"
+
+# ---- catalogues --------------------------------------------------------------------------------------
+
+strange=$(printf 'odd \033[31m\nname.npy')
+cp mixed.npy "$strange"
+run ./classify whole/best.safetensors "$strange" && grep -q '^odd \\x1b\[31m\\nname.npy ' out.txt &&
+    ! grep -q "$(printf '\033')" out.txt
+good "a name with escapes cannot reach the terminal"
+run ./classify --csv whole/best.safetensors "$strange" && [ "$(wc -l <out.txt)" -eq 2 ]
+good "nor another line of a table"
+{
+    echo 'id,file,ra,dec'
+    for i in 0 1 2 3 4 5 6; do echo "\"G, $i\",data/val/no/00000$i.npy,10.$i,-5"; done
+} >list.csv
+run ./classify --csv --list list.csv whole/best.safetensors && cp out.txt all.csv && [ "$(wc -l <all.csv)" -eq 8 ] &&
+    grep -q '^data/val/no/000003.npy,"G, 3",10.3,-5,' all.csv
+good "classify --list"
+sed 1d list.csv | cut -d, -f3 | ./classify --csv --list - whole/best.safetensors 2>err.txt | cut -d, -f5- >plain.txt &&
+    cut -d, -f6- all.csv | sed 1d >some.txt && sed 1d plain.txt | cmp - some.txt
+good "classify --list - takes plain paths"
+for kind in csv json; do
+    ./classify --$kind --list list.csv whole/best.safetensors >whole.txt 2>err.txt
+    for i in 1 2 3; do
+        ./classify --$kind --list list.csv --part $i/3 whole/best.safetensors >part$i.txt 2>>err.txt
+    done
+    ./classify --merge part1.txt part2.txt part3.txt | cmp - whole.txt && [ ! -s err.txt ]
+    good "three parts are the whole, to the byte: $kind"
+done
+refused "--part is I/N" ./classify --csv --part 4/3 whole/best.safetensors data/val
+refused "its first line is not that of" ./classify --merge all.csv part1.txt
