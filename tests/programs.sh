@@ -47,14 +47,14 @@ openmp=-fopenmp
 echo 'int main(void) { return 0; }' >$WORK/probe.c
 $CC $openmp $WORK/probe.c -o $WORK/probe 2>/dev/null || openmp=
 build() { $CC -O1 $openmp -I. "$1" -o "$WORK/$(basename "$1" .c)" -lm >"$WORK/$(basename "$1").log" 2>&1; }
-(build examples/train.c; build examples/hello.c; build examples/own_network.c; build examples/own_operator.c) &
+(build examples/train.c; build examples/hello.c; build examples/own_network.c; build examples/finetune.c; build examples/own_operator.c) &
 build tools/simulate.c
 build examples/evaluate.c
 build examples/classify.c
 build tools/check_data.c
 wait
 cd $WORK || exit 1
-for program in train hello own_network own_operator simulate evaluate classify check_data; do
+for program in train hello finetune own_network own_operator simulate evaluate classify check_data; do
     [ -x ./$program ]
     good "examples or tools: $program.c must compile"
 done
@@ -141,6 +141,13 @@ run ./train --simulate 24 $small --size 32 --batch 8 --schedule constant --epoch
     run ./train --resume --epochs 3 --out longer &&
     cmp longer-whole/best.safetensors longer/best.safetensors
 good "a run that is made longer goes on as if it had been that long"
+
+# ---- the loop in a screenful --------------------------------------------------------------------------
+
+run ./finetune teacher/best.safetensors data tuned.safetensors && grep -q '^epoch 5 of 5: loss' out.txt &&
+    run ./classify tuned.safetensors data/val/no
+good "finetune writes weights that classify"
+refused "nowhere" ./finetune teacher/best.safetensors nowhere refused
 
 # Ctrl-C: the signal, the state, the way on.
 ./train data --weights none --size 32 --epochs 500 --batch 8 --out signal >out.txt 2>err.txt &
