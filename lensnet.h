@@ -22,12 +22,15 @@
  *
  *     cc -O2 -fopenmp program.c -o program -lm                     (-fopenmp may be left out)
  *
+ * The implementation takes seconds to compile. In a program that you work on, let a file lensnet.c hold the
+ * first two lines and nothing else: compiled once, it makes every other inclusion as good as free.
+ *
  * WHAT IT DOES  Loads, trains, saves and runs ConvNeXt V2 of every size on a CPU; builds other networks
  * from the same operators with gradients; AdamW, schedules, augmentation, metrics; safetensors files
  * that PyTorch's libraries read and write.
  *
- * WHAT IT DOES NOT  No GPU, no float16 arithmetic, no distributed training, no image formats: pixels
- * come as arrays (examples/npy.h reads .npy). Only Linux with gcc and clang is tested; MSVC and macOS are
+ * WHAT IT DOES NOT  No GPU, no float16 arithmetic (bfloat16 there is), no distributed training, no image
+ * formats: pixels come as arrays (examples/picture.h reads .npy, .npz and FITS). Only Linux with gcc and clang is tested; MSVC and macOS are
  * written for, not tried.
  *
  * CONTENTS
@@ -107,6 +110,18 @@
  * classifying and preprocessing work in round-to-nearest without flush-to-zero and leave the caller's mode
  * as it was, and that of OpenMP's workers; schedules, metrics, mathematics and single image
  * operations compute in the caller's mode. LENSNET_NUMERICS changes when the bits do.
+ *
+ * WALKS  From an image to its class: lensnet_classify makes a session, lnp_session_run takes images in
+ * batches, lnp_session_prepare brings each to the network's input (lensnet_preprocess_image: crop,
+ * normalise, resize), lnp_run_batch starts the team of threads, lnp_run_pass packs weights that have
+ * changed and walks the recorded nodes (lnp_run_forward): a block is lnp_block_forward, its linear
+ * layers lnp_block_expand and lnp_block_reduce, each an lnp_product that lnp_multiply_rows deals out to
+ * the threads and cuts into panels and tiles (lnp_multiply_panel, lnp_multiply_tile, lnp_call_tile). The
+ * logits come back to lnp_session_average, and lnp_predict makes the answer of them.
+ *   From a batch to the weights: lensnet_forward_backward is lnp_run_batch again; for each micro-batch
+ * lnp_run_pass goes forward, to the losses (lnp_cross_entropy_forward computes the gradient too), and back
+ * (lnp_run_backward), where lnp_multiply_gradient continues each weight's gradient in the flat buffer.
+ * lensnet_adamw_step clips that buffer and runs over it once (lnp_adamw_update_all).
  *
  * REFERENCES
  *   Woo et al. 2023, ConvNeXt V2, arXiv 2301.00808          the network
