@@ -52,38 +52,13 @@ static catalogue_entry *catalogue_make(catalogue *c, size_t index)
 
 /* ---- lists ---- */
 
-/* Cuts a line of comma-separated values into fields, in its place; quotes are taken off. */
-static size_t catalogue_fields(char *fields[CATALOGUE_FIELDS], char *line)
-{
-    size_t n = 0;
-    char *from = line, *to;
-    while (n < CATALOGUE_FIELDS) {
-        int quoted;
-        while (*from == ' ') from++;
-        quoted = *from == '"';
-        from += quoted;
-        fields[n++] = to = from;
-        while (*from && (quoted ? !(from[0] == '"' && from[1] != '"') : *from != ',')) {
-            if (quoted && *from == '"') from++;
-            *to++ = *from++;
-        }
-        if (quoted && *from) from++;
-        while (*from && *from != ',') from++;
-        quoted = *from == ',';
-        *to = 0;
-        if (!quoted) break;
-        from++;
-    }
-    return n;
-}
-
 typedef enum {
     CATALOGUE_FILE,
     CATALOGUE_ID,
     CATALOGUE_RA,
     CATALOGUE_DEC,
     CATALOGUE_COLUMNS
-} column;
+} catalogue_column;
 
 /* Which field of a table is which column; -1: none. 0 if the line does not name a column `file`. */
 static int catalogue_head(int place[CATALOGUE_COLUMNS], char *fields[], size_t count)
@@ -145,7 +120,7 @@ NPY_API int catalogue_read(catalogue *c, dataset_split *images, const char *path
         if (number == 1) {
             char head[CATALOGUE_LINE];
             memcpy(head, line, length + 1);
-            count = catalogue_fields(fields, head);
+            count = text_fields(fields, CATALOGUE_FIELDS, head);
             table = catalogue_head(place, fields, count);
             if (table) continue;
             place[CATALOGUE_FILE] = 0;
@@ -153,7 +128,7 @@ NPY_API int catalogue_read(catalogue *c, dataset_split *images, const char *path
             fields[0] = line;
             count = 1;
         } else if (table) {
-            count = catalogue_fields(fields, line);
+            count = text_fields(fields, CATALOGUE_FIELDS, line);
         }
         good = good && catalogue_row(c, images, place, fields, count, error);
     }

@@ -192,4 +192,32 @@ TEXT_API size_t text_columns(const char *text)
     return columns;
 }
 
+/* ---- reading ---- */
+
+/* Cuts a line of comma-separated values into fields, in its place; quotes are taken off. Returns how many
+ * there are, at most `most`. */
+TEXT_API size_t text_fields(char **fields, size_t most, char *line)
+{
+    size_t n = 0;
+    char *from = line, *to;
+    while (n < most) {
+        int quoted;
+        while (*from == ' ') from++;
+        quoted = *from == '"';
+        from += quoted;
+        fields[n++] = to = from;
+        while (*from && (quoted ? !(from[0] == '"' && from[1] != '"') : *from != ',')) {
+            if (quoted && *from == '"') from++;
+            *to++ = *from++;
+        }
+        if (quoted && *from) from++;
+        while (*from && *from != ',') from++;
+        quoted = *from == ',';
+        *to = 0;
+        if (!quoted) break;
+        from++;
+    }
+    return n;
+}
+
 #endif

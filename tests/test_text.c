@@ -3,6 +3,8 @@
 #include "examples/text.h"
 #include "test.h"
 
+#include <stdint.h>
+
 static void check(const char *text, const char *terminal, const char *csv, const char *json,
                   const char *xml)
 {
@@ -62,8 +64,52 @@ static void check_cut(void)
     CHECK(!strcmp(out, "a\xc3\xa9\\x1b"));
 }
 
+/* A line cut into fields, joined by | again. */
+static void check_fields(const char *line, const char *expected)
+{
+    char copy[128], joined[256] = "", *fields[8];
+    size_t i, count;
+    snprintf(copy, sizeof copy, "%s", line);
+    count = text_fields(fields, 8, copy);
+    for (i = 0; i < count; i++)
+        snprintf(joined + strlen(joined), sizeof joined - strlen(joined), "%s%s", i ? "|" : "",
+                 fields[i]);
+    test_check(!strcmp(joined, expected), joined, expected, (int)count);
+}
+
+/* What is written as CSV comes back, whatever it is; and random lines stay inside their bytes. */
+static void check_fields_of_anything(void)
+{
+    static const char signs[] = "\",,, ab\"\\\xff'=";
+    uint64_t state = 1;
+    int round, i;
+    for (round = 0; round < 20000; round++) {
+        char *line = (char *)malloc(13), *fields[4];
+        size_t length = 0, count, k;
+        CHECK(line != NULL);
+        for (i = 0; line && i < 12; i++) {
+            state = state * 6364136223846793005u + 1442695040888963407u;
+            line[length++] = signs[(state >> 33) % (sizeof signs - 1)];
+        }
+        line[length] = 0;
+        count = text_fields(fields, 4, line);
+        CHECK(count >= 1 && count <= 4);
+        for (k = 0; k < count; k++)
+            CHECK(fields[k] >= line && fields[k] + strlen(fields[k]) <= line + 12);
+        free(line);
+    }
+}
+
 int main(void)
 {
+    check_fields("a,b,c", "a|b|c");
+    check_fields("", "");
+    check_fields(",", "|");
+    check_fields("\"G, 1\", 149.5 ,-2,\"say \"\"hi\"\"\"", "G, 1|149.5 |-2|say \"hi\"");
+    check_fields("\"open, to the end", "open, to the end");
+    check_fields("\"a\"junk,b", "a|b");
+    check_fields("1,2,3,4,5,6,7,8,9", "1|2|3|4|5|6|7|8");
+    check_fields_of_anything();
     check("plain name.npy", "plain name.npy", "plain name.npy", "\"plain name.npy\"",
           "plain name.npy");
     check("", "", "", "\"\"", "");
