@@ -40,6 +40,13 @@ def contents(lines):
     return found
 
 
+def strangers(lines):
+    """Private names in the manual that nothing below it defines or calls."""
+    end = next(i for i, line in enumerate(lines) if '*/' in line)
+    named = set(re.findall(r'\blnp_\w+', '\n'.join(lines[:end])))
+    return sorted(named - set(re.findall(r'\blnp_\w+', '\n'.join(lines[end:]))))
+
+
 def main():
     path = sys.argv[1] if len(sys.argv) > 1 else 'lensnet.h'
     lines = open(path, encoding='ascii').read().split('\n')
@@ -49,6 +56,7 @@ def main():
     problems = ['a section without an entry in CONTENTS: >>' + tag for tag in present if tag not in listed]
     problems += ['an entry in CONTENTS without a section: >>' + tag for tag in listed if tag not in present]
     problems += ['a tag that stands twice: >>' + tag for tag in sorted(set(present)) if present.count(tag) > 1]
+    problems += ['the manual names what does not exist: ' + name for name in strangers(lines)]
     if not problems and listed != present:
         problems = ['CONTENTS has another order than the file: %s' % ' '.join(present)]
     if problems:
