@@ -106,18 +106,35 @@ static void huggingface_config(lnp_text *text, const lensnet_model_desc *desc, l
                                                     : "float32");
 }
 
+static void huggingface_channels(lnp_text *text, const char *key, const float *values, int count)
+{
+    int c;
+    huggingface_print(text, "  \"%s\": [", key);
+    for (c = 0; c < count; c++) {
+        if (c) lnp_text_put(text, ", ");
+        huggingface_number(text, values[c]);
+    }
+    lnp_text_put(text, "],\n");
+}
+
 /* What image_processing_lensnet.py reads, and lensnet.h. */
 static void huggingface_preprocessor(lnp_text *text, const lensnet_preprocess *p)
 {
-    huggingface_print(
-        text,
-        "{\n  \"auto_map\": {\n    \"AutoImageProcessor\": "
-        "\"image_processing_lensnet.LensnetImageProcessor\"\n  },\n"
-        "  \"channels\": %d,\n  \"image_processor_type\": \"LensnetImageProcessor\",\n"
-        "  \"normalisation\": \"%s\",\n  \"resize\": \"%s\",\n"
-        "  \"size\": {\"height\": %d, \"width\": %d}\n}\n",
-        p->channels, lensnet_normalisation_text(p->normalisation), lensnet_resize_text(p->resize),
-        p->image_size, p->image_size);
+    huggingface_print(text,
+                      "{\n  \"auto_map\": {\n    \"AutoImageProcessor\": "
+                      "\"image_processing_lensnet.LensnetImageProcessor\"\n  },\n"
+                      "  \"bands\": %d,\n  \"channels\": %d,\n  \"crop\": %d,\n",
+                      p->bands, p->channels, p->crop);
+    if (p->normalisation == LENSNET_NORMALISATION_DATASET) {
+        huggingface_channels(text, "deviation", p->deviation, p->channels);
+        huggingface_channels(text, "mean", p->mean, p->channels);
+    }
+    huggingface_print(text,
+                      "  \"image_processor_type\": \"LensnetImageProcessor\",\n"
+                      "  \"normalisation\": \"%s\",\n  \"resize\": \"%s\",\n  \"resized\": %d,\n"
+                      "  \"size\": {\"height\": %d, \"width\": %d},\n  \"stretch\": \"%s\"\n}\n",
+                      lensnet_normalisation_text(p->normalisation), lensnet_resize_text(p->resize),
+                      p->resized, p->image_size, p->image_size, lensnet_stretch_text(p->stretch));
 }
 
 /* --- the texts -------------------------------------------------------------------------------- */
@@ -125,26 +142,53 @@ static void huggingface_preprocessor(lnp_text *text, const lensnet_preprocess *p
 /* clang-format off */
 static const char *const huggingface_processor[] = {
     "\"\"\"From an image of a lens to the input of the network, as lensnet.h does it.\"\"\"\n",
+    "import math\n",
+    "\n",
     "import numpy\n",
     "import torch\n",
     "from torch.nn import functional\n",
     "from transformers.image_processing_utils import BaseImageProcessor, BatchFeature\n",
     "\n",
-    "MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)\n",
+    "IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}\n",
+    "\n",
+    "\n",
+    "def centre(x, side):\n",
+    "    \"\"\"The middle side x side pixels, zeros where the image ends.\"\"\"\n",
+    "    for axis in (-2, -1):\n",
+    "        size = x.shape[axis]\n",
+    "        if size >= side:\n",
+    "            x = x.narrow(axis, (size - side) // 2, side)\n",
+    "        else:\n",
+    "            before = (side - size + 1) // 2\n",
+    "            pad = (before, side - size - before)\n",
+    "            x = functional.pad(x, pad if axis == -1 else (0, 0) + pad)\n",
+    "    return x\n",
     "\n",
     "\n",
     "class LensnetImageProcessor(BaseImageProcessor):\n",
-    "    \"\"\"Images are arrays (H, W) of any finite numbers, or a list of such; nothing is rescaled.\"\"\"\n",
+    "    \"\"\"Images are arrays (H, W), or (bands, H, W), of any finite numbers; nothing is rescaled.\"\"\"\n",
     "    model_input_names = ['pixel_values']\n",
     "\n",
-    "    def __init__(self, size=None, channels=3, normalisation='znorm', resize='bilinear', **kwargs):\n",
+    "    def __init__(self, size=None, channels=3, bands=1, crop=0, resized=0, stretch='none',\n",
+    "                 normalisation='znorm', resize='bilinear', mean=None, deviation=None, **kwargs):\n",
     "        super().__init__(**kwargs)\n",
     "        self.size = dict(size or {'height': 224, 'width': 224})\n",
-    "        self.channels, self.normalisation, self.resize = channels, normalisation, resize\n",
+    "        self.channels, self.bands, self.crop, self.resized = channels, bands, crop, resized\n",
+    "        self.stretch, self.normalisation, self.resize = stretch, normalisation, resize\n",
+    "        self.mean, self.deviation = mean, deviation\n",
     "\n",
-    "    def normalise(self, x):\n",
+    "    def stretched(self, x):\n",
     "        low, high = x.min(), x.max()\n",
-    "        if self.normalisation in ('none', 'imagenet'):\n",
+    "        if self.stretch == 'none' or low == high:\n",
+    "            return x if self.stretch == 'none' else torch.zeros_like(x)\n",
+    "        t = (x - low) / (high - low)\n",
+    "        if self.stretch == 'asinh':\n",
+    "            return torch.asinh(10 * t) / math.asinh(10)\n",
+    "        return torch.log(1 + 1000 * t) / math.log(1001) if self.stretch == 'log' else t.sqrt()\n",
+    "\n",
+    "    def normalised(self, x):\n",
+    "        low, high = x.min(), x.max()\n",
+    "        if self.normalisation in ('none', 'imagenet', 'dataset'):\n",
     "            return x\n",
     "        if low == high:\n",
     "            return torch.zeros_like(x)\n",
@@ -152,26 +196,34 @@ static const char *const huggingface_processor[] = {
     "            return (x - x.mean()) / x.std(unbiased=False)\n",
     "        return (x - low) / (high - low)\n",
     "\n",
-    "    def one(self, image):\n",
-    "        x = torch.as_tensor(numpy.asarray(image, dtype='float64')).squeeze()\n",
-    "        if x.ndim != 2:\n",
-    "            raise ValueError('expected an image (H, W), found the shape %s' % (tuple(x.shape),))\n",
+    "    def scaled(self, x):\n",
+    "        side = self.resized or self.size['height']\n",
     "        mode = self.resize.replace('-plain', '')\n",
-    "        wanted = (self.size['height'], self.size['width'])\n",
-    "        x = self.normalise(x).float()[None, None]\n",
     "        if mode == 'nearest':\n",
-    "            x = functional.interpolate(x, wanted, mode=mode)\n",
+    "            x = functional.interpolate(x[None], (side, side), mode=mode)[0]\n",
     "        else:\n",
-    "            x = functional.interpolate(x, wanted, mode=mode, align_corners=False,\n",
-    "                                       antialias=not self.resize.endswith('-plain'))\n",
-    "        x = x[0].repeat(self.channels, 1, 1)\n",
+    "            x = functional.interpolate(x[None], (side, side), mode=mode, align_corners=False,\n",
+    "                                       antialias=not self.resize.endswith('-plain'))[0]\n",
+    "        return centre(x, self.size['height'])\n",
+    "\n",
+    "    def one(self, image):\n",
+    "        x = torch.as_tensor(numpy.asarray(image, dtype='float64'))\n",
+    "        x = x if x.ndim == 3 else x[None]\n",
+    "        if x.ndim != 3 or x.shape[0] != self.bands:\n",
+    "            raise ValueError('expected an image of %d band(s), found the shape %s'\n",
+    "                             % (self.bands, tuple(numpy.asarray(image).shape)))\n",
+    "        x = centre(x, self.crop) if self.crop else x\n",
+    "        x = self.scaled(self.normalised(self.stretched(x)).float())\n",
+    "        x = x.repeat(self.channels if self.bands == 1 else 1, 1, 1)\n",
+    "        mean, deviation = self.mean, self.deviation\n",
     "        if self.normalisation.endswith('imagenet'):\n",
-    "            mean, deviation = (MEAN, DEVIATION) if self.channels == 3 else ((0.449,), (0.226,))\n",
-    "            x = (x - torch.tensor(mean)[:, None, None]) / torch.tensor(deviation)[:, None, None]\n",
-    "        return x\n",
+    "            mean, deviation = IMAGENET[self.channels]\n",
+    "        elif self.normalisation != 'dataset':\n",
+    "            return x\n",
+    "        return (x - torch.tensor(mean)[:, None, None]) / torch.tensor(deviation)[:, None, None]\n",
     "\n",
     "    def preprocess(self, images, return_tensors='pt', **kwargs):\n",
-    "        if not isinstance(images, (list, tuple)) and numpy.asarray(images).ndim == 2:\n",
+    "        if not isinstance(images, (list, tuple)) and numpy.asarray(images).ndim in (2, 3):\n",
     "            images = [images]\n",
     "        values = torch.stack([self.one(image) for image in images])\n",
     "        return BatchFeature({'pixel_values': values}, tensor_type=return_tensors)\n",
