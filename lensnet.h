@@ -1785,8 +1785,9 @@ static void lnp_mode_leave(uint64_t host) { lnp_mode_set(host); }
  *
  * Whoever waits spins for LNP_SPIN_SECONDS, as long as sleeping and waking would cost, and then sleeps: a
  * sleeper is let run when it is woken, one that has used up its share of a busy core is not; and the
- * processor of a caller that sleeps is free for the worker it waits for. Where a task's holder has lost its
- * processor all the same, the team rests for LNP_REST times as long and the caller works alone.
+ * processor of a caller that sleeps is free for the worker it waits for. What the others do and what waiting for
+ * them costs is booked; where it costs more (a task's holder has lost its processor, a network is too small),
+ * the caller works alone for LNP_REST times as long, then the others get another chance.
  * ============================================================================================== */
 
 /* Task `index` of a phase, done by worker 0 ... threads - 1, for scratch of its own. Called from several
@@ -1806,19 +1807,20 @@ typedef struct lnp_team_share {
 } lnp_team_share;
 
 typedef struct lnp_team {
-    int threads;                      /* at most; for so many, work is cut and scratch planned */
-    int process;                      /* that began it */
-    size_t workers;                   /* of the open region; 0: none is open */
-    unsigned spins;                   /* whether there is a processor for every worker */
-    double rests_until, pass_seconds; /* after a stall the caller works alone; of the last pass */
-    lnp_task task;                    /* of the phase */
+    int threads;         /* at most; for so many, work is cut and scratch planned */
+    int process;         /* that began it */
+    size_t workers;      /* of the open region; 0: none is open */
+    unsigned spins;      /* whether there is a processor for every worker */
+    double credit;       /* seconds that the others have saved lately */
+    double rests_until;  /* until then the caller works alone */
+    double pass_seconds; /* of the last pass */
+    lnp_task task;       /* of the phase */
     const void *context;
     size_t shares;
     char apart[64];
     unsigned phase;    /* counts phases; what workers wait for */
     unsigned sleepers; /* workers that must be woken */
-    unsigned
-        present; /* workers that have not left the pass; what the caller waits for in the end */
+    unsigned present;  /* workers that have not left the pass; what the caller waits for at last */
     char apart_too[64];
     unsigned gate; /* workers inside the phase, and two flags */
     lnp_team_share share[LNP_TEAM_SHARES];
@@ -1878,9 +1880,9 @@ static void lnp_team_begin(lnp_team *team, int threads, int process)
 
 #ifdef LNP_TEAMS
 
-#define LNP_SPIN_SECONDS  50e-6
-#define LNP_STALL_SECONDS 200e-6 /* shorter waiting is nobody's fault */
-#define LNP_REST          20     /* times a stall's length: it costs a 20th at most */
+#define LNP_SPIN_SECONDS 50e-6
+#define LNP_MOST_CREDIT  5e-3
+#define LNP_REST         20 /* times a debt: it costs a 20th at most */
 
 #if defined(__linux__)
 #ifndef SYS_futex
@@ -1975,17 +1977,20 @@ static void lnp_team_announce(lnp_team *team, unsigned phase, size_t tasks)
         lnp_wake(&team->phase, (int)lnp_min(team->workers, tasks) - 1);
 }
 
-/* Tasks of the worker's own range, then of its neighbours'. */
-static void lnp_team_work(lnp_team *team, size_t worker)
+/* Does tasks of the worker's own range, then of its neighbours'; how many. */
+static size_t lnp_team_work(lnp_team *team, size_t worker)
 {
-    size_t turn, i;
+    size_t turn, i, done = 0;
     for (turn = 0; turn < team->shares; turn++) {
         lnp_team_share *share = &team->share[(worker + turn) % team->shares];
         while (__atomic_load_n(&share->next, __ATOMIC_RELAXED) < share->end) {
             i = __atomic_fetch_add(&share->next, 1, __ATOMIC_RELAXED);
-            if (i < share->end) team->task(team->context, i, worker);
+            if (i >= share->end) break;
+            team->task(team->context, i, worker);
+            done++;
         }
     }
+    return done;
 }
 
 /* What every thread but the caller does. Who comes too late for a phase finds its gate closed; so all that
@@ -1997,7 +2002,7 @@ static void lnp_team_help(lnp_team *team, size_t worker)
     lnp_mode_set(LNP_DEFAULT_MODE);
     while ((phase = lnp_team_next_phase(team, phase)) != LNP_PHASE_OVER) {
         if (__atomic_fetch_add(&team->gate, 1, __ATOMIC_ACQ_REL) & LNP_GATE_OPEN)
-            lnp_team_work(team, worker);
+            (void)lnp_team_work(team, worker);
         if (__atomic_sub_fetch(&team->gate, 1, __ATOMIC_ACQ_REL) == LNP_GATE_AWAITED)
             lnp_wake(&team->gate, 1);
     }
@@ -2021,12 +2026,14 @@ static void lnp_team_close(lnp_team *team)
         __atomic_and_fetch(&team->gate, ~LNP_GATE_AWAITED, __ATOMIC_ACQ_REL);
 }
 
-/* Waiting for those who were not let run has cost more than `bearable` seconds: the caller works alone for a
- * while. */
-static void lnp_team_judge(lnp_team *team, double waited, double bearable)
+/* Books what sharing has saved, or cost. A team in debt rests: the caller works alone. */
+static void lnp_team_book(lnp_team *team, double saved)
 {
-    if (waited > LNP_STALL_SECONDS && waited > bearable)
-        team->rests_until = omp_get_wtime() + LNP_REST * waited;
+    team->credit += saved;
+    if (team->credit > LNP_MOST_CREDIT) team->credit = LNP_MOST_CREDIT;
+    if (team->credit >= 0) return;
+    team->rests_until = omp_get_wtime() - LNP_REST * team->credit;
+    team->credit = 0;
 }
 
 static void lnp_team_deal(lnp_team *team, lnp_task task, const void *context, size_t count)
@@ -2041,12 +2048,12 @@ static void lnp_team_deal(lnp_team *team, lnp_task task, const void *context, si
     }
 }
 
-/* A phase was worth sharing if the caller has not waited longer than it has worked. */
+/* Sharing saves what the others' tasks would have taken the caller, and costs what it waits for them. */
 static void lnp_team_phase(lnp_team *team, lnp_task task, const void *context, size_t count)
 {
     const double start = omp_get_wtime();
     double worked;
-    size_t i;
+    size_t i, own;
     if (start < team->rests_until) {
         for (i = 0; i < count; i++) task(context, i, 0);
         return;
@@ -2054,10 +2061,12 @@ static void lnp_team_phase(lnp_team *team, lnp_task task, const void *context, s
     lnp_team_deal(team, task, context, count);
     __atomic_fetch_add(&team->gate, LNP_GATE_OPEN, __ATOMIC_ACQ_REL);
     lnp_team_announce(team, team->phase + 1, count);
-    lnp_team_work(team, 0);
+    own = lnp_team_work(team, 0);
     worked = omp_get_wtime();
     lnp_team_close(team);
-    lnp_team_judge(team, omp_get_wtime() - worked, worked - start);
+    if (own)
+        lnp_team_book(team, (worked - start) * (double)(count - own) / (double)own -
+                                (omp_get_wtime() - worked));
 }
 
 /* Waits until all have left. The region's own barrier, which comes next, would spin for a worker that is
@@ -2083,7 +2092,7 @@ static void lnp_team_lead(lnp_team *team, lnp_pass pass, void *context)
     team->present = (unsigned)team->workers - 1;
     lnp_team_announce(team, LNP_PHASE_OVER, team->workers);
     lnp_team_farewell(team);
-    lnp_team_judge(team, omp_get_wtime() - end, team->pass_seconds / LNP_REST);
+    lnp_team_book(team, end - omp_get_wtime());
 }
 
 /* Whether the others are wanted: not while the team rests for longer than the pass will take. */
