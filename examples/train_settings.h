@@ -77,8 +77,9 @@ typedef enum {
 /* No default here: the recipe has one. */
 static argument train_options[OPTION_COUNT] = {
     {"--recipe", "NAME", "auto",
-     "finetune, scratch or reference; auto: fine-tunes the weights that\n"
-     "are shipped, or starts from scratch where there are none",
+     "finetune, scratch, reference, or simulated: from random weights on\n"
+     "simulated lenses; auto: fine-tunes the weights that are shipped, or\n"
+     "starts from scratch where there are none",
      0},
     {"--weights", "FILE", NULL, "weights to start from; none: random ones", 0},
     {"--variant", "NAME", NULL, "atto femto pico nano tiny base large huge", 0},
@@ -173,40 +174,48 @@ static const char train_usage[] =
 
 /* ---- recipes ---- */
 
-typedef enum { RECIPE_SCRATCH, RECIPE_FINETUNE, RECIPE_REFERENCE, RECIPES } train_recipe;
+typedef enum {
+    RECIPE_SCRATCH,
+    RECIPE_FINETUNE,
+    RECIPE_REFERENCE,
+    RECIPE_SIMULATED,
+    RECIPES
+} train_recipe;
 
-static const char *const train_recipe_names[RECIPES] = {"scratch", "finetune", "reference"};
+static const char *const train_recipe_names[RECIPES] = {"scratch", "finetune", "reference",
+                                                        "simulated"};
 
-/* NULL: as in the weights. `reference` is what the published result was trained with. */
+/* NULL: as in the weights. `reference` is what the published result was trained with; `simulated` is what
+ * made networks learn soonest from simulated images (weights/README.md). */
 static const struct {
     train_option option;
     const char *values[RECIPES];
-} train_recipes[] = {{OPTION_VARIANT, {"atto", NULL, "tiny"}},
-                     {OPTION_SIZE, {"128", NULL, "224"}},
-                     {OPTION_CROP, {"0", NULL, "0"}},
-                     {OPTION_BANDS, {"1", NULL, "1"}},
-                     {OPTION_STRETCH, {"none", NULL, "none"}},
-                     {OPTION_NORMALISE, {"znorm", NULL, "znorm"}},
-                     {OPTION_EPOCHS, {"30", "10", "15"}},
-                     {OPTION_BATCH, {"32", "32", "100"}},
-                     {OPTION_RATE, {"5e-4", "1e-4", "5e-5"}},
-                     {OPTION_SCHEDULE, {"cosine", "cosine", "plateau"}},
-                     {OPTION_WARMUP, {"1", "1", "0"}},
-                     {OPTION_COOLDOWN, {"0", "0", "0"}},
-                     {OPTION_PATIENCE, {"3", "3", "3"}},
-                     {OPTION_WEIGHT_DECAY, {"0.05", "0.05", "0.01"}},
-                     {OPTION_DECAY, {"matrices", "matrices", "all"}},
-                     {OPTION_LAYER_DECAY, {"1", "1", "1"}},
-                     {OPTION_FREEZE, {"0", "0", "0"}},
-                     {OPTION_CLIP, {"1", "1", "0"}},
-                     {OPTION_AVERAGE, {"0", "0", "0"}},
-                     {OPTION_DROP_PATH, {"0", "0", "0"}},
-                     {OPTION_SMOOTHING, {"0", "0", "0"}},
-                     {OPTION_AUGMENT, {"d4", "d4", "reference"}},
-                     {OPTION_TURNED, {"1", "1", "1"}},
-                     {OPTION_DENSE, {"0", "0", "0"}},
-                     {OPTION_EASE, {"12", "0", "0"}},
-                     {OPTION_HEAVY, {"6", "6", "6"}}};
+} train_recipes[] = {{OPTION_VARIANT, {"atto", NULL, "tiny", "atto"}},
+                     {OPTION_SIZE, {"128", NULL, "224", "112"}},
+                     {OPTION_CROP, {"0", NULL, "0", "112"}},
+                     {OPTION_BANDS, {"1", NULL, "1", "1"}},
+                     {OPTION_STRETCH, {"none", NULL, "none", "none"}},
+                     {OPTION_NORMALISE, {"znorm", NULL, "znorm", "znorm"}},
+                     {OPTION_EPOCHS, {"30", "10", "15", "10"}},
+                     {OPTION_BATCH, {"32", "32", "100", "8"}},
+                     {OPTION_RATE, {"5e-4", "1e-4", "5e-5", "8e-4"}},
+                     {OPTION_SCHEDULE, {"cosine", "cosine", "plateau", "cosine"}},
+                     {OPTION_WARMUP, {"1", "1", "0", "0.3"}},
+                     {OPTION_COOLDOWN, {"0", "0", "0", "0"}},
+                     {OPTION_PATIENCE, {"3", "3", "3", "3"}},
+                     {OPTION_WEIGHT_DECAY, {"0.05", "0.05", "0.01", "0.05"}},
+                     {OPTION_DECAY, {"matrices", "matrices", "all", "matrices"}},
+                     {OPTION_LAYER_DECAY, {"1", "1", "1", "1"}},
+                     {OPTION_FREEZE, {"0", "0", "0", "0"}},
+                     {OPTION_CLIP, {"1", "1", "0", "1"}},
+                     {OPTION_AVERAGE, {"0", "0", "0", "0.998"}},
+                     {OPTION_DROP_PATH, {"0", "0", "0", "0"}},
+                     {OPTION_SMOOTHING, {"0", "0", "0", "0"}},
+                     {OPTION_AUGMENT, {"d4", "d4", "reference", "none"}},
+                     {OPTION_TURNED, {"1", "1", "1", "1"}},
+                     {OPTION_DENSE, {"0", "0", "0", "2"}},
+                     {OPTION_EASE, {"12", "0", "0", "5"}},
+                     {OPTION_HEAVY, {"6", "6", "6", "16"}}};
 
 /* The first of these that exists is what `auto` fine-tunes. */
 static const char *const train_shipped[] = {"weights/lensnet-tiny.safetensors",
@@ -258,8 +267,8 @@ static const argument *train_value(train_option option) { return &train_options[
 static void train_choose_recipe(void)
 {
     argument *recipe = &train_options[OPTION_RECIPE], *weights = &train_options[OPTION_WEIGHTS];
-    static const char *const words[] = {"scratch", "finetune", "reference", "auto"};
-    int choice = arguments_choice(recipe, words, 4);
+    static const char *const words[] = {"scratch", "finetune", "reference", "simulated", "auto"};
+    int choice = arguments_choice(recipe, words, 5);
     size_t i;
     if (!weights->given && (choice == RECIPES || choice == RECIPE_FINETUNE))
         for (i = 0; i < sizeof train_shipped / sizeof *train_shipped && !weights->value; i++)
@@ -270,7 +279,8 @@ static void train_choose_recipe(void)
     if (!weights->value && choice == RECIPE_REFERENCE)
         arguments_fail("recipe reference starts from ImageNet weights: give --weights FILE, the "
                        "model.safetensors of a ConvNeXt V2 Tiny in Hugging Face's form (or none)");
-    if (!weights->value || choice == RECIPE_SCRATCH) weights->value = "none";
+    if (!weights->value || choice == RECIPE_SCRATCH || choice == RECIPE_SIMULATED)
+        weights->value = "none";
     if (choice == RECIPES) {
         choice = strcmp(weights->value, "none") == 0 ? RECIPE_SCRATCH : RECIPE_FINETUNE;
         recipe->value = train_recipe_names[choice];
