@@ -15,6 +15,7 @@
 #include "arguments.h"
 #include "calibrate.h"
 #include "evaluation.h"
+#include "html_report.h"
 #include "reading.h"
 #include "weights.h"
 
@@ -114,8 +115,27 @@ static int calibrate(const char *path, dataset_split *split, int views, size_t b
     return good;
 }
 
-static int evaluate(const lensnet_classifier *classifier, dataset_split *split, size_t batch,
-                    const lensnet_host *host, lensnet_error *error)
+/* What was measured: for the report. */
+typedef struct evaluated {
+    const char *weights, *data;
+    int argc;
+    char **argv;
+} evaluated;
+
+static int write_all(evaluation *e, const evaluated *what, const dataset *data, const char *out,
+                     const lensnet_host *host, lensnet_error *error)
+{
+    provenance from;
+    provenance_begin(&from, what->argc, what->argv);
+    provenance_file(&from, "weights", what->weights);
+    provenance_add(&from, "images", "%s, split %s: %zu, fingerprint %016llx", what->data,
+                   options[SPLIT].value, e->count, (unsigned long long)dataset_fingerprint(data));
+    return evaluation_write(e, out, error) && html_report_write(e, &from, out, host, error);
+}
+
+static int evaluate(const lensnet_classifier *classifier, const dataset *data, dataset_split *split,
+                    size_t batch, const lensnet_host *host, const evaluated *what,
+                    lensnet_error *error)
 {
     const char *out = options[OUT].value;
     evaluation e;
@@ -124,12 +144,13 @@ static int evaluate(const lensnet_classifier *classifier, dataset_split *split, 
     if (out && !system_make_folder(out))
         good = dataset_fail(error, "%s: the folder cannot be made: %s; choose another --out", out,
                             strerror(errno));
-    good = good && evaluation_run(&e, classifier, split, batch, host->threads, error) &&
-           print_text(&e, error) && (!out || evaluation_write(&e, out, error));
+    good = good && evaluation_run(&e, classifier, split, batch, host->threads, error);
+    e.weights = what->weights;
+    e.views = (int)arguments_whole(&options[VIEWS], 1, 8);
+    good = good && print_text(&e, error) && (!out || write_all(&e, what, data, out, host, error));
     if (good && out)
-        printf(
-            "\nwritten to %s: report.txt roc.svg confusion.svg reliability.svg predictions.csv\n",
-            out);
+        printf("\nwritten to %s: report.html report.txt predictions.csv and the figures as .svg\n",
+               out);
     evaluation_free(&e);
     return good;
 }
@@ -142,9 +163,16 @@ int main(int argc, char **argv)
     dataset data;
     dataset_split *split;
     lensnet_error error;
+    evaluated what = {NULL, NULL, argc, NULL};
     size_t batch;
-    int good, words = arguments_parse(options, OPTIONS, usage, argc, argv);
+    int good, words;
+    what.argv = (char **)malloc(((size_t)argc + 1) * sizeof *argv);
+    if (!what.argv) arguments_fail("no memory");
+    memcpy(what.argv, argv, (size_t)argc * sizeof *argv); /* parsing moves the words */
+    words = arguments_parse(options, OPTIONS, usage, argc, argv);
     if (words != 2) arguments_fail("weights and a data folder are needed\n%s", usage);
+    what.weights = argv[1];
+    what.data = argv[2];
     memset(&data, 0, sizeof data);
     host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
     batch = (size_t)arguments_whole(&options[BATCH], 1, 4096);
@@ -158,9 +186,10 @@ int main(int argc, char **argv)
     if (good && options[CALIBRATE].given)
         good = calibrate(argv[1], split, choice.views, batch, &host, &error);
     else
-        good = good && evaluate(classifier, split, batch, &host, &error);
+        good = good && evaluate(classifier, &data, split, batch, &host, &what, &error);
     dataset_close(&data);
     lensnet_classifier_destroy(classifier);
+    free(what.argv);
     if (!good) fprintf(stderr, "error: %s\n", error.text);
     return arguments_flush() && good ? 0 : 1;
 }

@@ -1,19 +1,27 @@
-/* evaluation.h - how good a classifier is on a split: every score, the metrics of the field as text,
- * figures and a table. Include system.h first, then lensnet.h. */
+/* evaluation.h - how good a classifier is on a split: every score, the metrics of the field with their
+ * 95 % intervals as text, figures and a table. Include system.h first, then lensnet.h. */
 #ifndef EVALUATION_H
 #define EVALUATION_H
 
 #include "predict.h"
 #include "report.h"
+#include "statistics.h"
+
+enum { EVALUATION_DRAWS = 2000, EVALUATION_LEVELS = 99 };
 
 /* Scores of a classifier on a split; zero it before use. */
 typedef struct evaluation {
-    const dataset_split *split;
+    dataset_split *split;
     size_t count, classes;
     const char **names; /* of the classes, borrowed from the classifier */
-    double *scores;     /* (count, classes), softmax probabilities */
+    double *scores;     /* (count, classes), probabilities */
     int *labels;
+    lensnet_prediction *predictions;
+    lensnet_reliability reliability;
     lensnet_metrics metrics;
+    statistics_interval *intervals; /* of statistics_figures(classes) figures */
+    const char *weights;            /* the file, for what needs it; NULL: unknown */
+    int views;
     lensnet_error *error; /* while it runs */
 } evaluation;
 
@@ -23,6 +31,8 @@ NPY_API void evaluation_free(evaluation *e)
     free(e->names);
     free(e->scores);
     free(e->labels);
+    free(e->predictions);
+    free(e->intervals);
     memset(e, 0, sizeof *e);
 }
 
@@ -37,12 +47,22 @@ static int evaluation_receive(void *user, size_t index, const float *probabiliti
     return !system_interrupted() || dataset_fail(e->error, "interrupted; nothing was written");
 }
 
+static int evaluation_intervals(evaluation *e, lensnet_error *error)
+{
+    statistics_sample sample;
+    int good = statistics_sample_create(&sample, e->scores, e->labels, e->count, e->classes);
+    good = good && statistics_bootstrap(e->intervals, &sample, NULL, EVALUATION_DRAWS, 0);
+    statistics_sample_free(&sample);
+    return good || dataset_no_memory(error);
+}
+
 /* Classifies every image of the split (labels: numbers of the classifier's classes) and computes the
  * metrics. One image that cannot be used is a failure. */
 NPY_API int evaluation_run(evaluation *e, const lensnet_classifier *classifier,
                            dataset_split *split, size_t batch, int threads, lensnet_error *error)
 {
     size_t k, classes = lensnet_classifier_classes(classifier);
+    predict_wish wish;
     memset(e, 0, sizeof *e);
     e->split = split;
     e->error = error;
@@ -51,11 +71,20 @@ NPY_API int evaluation_run(evaluation *e, const lensnet_classifier *classifier,
     e->names = (const char **)calloc(classes, sizeof *e->names);
     e->scores = (double *)calloc(split->count * classes, sizeof *e->scores);
     e->labels = (int *)calloc(split->count, sizeof *e->labels);
-    if (!e->names || !e->scores || !e->labels) return dataset_no_memory(error);
+    e->predictions = (lensnet_prediction *)calloc(split->count, sizeof *e->predictions);
+    e->intervals = (statistics_interval *)calloc(statistics_figures(classes), sizeof *e->intervals);
+    if (!e->names || !e->scores || !e->labels || !e->predictions || !e->intervals)
+        return dataset_no_memory(error);
     for (k = 0; k < classes; k++) e->names[k] = lensnet_classifier_label(classifier, k);
-    return predict_split(classifier, split, batch, threads, evaluation_receive, e, error) &&
+    e->reliability = lensnet_classifier_reliability(classifier);
+    memset(&wish, 0, sizeof wish);
+    wish.batch = batch;
+    wish.threads = threads;
+    wish.predictions = e->predictions;
+    return predict_split_as(classifier, split, &wish, evaluation_receive, e, error) &&
            !lensnet_metrics_compute(&e->metrics, e->scores, e->labels, e->count, classes, NULL,
-                                    error);
+                                    error) &&
+           evaluation_intervals(e, error);
 }
 
 /* ---- text ---- */
@@ -95,23 +124,80 @@ static void evaluation_add_confusion(svg_sheet *s, const evaluation *e)
     svg_add(s, "\n");
 }
 
+static const char *const evaluation_figures[STATISTICS_FIGURES] = {
+    "accuracy",    "balanced accuracy",      "macro F1",
+    "macro AUC",   "mean average precision", "log loss",
+    "Brier score", "calibration error ECE"};
+static const char *const evaluation_class_figures[STATISTICS_CLASS_FIGURES] = {
+    "AUC", "average precision", "precision", "recall", "F1"};
+
+/* "0.9123   0.9011 ... 0.9230" */
+static void evaluation_interval(svg_sheet *s, const char *name, statistics_interval i)
+{
+    svg_add(s, "%-24s %.4f", name, i.value);
+    if (i.low == i.low) svg_add(s, "   %.4f ... %.4f", i.low, i.high);
+    svg_add(s, "\n");
+}
+
+/* How many images have the true class in their set, of class k or (k = classes) of all, and the sets' mean
+ * size. */
+NPY_API size_t evaluation_covered(size_t *images, double *size, const evaluation *e, size_t k)
+{
+    size_t i, covered = 0, sizes = 0;
+    *images = 0;
+    for (i = 0; i < e->count; i++) {
+        if (k < e->classes && (size_t)e->labels[i] != k) continue;
+        covered += (size_t)(e->predictions[i].set >> e->labels[i] & 1);
+        sizes += (size_t)e->predictions[i].set_size;
+        ++*images;
+    }
+    *size = *images ? (double)sizes / (double)*images : NAN;
+    return covered;
+}
+
+static void evaluation_add_sets(svg_sheet *s, const evaluation *e)
+{
+    size_t k, i, images, unknown = 0;
+    for (i = 0; i < e->count; i++) unknown += (size_t)e->predictions[i].unknown;
+    if (e->reliability.sets) svg_add(s, "\ncoverage of the conformal sets, and their mean size\n");
+    for (k = 0; e->reliability.sets && k <= e->classes; k++) {
+        double size;
+        const size_t covered = evaluation_covered(&images, &size, e, k);
+        const statistics_interval share = statistics_share(covered, images);
+        svg_add(s, "  %-22s %.4f   %.4f ... %.4f   %.3f\n", k < e->classes ? e->names[k] : "all",
+                share.value, share.low, share.high, size);
+    }
+    if (e->reliability.foreign)
+        svg_add(s, "\n%zu of %zu images (%.2f %%) look foreign to the network\n", unknown, e->count,
+                100 * (double)unknown / (double)e->count);
+}
+
 /* Appends everything that is known in numbers. */
 NPY_API int evaluation_text(svg_sheet *s, const evaluation *e, lensnet_error *error)
 {
     const lensnet_metrics *m = &e->metrics;
     size_t k;
     if (!evaluation_add_report(s, e, error)) return 0;
-    svg_add(s, "\nAUC, one class versus the rest\n");
-    for (k = 0; k < e->classes; k++) svg_add(s, "  %-20s %.4f\n", e->names[k], m->per_class[k].auc);
-    svg_add(s, "  %-20s %.4f\n", "macro", m->auc_ovr_macro);
+    svg_add(s, "\nAUC, one class versus the rest, with 95 %% intervals (%d stratified draws)\n",
+            EVALUATION_DRAWS);
+    for (k = 0; k < e->classes; k++) {
+        char name[32];
+        snprintf(name, sizeof name, "  %.29s", e->names[k]);
+        evaluation_interval(s, name,
+                            e->intervals[STATISTICS_FIGURES + k * STATISTICS_CLASS_FIGURES]);
+    }
+    evaluation_interval(s, "  macro", e->intervals[STATISTICS_AUC]);
+    svg_add(s, "  %-22s %.4f\n", "micro", m->auc_ovr_micro);
     if (m->present < m->classes)
-        svg_add(s, "  %-20s %.4f   (%zu of %zu classes have images here)\n", "macro over present",
+        svg_add(s, "  %-22s %.4f   (%zu of %zu classes have images here)\n", "macro over present",
                 m->auc_ovr_present, m->present, m->classes);
-    svg_add(s, "AUC, one class versus one\n  %-20s %.4f\n", "macro", m->auc_ovo_macro);
-    svg_add(s, "\n%-22s %.4f\n%-22s %.4f\n%-22s %.4f\n", "accuracy", m->accuracy, "log loss",
-            m->log_loss, "Brier score", m->brier);
-    svg_add(s, "%-22s %.4f   (%d bins)\n", "calibration error ECE", m->ece, LENSNET_METRICS_BINS);
+    svg_add(s, "AUC, one class versus one\n  %-22s %.4f\n\n", "macro", m->auc_ovo_macro);
+    for (k = 0; k < STATISTICS_FIGURES; k++)
+        if (k != STATISTICS_AUC) evaluation_interval(s, evaluation_figures[k], e->intervals[k]);
+    svg_add(s, "%-24s %.4f\n%-24s %.4f\n", "Matthews' correlation", m->mcc, "Cohen's kappa",
+            m->kappa);
     evaluation_add_confusion(s, e);
+    evaluation_add_sets(s, e);
     return 1;
 }
 
@@ -125,23 +211,109 @@ static lensnet_result evaluation_memory(lensnet_error *error)
 
 static lensnet_result evaluation_roc(const evaluation *e, const char *path, lensnet_error *error)
 {
-    lensnet_roc *rocs = (lensnet_roc *)calloc(e->classes, sizeof *rocs);
-    report_curve *curves = (report_curve *)calloc(e->classes, sizeof *curves);
+    const size_t count = e->metrics.present > 1 ? e->classes + 2 : e->classes;
+    lensnet_roc *rocs = (lensnet_roc *)calloc(count, sizeof *rocs);
+    report_curve *curves = (report_curve *)calloc(count, sizeof *curves);
     lensnet_result result = rocs && curves ? LENSNET_OK : evaluation_memory(error);
     size_t k;
-    for (k = 0; !result && k < e->classes; k++) {
-        result = lensnet_roc_curve(&rocs[k], e->scores, e->labels, e->count, e->classes, (int)k, 1,
+    for (k = 0; !result && k < count; k++) {
+        const int which = k < e->classes    ? (int)k
+                          : k == e->classes ? LENSNET_ROC_MACRO
+                                            : LENSNET_ROC_MICRO;
+        result = lensnet_roc_curve(&rocs[k], e->scores, e->labels, e->count, e->classes, which, 1,
                                    NULL, error);
-        curves[k].name = e->names[k];
+        curves[k].average = k >= e->classes;
+        curves[k].name = k < e->classes    ? e->names[k]
+                         : k == e->classes ? "macro average"
+                                           : "micro average";
         curves[k].rates_false = rocs[k].false_positive_rate;
         curves[k].rates_true = rocs[k].true_positive_rate;
         curves[k].count = rocs[k].points;
         curves[k].auc = rocs[k].auc;
     }
-    if (!result) result = report_roc(path, curves, e->classes, error);
-    for (k = 0; rocs && k < e->classes; k++) lensnet_roc_release(&rocs[k]);
+    if (!result) result = report_roc(path, curves, count, error);
+    for (k = 0; rocs && k < count; k++) lensnet_roc_release(&rocs[k]);
     free(rocs);
     free(curves);
+    return result;
+}
+
+static lensnet_result evaluation_precision_recall(const evaluation *e, const char *path,
+                                                  lensnet_error *error)
+{
+    statistics_curve *found = (statistics_curve *)calloc(e->classes, sizeof *found);
+    report_curve *curves = (report_curve *)calloc(e->classes, sizeof *curves);
+    statistics_ranks ranks;
+    lensnet_result result = LENSNET_OK;
+    size_t k;
+    memset(&ranks, 0, sizeof ranks);
+    if (!found || !curves || !statistics_ranks_create(&ranks, e->scores, e->count, e->classes))
+        result = evaluation_memory(error);
+    for (k = 0; !result && k < e->classes; k++) {
+        if (!statistics_precision_recall(&found[k], &ranks, e->scores, e->labels, k))
+            result = evaluation_memory(error);
+        curves[k].name = e->names[k];
+        curves[k].rates_false = found[k].recall;
+        curves[k].rates_true = found[k].precision;
+        curves[k].count = found[k].points;
+        curves[k].auc = e->metrics.per_class[k].average_precision;
+    }
+    if (!result) result = report_precision_recall(path, curves, e->classes, error);
+    for (k = 0; found && k < e->classes; k++) statistics_curve_free(&found[k]);
+    statistics_ranks_free(&ranks);
+    free(found);
+    free(curves);
+    return result;
+}
+
+/* The thresholds of the sets (K, 99) from the weights file; NULL where there are none. To be freed. */
+static float *evaluation_thresholds(const evaluation *e)
+{
+    lensnet_archive *archive = NULL;
+    const lensnet_archive_entry *entry;
+    float *sets = NULL;
+    char name[64];
+    snprintf(name, sizeof name, "lensnet.calibration.%d.sets", e->views == 8 ? 8 : 1);
+    if (!e->weights || !e->reliability.sets ||
+        lensnet_archive_open(&archive, e->weights, NULL, NULL))
+        return NULL;
+    entry = lensnet_archive_find(archive, name);
+    if (entry && entry->count == e->classes * EVALUATION_LEVELS)
+        sets = (float *)malloc((size_t)entry->count * sizeof *sets);
+    if (sets && lensnet_archive_read_float(sets, archive, entry, NULL)) {
+        free(sets);
+        sets = NULL;
+    }
+    lensnet_archive_close(archive);
+    return sets;
+}
+
+static lensnet_result evaluation_coverage(const evaluation *e, const char *path,
+                                          lensnet_error *error)
+{
+    const size_t levels = EVALUATION_LEVELS, rows = e->classes + 2;
+    float *sets = evaluation_thresholds(e);
+    double *work = (double *)calloc(rows * levels, sizeof *work);
+    double *wanted = work, *measured = work + levels;
+    lensnet_result result = LENSNET_OK;
+    size_t i, k, j;
+    if (!sets || !work) {
+        free(work);
+        free(sets);
+        return LENSNET_OK; /* nothing to draw */
+    }
+    for (j = 0; j < levels; j++) wanted[j] = (double)(j + 1) / 100;
+    for (i = 0; i < e->count; i++) {
+        k = (size_t)e->labels[i];
+        for (j = 0; j < levels; j++) {
+            if (!(e->scores[i * e->classes + k] >= (double)sets[k * levels + j])) continue;
+            measured[j] += 1 / (double)e->count;
+            measured[(k + 1) * levels + j] += 1 / (double)e->metrics.per_class[k].support;
+        }
+    }
+    result = report_coverage(path, wanted, measured, levels, e->names, e->classes, error);
+    free(sets);
+    free(work);
     return result;
 }
 
@@ -191,6 +363,8 @@ static lensnet_result evaluation_csv(const evaluation *e, const char *path, lens
         svg_add(&s, ",");
         evaluation_field(&s, e->names[k]);
     }
+    if (e->reliability.foreign) svg_add(&s, ",foreign");
+    if (e->reliability.sets) svg_add(&s, ",set");
     svg_add(&s, "\n");
     for (i = 0; i < e->count; i++) {
         const double *p = e->scores + i * e->classes;
@@ -205,6 +379,17 @@ static lensnet_result evaluation_csv(const evaluation *e, const char *path, lens
         svg_add(&s, ",");
         evaluation_field(&s, e->names[best]);
         for (k = 0; k < e->classes; k++) svg_add(&s, ",%.9g", p[k]);
+        if (e->reliability.foreign) svg_add(&s, ",%.6g", (double)e->predictions[i].foreign);
+        if (e->reliability.sets) {
+            const char *gap = "";
+            svg_add(&s, ",");
+            for (k = 0; k < e->classes; k++)
+                if (e->predictions[i].set >> k & 1) {
+                    svg_add(&s, "%s", gap);
+                    evaluation_field(&s, e->names[k]);
+                    gap = "|";
+                }
+        }
         svg_add(&s, "\n");
     }
     return svg_save(&s, path, error);
@@ -219,7 +404,7 @@ static lensnet_result evaluation_report(const evaluation *e, const char *path, l
     return LENSNET_ERROR_MEMORY;
 }
 
-/* Writes report.txt, roc.svg, confusion.svg, reliability.svg and predictions.csv into a folder. */
+/* Writes report.txt, predictions.csv and the figures as .svg into a folder. */
 NPY_API int evaluation_write(const evaluation *e, const char *folder, lensnet_error *error)
 {
     static const struct {
@@ -227,8 +412,10 @@ NPY_API int evaluation_write(const evaluation *e, const char *folder, lensnet_er
         lensnet_result (*write)(const evaluation *e, const char *path, lensnet_error *error);
     } files[] = {{"report.txt", evaluation_report},
                  {"roc.svg", evaluation_roc},
+                 {"precision_recall.svg", evaluation_precision_recall},
                  {"confusion.svg", evaluation_confusion},
                  {"reliability.svg", evaluation_reliability},
+                 {"coverage.svg", evaluation_coverage},
                  {"predictions.csv", evaluation_csv}};
     size_t i;
     int good = 1;

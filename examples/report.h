@@ -101,6 +101,38 @@ static void report_history_losses(svg_sheet *s, const double *x, const double *t
     report_legend(s, p.left + p.width - 10, p.top + 10, 0, labels, colours, dashes, 2);
 }
 
+/* Accuracy and learning rate on scales of their own, thin, with their ranges in words. */
+static void report_history_rest(svg_sheet *s, const report_epoch *rows, const svg_plot *p,
+                                size_t count)
+{
+    svg_plot q[2];
+    double *x = (double *)calloc(3 * count + 1, sizeof *x);
+    char text[96];
+    size_t i;
+    int which;
+    for (i = 0; x && i < count; i++) {
+        x[i] = rows[i].epoch;
+        x[count + i] = rows[i].val_accuracy;
+        x[2 * count + i] = rows[i].rate;
+    }
+    for (which = 0; x && which < 2; which++) {
+        const double *y = x + (size_t)(which + 1) * count;
+        svg_style style = svg_plain("start", 12);
+        q[which] = *p;
+        q[which].y_low = 1;
+        q[which].y_high = 0;
+        report_range(&q[which], y, count);
+        if (which) q[which].y_low = 0;
+        snprintf(text, sizeof text, which ? "learning rate, 0 to %.3g" : "accuracy, %.3f to %.3f",
+                 which ? q[which].y_high : q[which].y_low, q[which].y_high);
+        report_air(&q[which], which ? 0 : -INFINITY, INFINITY);
+        svg_curve(s, &q[which], x, y, count, svg_colour(which ? 8 : 3), 1.2, which ? "2 3" : "6 3");
+        style.colour = svg_colour(which ? 8 : 3);
+        svg_text(s, p->left + 230 * which, p->top + p->height + 66, style, text);
+    }
+    free(x);
+}
+
 static void report_history_auc(svg_sheet *s, const report_epoch *rows, const double *x,
                                const double *auc, size_t count)
 {
@@ -111,6 +143,7 @@ static void report_history_auc(svg_sheet *s, const report_epoch *rows, const dou
     report_air(&p, 0, 1.0 + 1e-9);
     svg_axes(s, &p, 1, "Validation AUC (Macro OVR)", "Epoch", "AUC");
     report_series(s, &p, x, auc, count, 2);
+    report_history_rest(s, rows, &p, count);
     for (i = 0; i < count; i++)
         if (rows[i].best) best = i;
     if (best < count) {
@@ -130,6 +163,10 @@ SVG_API lensnet_result report_history(const char *path, const report_epoch *rows
     svg_sheet s;
     size_t i;
     svg_begin(&s, 1200, 500);
+    svg_describe(&s, "Training history",
+                 "Left: training and validation loss over the epochs. Right: macro AUC on the "
+                 "validation images, its best epoch ringed; thin lines show the accuracy and, on "
+                 "the scale from 0 to its largest value, the learning rate.");
     s.failed = !columns;
     for (i = 0; i < count && columns; i++) {
         x[i] = rows[i].epoch;
@@ -153,7 +190,18 @@ typedef struct report_curve {
     const double *rates_true;  /* true positive rates */
     size_t count;              /* 0 where the class is absent */
     double auc;                /* NaN where it is undefined */
+    int average;               /* 1: of all classes, drawn darker and dotted */
 } report_curve;
+
+static const char *report_colour(const report_curve *curve, size_t index)
+{
+    return curve->average ? (index % 2 ? "#222222" : "#777777") : svg_colour(index);
+}
+
+static const char *report_dashes(const report_curve *curve, size_t index)
+{
+    return curve->average ? "2 4" : svg_dashes(index);
+}
 
 enum { REPORT_LEGEND = 20 }; /* most lines of a legend */
 
@@ -167,20 +215,24 @@ SVG_API lensnet_result report_roc(const char *path, const report_curve *curves, 
     size_t i, shown = count > REPORT_LEGEND ? REPORT_LEGEND - 1 : count;
     svg_sheet s;
     svg_begin(&s, 800, 700);
+    svg_describe(&s, "ROC curves",
+                 "True positive rate over false positive rate for each class against the rest, and "
+                 "their macro and micro averages; the legend has the areas under the curves.");
     svg_axes(&s, &p, 0, "ROC curves, one class versus the rest", "False Positive Rate",
              "True Positive Rate");
     svg_curve(&s, &p, ends, ends, 2, SVG_GREY, 1.5, "7 5");
     for (i = 0; i < count; i++)
         svg_curve(&s, &p, curves[i].rates_false, curves[i].rates_true, curves[i].count,
-                  svg_colour(i), 2, svg_dashes(i));
+                  report_colour(&curves[i], i), 2, report_dashes(&curves[i], i));
     for (i = 0; i < shown; i++) {
-        snprintf(texts[i], sizeof texts[i], "Class %.28s%s (AUC = %.4f)", curves[i].name,
+        snprintf(texts[i], sizeof texts[i], "%s%.28s%s (AUC = %.4f)",
+                 curves[i].average ? "" : "Class ", curves[i].name,
                  strlen(curves[i].name) > 28 ? ".." : "", curves[i].auc);
         if (curves[i].auc != curves[i].auc)
             snprintf(texts[i], sizeof texts[i], "Class %.28s (absent)", curves[i].name);
         labels[i] = texts[i];
-        colours[i] = svg_colour(i);
-        dashes[i] = svg_dashes(i);
+        colours[i] = report_colour(&curves[i], i);
+        dashes[i] = report_dashes(&curves[i], i);
     }
     if (shown < count) {
         snprintf(texts[shown], sizeof texts[shown], "and %zu more classes", count - shown);
@@ -195,6 +247,13 @@ SVG_API lensnet_result report_roc(const char *path, const report_curve *curves, 
 
 /* ---- confusion matrix ---- */
 
+static double report_row_share(const size_t *counts, size_t classes, size_t row, size_t column)
+{
+    size_t k, sum = 0;
+    for (k = 0; k < classes; k++) sum += counts[row * classes + k];
+    return sum ? (double)counts[row * classes + column] / (double)sum : 0;
+}
+
 /* counts: (K, K), rows true, columns predicted. */
 SVG_API lensnet_result report_confusion(const char *path, const char *const *names,
                                         const size_t *counts, size_t classes, lensnet_error *error)
@@ -204,26 +263,33 @@ SVG_API lensnet_result report_confusion(const char *path, const char *const *nam
     const double name_size = cell > 40 ? 14 : cell > 15 ? 11 : cell * 0.75;
     const int turned = cell < 110 && classes > 1;
     svg_style text = svg_plain("middle", 16), name;
-    size_t most = 1;
     size_t i, j;
     char colour[8], number[32];
     svg_sheet s;
     svg_begin(&s, 770, 640);
-    for (i = 0; i < classes * classes; i++)
-        if (counts[i] > most) most = counts[i];
+    svg_describe(
+        &s, "Confusion matrix",
+        "Rows: true classes. Columns: predicted classes. Each cell has the number of images "
+        "and its share of the row, which is also its shade.");
     text.bold = 1;
     svg_text(&s, left + side / 2, top - 18, text, "Confusion matrix");
     text = svg_plain("middle", size);
     for (i = 0; i < classes; i++)
         for (j = 0; j < classes; j++) {
-            double share = (double)counts[i * classes + j] / (double)most;
+            const double share = report_row_share(counts, classes, i, j);
             svg_box(&s, left + cell * (double)j, top + cell * (double)i, cell, cell,
                     svg_blues(colour, share), "none");
             if (size < 5) continue; /* too small to read */
             text.colour = share > 0.5 ? "white" : SVG_INK;
             snprintf(number, sizeof number, "%zu", counts[i * classes + j]);
             svg_text(&s, left + cell * ((double)j + 0.5),
-                     top + cell * ((double)i + 0.5) + size * 0.36, text, number);
+                     top + cell * ((double)i + 0.5) + size * (cell > 60 ? 0 : 0.36), text, number);
+            if (cell <= 60) continue;
+            snprintf(number, sizeof number, "%.1f %%", 100 * share);
+            text.size = 0.7 * size;
+            svg_text(&s, left + cell * ((double)j + 0.5), top + cell * ((double)i + 0.5) + size,
+                     text, number);
+            text.size = size;
         }
     svg_box(&s, left, top, side, side, "none", SVG_GREY);
     for (i = 0; i < classes; i++) {
@@ -246,9 +312,73 @@ SVG_API lensnet_result report_confusion(const char *path, const char *const *nam
                 left + side + 24, top + side * (double)(99 - i) / 100, side / 100 + 0.5,
                 svg_blues(colour, (double)i / 99));
     svg_box(&s, left + side + 24, top, 18, side, "none", SVG_GREY);
-    snprintf(number, sizeof number, "%zu", most);
-    svg_text(&s, left + side + 48, top + 10, svg_plain("start", 12), number);
-    svg_text(&s, left + side + 48, top + side, svg_plain("start", 12), "0");
+    svg_text(&s, left + side + 48, top + 10, svg_plain("start", 12), "100 %");
+    svg_text(&s, left + side + 48, top + side, svg_plain("start", 12), "0 %");
+    return svg_end(&s, path, error);
+}
+
+/* ---- precision and recall ---- */
+
+/* The same curves with recall for rates_false and precision for rates_true; `auc` is the average
+ * precision. */
+SVG_API lensnet_result report_precision_recall(const char *path, const report_curve *curves,
+                                               size_t count, lensnet_error *error)
+{
+    char texts[REPORT_LEGEND][96];
+    const char *labels[REPORT_LEGEND], *colours[REPORT_LEGEND], *dashes[REPORT_LEGEND];
+    svg_plot p = {86, 60, 670, 550, 0, 1, 0, 1.05};
+    size_t i, shown = count > REPORT_LEGEND ? REPORT_LEGEND : count;
+    svg_sheet s;
+    svg_begin(&s, 800, 700);
+    svg_describe(
+        &s, "Precision-recall curves",
+        "Precision over recall for each class against the rest; the legend has the average "
+        "precisions.");
+    svg_axes(&s, &p, 0, "Precision and recall, one class versus the rest", "Recall", "Precision");
+    for (i = 0; i < count; i++)
+        svg_curve(&s, &p, curves[i].rates_false, curves[i].rates_true, curves[i].count,
+                  svg_colour(i), 2, svg_dashes(i));
+    for (i = 0; i < shown; i++) {
+        snprintf(texts[i], sizeof texts[i], "Class %.28s (AP = %.4f)", curves[i].name,
+                 curves[i].auc);
+        labels[i] = texts[i];
+        colours[i] = svg_colour(i);
+        dashes[i] = svg_dashes(i);
+    }
+    report_legend(&s, p.left + 306, p.top + p.height - 12, 1, labels, colours, dashes, shown);
+    return svg_end(&s, path, error);
+}
+
+/* ---- coverage ---- */
+
+/* How often conformal sets hold the true class, over how often they should: `levels` wanted coverages, then
+ * for all images (curve 0) and each class their measured ones. */
+SVG_API lensnet_result report_coverage(const char *path, const double *wanted,
+                                       const double *measured, size_t levels,
+                                       const char *const *names, size_t classes,
+                                       lensnet_error *error)
+{
+    static const double ends[2] = {0, 1};
+    const char *labels[REPORT_LEGEND], *colours[REPORT_LEGEND], *dashes[REPORT_LEGEND];
+    svg_plot p = {86, 60, 570, 500, 0, 1, 0, 1};
+    size_t k, shown = classes + 1 > REPORT_LEGEND ? REPORT_LEGEND : classes + 1;
+    svg_sheet s;
+    svg_begin(&s, 700, 650);
+    svg_describe(&s, "Coverage of the conformal sets",
+                 "Share of images whose set holds the true class, over the coverage asked for; on "
+                 "the diagonal they are the same.");
+    svg_axes(&s, &p, 0, "Coverage of the sets", "Coverage asked for", "True class in the set");
+    svg_curve(&s, &p, ends, ends, 2, SVG_GREY, 1.5, "7 5");
+    for (k = 0; k <= classes; k++)
+        svg_curve(&s, &p, wanted, measured + k * levels, levels, k ? svg_colour(k - 1) : "#222222",
+                  k ? 1.5 : 3, "none");
+    for (k = 0; k < shown; k++) {
+        labels[k] = k ? names[k - 1] : "all images";
+        colours[k] = k ? svg_colour(k - 1) : "#222222";
+        dashes[k] = "none";
+    }
+    report_legend(&s, p.left + p.width - 12, p.top + p.height - 12, 1, labels, colours, dashes,
+                  shown);
     return svg_end(&s, path, error);
 }
 
@@ -272,6 +402,10 @@ SVG_API lensnet_result report_reliability(const char *path, const report_bin *bi
     char text[64];
     svg_sheet s;
     svg_begin(&s, 700, 660);
+    svg_describe(
+        &s, "Reliability diagram",
+        "Share of right answers over the confidence of the answer, in equal bins; below, how "
+        "many answers fall into each bin.");
     svg_axes(&s, &p, 0, "Reliability", "", "Share of right answers");
     for (b = 0; b < count; b++) {
         double x = svg_x(&p, (double)b / (double)count) + 1, width = p.width / (double)count - 2;

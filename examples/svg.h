@@ -91,9 +91,21 @@ SVG_API void svg_begin(svg_sheet *s, double width, double height)
     svg_add(s,
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%g\" height=\"%g\" viewBox=\"0 0 %g "
-            "%g\" font-family=\"DejaVu Sans, Verdana, Helvetica, Arial, sans-serif\" "
+            "%g\" role=\"img\" font-family=\"DejaVu Sans, Verdana, Helvetica, Arial, sans-serif\" "
             "font-size=\"14\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
             width, height, width, height);
+}
+
+static void svg_escape(svg_sheet *s, const char *text, int most);
+
+/* A title and a description, for those who cannot see the figure; right after svg_begin. */
+SVG_API void svg_describe(svg_sheet *s, const char *title, const char *description)
+{
+    svg_add(s, "<title>");
+    svg_escape(s, title, 200);
+    svg_add(s, "</title>\n<desc>");
+    svg_escape(s, description, 2000);
+    svg_add(s, "</desc>\n");
 }
 
 SVG_API lensnet_result svg_end(svg_sheet *s, const char *path, lensnet_error *error)

@@ -1,0 +1,429 @@
+/* html_report.h - an evaluation as one HTML file that needs nothing else: where it comes from, the figures
+ * with their intervals, what the network gets wrong, is unsure of, takes for foreign, and where it looks.
+ * Light and dark as the reader's system is, and fit to be printed. Include system.h, then lensnet.h first. */
+#ifndef HTML_REPORT_H
+#define HTML_REPORT_H
+
+#include "evaluation.h"
+#include "explain.h"
+#include "provenance.h"
+#include "text.h"
+
+#include "png.h"
+
+enum { HTML_PICTURES = 12, HTML_EXPLAINED = 3 }; /* of a kind; of each class */
+
+typedef struct html_report {
+    svg_sheet sheet;
+    const evaluation *e;
+    const char *folder; /* where the figures lie as .svg */
+    size_t *order;      /* room for one number per image */
+    lensnet_error *error;
+} html_report;
+
+static void html_text(svg_sheet *s, const char *text)
+{
+    char *clean = text_clean_copy(text, TEXT_XML);
+    if (clean)
+        svg_add(s, "%s", clean);
+    else
+        s->failed = 1;
+    free(clean);
+}
+
+/* ---- the page ---- */
+
+static const char html_head[] =
+    "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+    "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+    "<title>lensnet evaluation</title>\n<style>\n"
+    ":root{color-scheme:light dark;--ink:#1b1f24;--faint:#5b6570;--line:#d5dae0;--page:#fff}\n"
+    "body{margin:0 auto;max-width:1200px;padding:1rem;background:var(--page);color:var(--ink);"
+    "font:16px/1.5 system-ui,sans-serif}\n"
+    "h1{font-size:1.6rem;margin:.3rem 0}h2{font-size:1.2rem;margin:2rem 0 .5rem;"
+    "border-bottom:1px solid var(--line)}\n"
+    "table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;"
+    "vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\n"
+    "th{color:var(--faint);font-weight:600}.scroll{overflow-x:auto}td.w{overflow-wrap:anywhere}\n"
+    ".plots{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr)"
+    ")}\n"
+    ".plots figure,.pictures figure{margin:0}.plots svg{width:100%;height:auto;display:block}\n"
+    ".pictures{display:grid;gap:.8rem;grid-template-columns:repeat(auto-fill,minmax(140px,1fr))}\n"
+    ".pictures img{width:100%;image-rendering:pixelated;display:block}\n"
+    "figcaption{font-size:.8rem;color:var(--faint);overflow-wrap:anywhere}p{max-width:70ch}\n"
+    "@media (prefers-color-scheme:dark){:root{--ink:#e4e8ec;--faint:#9aa5b1;--line:#39424c;"
+    "--page:#14181d}.plots svg{filter:invert(.9) hue-rotate(180deg)}}\n"
+    "@media print{body{max-width:none;font-size:10pt}.plots{grid-template-columns:1fr 1fr}"
+    "figure{break-inside:avoid}h2{break-after:avoid}}\n"
+    "</style>\n</head>\n<body>\n";
+
+static void html_section(svg_sheet *s, const char *title, const char *words)
+{
+    svg_add(s, "<h2>%s</h2>\n", title);
+    if (words[0]) svg_add(s, "<p>%s</p>\n", words);
+}
+
+static void html_provenance(svg_sheet *s, const provenance *p)
+{
+    size_t i;
+    html_section(s, "Where this comes from", "");
+    svg_add(s, "<div class=\"scroll\"><table>\n");
+    for (i = 0; i < p->count; i++) {
+        svg_add(s, "<tr><th scope=\"row\">");
+        html_text(s, p->lines[i].key);
+        svg_add(s, "</th><td class=\"w\">");
+        html_text(s, p->lines[i].value);
+        svg_add(s, "</td></tr>\n");
+    }
+    svg_add(s, "</table></div>\n");
+}
+
+/* ---- figures in numbers ---- */
+
+static void html_cell(svg_sheet *s, statistics_interval i)
+{
+    svg_add(s, "<td class=\"n\">%.4f", i.value);
+    if (i.low == i.low) svg_add(s, "<br><small>%.4f to %.4f</small>", i.low, i.high);
+    svg_add(s, "</td>");
+}
+
+static void html_classes(svg_sheet *s, const evaluation *e)
+{
+    size_t k, f;
+    svg_add(s, "<div class=\"scroll\"><table>\n<tr><th scope=\"col\">class</th>"
+               "<th class=\"n\" scope=\"col\">images</th>");
+    for (f = 0; f < STATISTICS_CLASS_FIGURES; f++)
+        svg_add(s, "<th class=\"n\" scope=\"col\">%s</th>", evaluation_class_figures[f]);
+    if (e->reliability.sets)
+        svg_add(s, "<th class=\"n\" scope=\"col\">in its set</th>"
+                   "<th class=\"n\" scope=\"col\">set size</th>");
+    svg_add(s, "</tr>\n");
+    for (k = 0; k < e->classes; k++) {
+        size_t images;
+        double size;
+        const size_t covered = evaluation_covered(&images, &size, e, k);
+        svg_add(s, "<tr><th scope=\"row\">");
+        html_text(s, e->names[k]);
+        svg_add(s, "</th><td class=\"n\">%zu</td>", images);
+        for (f = 0; f < STATISTICS_CLASS_FIGURES; f++)
+            html_cell(s, e->intervals[STATISTICS_FIGURES + k * STATISTICS_CLASS_FIGURES + f]);
+        if (e->reliability.sets) {
+            html_cell(s, statistics_share(covered, images));
+            svg_add(s, "<td class=\"n\">%.3f</td>", size);
+        }
+        svg_add(s, "</tr>\n");
+    }
+    svg_add(s, "</table></div>\n");
+}
+
+static void html_numbers(svg_sheet *s, const evaluation *e)
+{
+    const lensnet_metrics *m = &e->metrics;
+    size_t k, images, unknown = 0;
+    double size;
+    html_section(s, "In numbers",
+                 "Small: 95 % intervals, from 2000 draws of as many images of each class with "
+                 "replacement; of shares in sets Wilson&#39;s.");
+    svg_add(s, "<div class=\"scroll\"><table>\n");
+    for (k = 0; k < STATISTICS_FIGURES; k++) {
+        svg_add(s, "<tr><th scope=\"row\">%s</th>", evaluation_figures[k]);
+        html_cell(s, e->intervals[k]);
+        svg_add(s, "</tr>\n");
+    }
+    svg_add(s,
+            "<tr><th scope=\"row\">micro AUC</th><td class=\"n\">%.4f</td></tr>\n"
+            "<tr><th scope=\"row\">macro AUC, one versus one</th><td class=\"n\">%.4f</td></tr>\n"
+            "<tr><th scope=\"row\">Matthews&#39; correlation</th><td class=\"n\">%.4f</td></tr>\n",
+            m->auc_ovr_micro, m->auc_ovo_macro, m->mcc);
+    for (k = 0; k < e->count; k++) unknown += (size_t)e->predictions[k].unknown;
+    if (e->reliability.foreign) {
+        svg_add(s, "<tr><th scope=\"row\">taken for foreign</th>");
+        html_cell(s, statistics_share(unknown, e->count));
+        svg_add(s, "</tr>\n");
+    }
+    if (e->reliability.sets) {
+        const size_t covered = evaluation_covered(&images, &size, e, e->classes);
+        svg_add(s, "<tr><th scope=\"row\">true class in the set</th>");
+        html_cell(s, statistics_share(covered, images));
+        svg_add(
+            s,
+            "</tr>\n<tr><th scope=\"row\">mean size of a set</th><td class=\"n\">%.3f</td></tr>\n",
+            size);
+    }
+    svg_add(s, "</table></div>\n");
+    html_classes(s, e);
+}
+
+/* ---- figures as pictures ---- */
+
+/* The file's figure inside the page; nothing where there is none. */
+static void html_plot(svg_sheet *s, const char *folder, const char *name)
+{
+    char *path = system_path(folder, name), *bytes = NULL, *from;
+    FILE *file = path ? fopen(path, "rb") : NULL;
+    long size = -1;
+    if (file && fseek(file, 0, SEEK_END) == 0) size = ftell(file);
+    if (size > 0 && fseek(file, 0, SEEK_SET) == 0) bytes = (char *)malloc((size_t)size + 1);
+    if (bytes && fread(bytes, 1, (size_t)size, file) == (size_t)size) {
+        bytes[size] = 0;
+        from = strstr(bytes, "<svg");
+        if (from) svg_add(s, "<figure>\n%s</figure>\n", from);
+    }
+    free(bytes);
+    free(path);
+    if (file) fclose(file);
+}
+
+static void html_plots(html_report *r)
+{
+    static const char *const names[] = {"roc.svg", "precision_recall.svg", "confusion.svg",
+                                        "reliability.svg", "coverage.svg"};
+    size_t i;
+    html_section(&r->sheet, "In figures", "");
+    svg_add(&r->sheet, "<div class=\"plots\">\n");
+    for (i = 0; i < sizeof names / sizeof *names; i++) html_plot(&r->sheet, r->folder, names[i]);
+    svg_add(&r->sheet, "</div>\n");
+    html_plot(&r->sheet, r->folder, "history.svg");
+}
+
+/* ---- images ---- */
+
+static int html_compare_floats(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Values as 0 ... levels - 1: the darkest and brightest hundredth are cut, the root taken. */
+static int html_levels(unsigned char *levels, const float *values, size_t count, int most)
+{
+    float *sorted = (float *)malloc(count * sizeof *sorted);
+    double low, span;
+    size_t i;
+    if (!sorted) return 0;
+    memcpy(sorted, values, count * sizeof *sorted);
+    qsort(sorted, count, sizeof *sorted, html_compare_floats);
+    low = (double)sorted[count / 100];
+    span = (double)sorted[count - 1 - count / 200] - low;
+    for (i = 0; i < count; i++) {
+        double v = span > 0 ? ((double)values[i] - low) / span : 0;
+        v = v > 1 ? 1 : v > 0 ? sqrt(v) : 0;
+        levels[i] = (unsigned char)(v * (most - 1) + 0.5);
+    }
+    free(sorted);
+    return 1;
+}
+
+/* 16 greys times 16 strengths of a warm colour over them. */
+static void html_palette(unsigned char *palette)
+{
+    int grey, heat, c;
+    for (heat = 0; heat < 16; heat++)
+        for (grey = 0; grey < 16; grey++)
+            for (c = 0; c < 3; c++) {
+                static const double warm[3] = {255, 130, 20};
+                const double a = 0.75 * heat / 15.0, base = grey * 17.0;
+                palette[3 * (16 * heat + grey) + c] =
+                    (unsigned char)(base + a * (warm[c] - base) + 0.5);
+            }
+}
+
+/* An image, and over it, where `heat` is not NULL, a map of its size. */
+static void html_picture(svg_sheet *s, const float *pixels, const float *heat, size_t height,
+                         size_t width, const char *words)
+{
+    unsigned char *levels = (unsigned char *)malloc(2 * height * width), palette[768];
+    size_t i;
+    int good = levels && html_levels(levels, pixels, height * width, 16);
+    if (good && heat) good = html_levels(levels + height * width, heat, height * width, 16);
+    s->failed |= !good;
+    if (good) {
+        for (i = 0; heat && i < height * width; i++)
+            levels[i] = (unsigned char)(levels[i] + 16 * levels[height * width + i]);
+        html_palette(palette);
+        svg_add(s, "<img alt=\"%s\" src=\"", words);
+        png_data(s, levels, width, height, palette);
+        svg_add(s, "\">\n");
+    }
+    free(levels);
+}
+
+static void html_caption(svg_sheet *s, const evaluation *e, size_t i)
+{
+    const dataset_file *file = &e->split->files[i];
+    const lensnet_prediction *p = &e->predictions[i];
+    const char *name = file->path, *slash;
+    svg_add(s, "<figcaption>");
+    if (name) {
+        slash = strrchr(name, '/');
+        html_text(s, slash ? slash + 1 : name);
+    } else {
+        svg_add(s, "simulated %zu", i);
+    }
+    svg_add(s, "<br>is ");
+    html_text(s, e->names[e->labels[i]]);
+    svg_add(s, ", said ");
+    html_text(s, e->names[p->index]);
+    svg_add(s, " %.1f %%", 100 * (double)p->probability);
+    if (e->reliability.foreign) svg_add(s, "<br>foreign %.2f", (double)p->foreign);
+    svg_add(s, "</figcaption>");
+}
+
+/* Reads image i again; 0 leaves it out. Sides above 1000 pixels are not shown. */
+static int html_read(dataset_image *image, const html_report *r, size_t i)
+{
+    lensnet_error error;
+    if (!dataset_pixels(image, 1, r->e->split, i, 0, 0, &error)) return 0;
+    if (image->picture.height <= 1000 && image->picture.width <= 1000) return 1;
+    dataset_image_free(image);
+    return 0;
+}
+
+/* The images of a kind by descending importance, as far as there is room. */
+static void html_gallery(html_report *r, const char *title, const char *words,
+                         double (*importance)(const evaluation *, size_t))
+{
+    size_t i, n = 0, shown;
+    html_section(&r->sheet, title, words);
+    for (i = 0; i < r->e->count; i++) { /* insertion into the list of the first few */
+        const double value = importance(r->e, i);
+        size_t at;
+        if (!(value > 0)) continue;
+        if (n < HTML_PICTURES)
+            at = n++;
+        else if (value > importance(r->e, r->order[n - 1]))
+            at = n - 1;
+        else
+            continue;
+        for (; at > 0 && importance(r->e, r->order[at - 1]) < value; at--)
+            r->order[at] = r->order[at - 1];
+        r->order[at] = i;
+    }
+    if (!n) {
+        svg_add(&r->sheet, "<p>None.</p>\n");
+        return;
+    }
+    svg_add(&r->sheet, "<div class=\"pictures\">\n");
+    for (shown = 0; shown < n; shown++) {
+        dataset_image image;
+        if (!html_read(&image, r, r->order[shown])) continue;
+        svg_add(&r->sheet, "<figure>");
+        html_picture(&r->sheet, image.picture.pixels, NULL, image.picture.height,
+                     image.picture.width, "image");
+        html_caption(&r->sheet, r->e, r->order[shown]);
+        svg_add(&r->sheet, "</figure>\n");
+        dataset_image_free(&image);
+    }
+    svg_add(&r->sheet, "</div>\n");
+}
+
+static double html_mistake(const evaluation *e, size_t i)
+{
+    return e->predictions[i].index == e->labels[i] ? 0 : (double)e->predictions[i].probability;
+}
+
+static double html_unsure(const evaluation *e, size_t i)
+{
+    return 1.0001 - (double)e->predictions[i].probability;
+}
+
+static double html_foreign(const evaluation *e, size_t i)
+{
+    return e->predictions[i].unknown ? (double)e->predictions[i].foreign : 0;
+}
+
+/* ---- where it looks ---- */
+
+static void html_explain_one(html_report *r, explainer *x, size_t i)
+{
+    dataset_image image;
+    float *map;
+    size_t h, w, k;
+    svg_sheet *s = &r->sheet;
+    if (!html_read(&image, r, i)) return;
+    h = image.picture.height;
+    w = image.picture.width;
+    map = (float *)malloc(h * w * sizeof *map);
+    s->failed |= !map;
+    if (map && image.picture.bands == 1 &&
+        explain_image(map, x, image.picture.pixels, h, w, (size_t)r->e->predictions[i].index,
+                      r->error)) {
+        svg_add(s, "<figure>");
+        html_picture(s, image.picture.pixels, NULL, h, w, "image");
+        html_caption(s, r->e, i);
+        svg_add(s, "</figure>\n<figure>");
+        html_picture(s, image.picture.pixels, map, h, w, "where the network looks");
+        svg_add(s, "<figcaption>where it looks</figcaption></figure>\n");
+        for (k = 0; image.map && k < h * w; k++) image.map[k] = fabsf(image.map[k]);
+        if (image.map) {
+            svg_add(s, "<figure>");
+            html_picture(s, image.picture.pixels, image.map, h, w, "what the substructure changes");
+            svg_add(s, "<figcaption>what the substructure changes</figcaption></figure>\n");
+        }
+    }
+    free(map);
+    dataset_image_free(&image);
+}
+
+/* The first few images of each class. */
+static void html_explain(html_report *r, const lensnet_host *host)
+{
+    explainer x;
+    size_t i, k;
+    if (!r->e->weights) return;
+    html_section(
+        &r->sheet, "Where it looks",
+        "Gradient of the answer times activation in the network&#39;s second stage, over the "
+        "image; for simulated images beside what subhalos or the vortex change in it.");
+    if (explain_open(&x, r->e->weights, host, r->error)) {
+        svg_add(&r->sheet, "<div class=\"pictures\">\n");
+        for (k = 0; k < r->e->classes; k++) {
+            size_t shown = 0;
+            for (i = 0; i < r->e->count && shown < HTML_EXPLAINED; i++) {
+                if ((size_t)r->e->labels[i] != k) continue;
+                html_explain_one(r, &x, i);
+                shown++;
+            }
+        }
+        svg_add(&r->sheet, "</div>\n");
+    }
+    explain_close(&x);
+}
+
+/* ---- all of it ---- */
+
+/* Writes FOLDER/report.html; the figures lie in the folder already (evaluation_write). */
+NPY_API int html_report_write(const evaluation *e, const provenance *from, const char *folder,
+                              const lensnet_host *host, lensnet_error *error)
+{
+    html_report r;
+    char *path = system_path(folder, "report.html");
+    int good;
+    memset(&r, 0, sizeof r);
+    r.e = e;
+    r.folder = folder;
+    r.error = error;
+    r.order = (size_t *)malloc(HTML_PICTURES * sizeof *r.order);
+    good = (path && r.order) || dataset_no_memory(error);
+    if (good) {
+        svg_add(&r.sheet,
+                "%s<h1>Evaluation of a lens classifier</h1>\n<p>%zu images, %zu classes.</p>\n",
+                html_head, e->count, e->classes);
+        html_numbers(&r.sheet, e);
+        html_plots(&r);
+        html_gallery(&r, "Most confident mistakes", "", html_mistake);
+        html_gallery(&r, "Most unsure", "", html_unsure);
+        if (e->reliability.foreign)
+            html_gallery(&r, "Taken for foreign", "Beyond 1 the network does not know such images.",
+                         html_foreign);
+        html_explain(&r, host);
+        html_provenance(&r.sheet, from);
+        svg_add(&r.sheet, "</body>\n</html>\n");
+        good = !svg_save(&r.sheet, path, error);
+    }
+    free(r.order);
+    free(path);
+    return good;
+}
+
+#endif
