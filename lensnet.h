@@ -3153,6 +3153,7 @@ typedef float lnp_v8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef float lnp_v4 __attribute__((vector_size(16), aligned(4), may_alias));
 typedef double lnp_d4 __attribute__((vector_size(32), aligned(8), may_alias));
 typedef uint64_t lnp_q4 __attribute__((vector_size(32), aligned(8), may_alias));
+typedef double lnp_d8 __attribute__((vector_size(64), aligned(8), may_alias));
 
 /* One register of floats: which of the three is in use follows from the instruction set. */
 typedef union lnp_vector {
@@ -3186,6 +3187,11 @@ LNP_TARGET_AVX2 static inline void lnp_fma_avx2(lnp_v8 *sum, const lnp_v8 *a, co
 {
     *sum = (lnp_v8)_mm256_fmadd_ps((__m256)*a, (__m256)*b, (__m256)*sum);
 }
+
+LNP_TARGET_AVX2 static inline void lnp_root_avx2(lnp_v8 *v)
+{
+    *v = (lnp_v8)_mm256_sqrt_ps((__m256)*v);
+}
 #endif
 
 #if LNP_AVX512
@@ -3198,6 +3204,23 @@ LNP_TARGET_AVX512 static inline void lnp_fma_avx512(lnp_v16 *sum, const lnp_v16 
                                                     const lnp_v16 *b)
 {
     *sum = (lnp_v16)_mm512_fmadd_ps((__m512)*a, (__m512)*b, (__m512)*sum);
+}
+#endif
+
+#if LNP_AVX512
+LNP_TARGET_AVX512 static inline void lnp_load_part_avx512(lnp_v16 *v, const float *x, size_t n)
+{
+    *v = (lnp_v16)_mm512_mask_loadu_ps((__m512)*v, (__mmask16)((1u << n) - 1u), x);
+}
+
+LNP_TARGET_AVX512 static inline void lnp_store_part_avx512(float *y, const lnp_v16 *v, size_t n)
+{
+    _mm512_mask_storeu_ps(y, (__mmask16)((1u << n) - 1u), (__m512)*v);
+}
+
+LNP_TARGET_AVX512 static inline void lnp_root_avx512(lnp_v16 *v)
+{
+    *v = (lnp_v16)_mm512_maskz_sqrt_ps((__mmask16)0xffff, (__m512)*v);
 }
 #endif
 
@@ -3282,6 +3305,24 @@ LNP_INLINE lnp_vector lnp_splat(lensnet_isa isa, const float *x)
     return v;
 }
 
+LNP_INLINE lnp_vector lnp_square_root(lensnet_isa isa, lnp_vector v)
+{
+#if LNP_AVX512
+    if (isa >= LENSNET_ISA_AVX512) lnp_root_avx512(&v.v16);
+#endif
+#if LNP_X86
+    if (isa == LENSNET_ISA_AVX2) lnp_root_avx2(&v.v8);
+    if (isa < LENSNET_ISA_AVX2) v.v4 = (lnp_v4)_mm_sqrt_ps((__m128)v.v4);
+#elif LNP_NEON
+    v.v4 = (lnp_v4)vsqrtq_f32((float32x4_t)v.v4);
+#else
+    int l;
+    for (l = 0; l < 4; l++) v.v4[l] = sqrtf(v.v4[l]);
+#endif
+    (void)isa;
+    return v;
+}
+
 /* *sum += a * b, rounded once: the chain of the law. */
 LNP_INLINE void lnp_multiply_add(lensnet_isa isa, lnp_vector *sum, lnp_vector a, lnp_vector b)
 {
@@ -3295,6 +3336,160 @@ LNP_INLINE void lnp_multiply_add(lensnet_isa isa, lnp_vector *sum, lnp_vector a,
     if (isa == LENSNET_ISA_AVX2) lnp_fma_avx2(&sum->v8, &a.v8, &b.v8);
 #endif
     if (isa < LENSNET_ISA_AVX2) sum->v4 = lnp_fma_four(a.v4, b.v4, sum->v4);
+}
+
+/* -- 16 lanes, which the compiler cuts into the registers there are ---------------------------- */
+
+typedef uint32_t lnp_u16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t lnp_i16 __attribute__((vector_size(64), aligned(4), may_alias));
+
+/* gcc divides arithmetic on 16 lanes among the registers that a target has, but moves vectors as a
+ * whole through the stack when they are stored or carried round a loop. So these are done in parts. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define LNP_LOW8(v)  __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7)
+#define LNP_HIGH8(v) __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)
+#define LNP_LOW4(v)  __builtin_shufflevector(v, v, 0, 1, 2, 3)
+#define LNP_HIGH4(v) __builtin_shufflevector(v, v, 4, 5, 6, 7)
+#else
+#define LNP_LOW8(v)  (((const lnp_v8 *)&(v))[0])
+#define LNP_HIGH8(v) (((const lnp_v8 *)&(v))[1])
+#define LNP_LOW4(v)  (((const lnp_v4 *)&(v))[0])
+#define LNP_HIGH4(v) (((const lnp_v4 *)&(v))[1])
+#endif
+
+LNP_INLINE lnp_v16 lnp_load_16(const float *x) { return *(const lnp_v16 *)x; }
+
+LNP_INLINE void lnp_store_16(lensnet_isa isa, float *y, lnp_v16 v)
+{
+    const lnp_v8 low = LNP_LOW8(v), high = LNP_HIGH8(v);
+    if (isa >= LENSNET_ISA_AVX512) {
+        *(lnp_v16 *)y = v;
+    } else if (isa == LENSNET_ISA_AVX2) {
+        *(lnp_v8 *)y = low;
+        *(lnp_v8 *)(y + 8) = high;
+    } else {
+        *(lnp_v4 *)y = LNP_LOW4(low);
+        *(lnp_v4 *)(y + 4) = LNP_HIGH4(low);
+        *(lnp_v4 *)(y + 8) = LNP_LOW4(high);
+        *(lnp_v4 *)(y + 12) = LNP_HIGH4(high);
+    }
+}
+
+/* A number that is no constant in all lanes; gcc takes an operator with one apart. */
+LNP_INLINE lnp_v16 lnp_splat_16(lensnet_isa isa, float s)
+{
+    const lnp_vector part = lnp_splat(isa, &s);
+    float copy[16];
+    size_t l;
+    if (isa >= LENSNET_ISA_AVX512) return part.v16;
+    LNP_UNROLL
+    for (l = 0; l < 16; l += lnp_lanes_of(isa)) lnp_store(isa, copy + l, part);
+    return lnp_load_16(copy);
+}
+
+/* The first n < 16 lanes from memory, `fill` in the others. */
+LNP_INLINE lnp_v16 lnp_load_part(lensnet_isa isa, const float *x, size_t n, float fill)
+{
+    const size_t lanes = lnp_lanes_of(isa);
+    const lnp_vector rest = lnp_splat(isa, &fill);
+    float copy[16];
+    size_t l;
+#if LNP_AVX512
+    if (isa >= LENSNET_ISA_AVX512) {
+        lnp_v16 v = rest.v16;
+        lnp_load_part_avx512(&v, x, n);
+        return v;
+    }
+#endif
+    LNP_UNROLL
+    for (l = 0; l < 16; l += lanes) {
+        if (l + lanes <= n)
+            lnp_store(isa, copy + l, lnp_load(isa, x + l));
+        else
+            lnp_store(isa, copy + l, rest);
+    }
+    for (l = n - n % lanes; l < n; l++) copy[l] = x[l];
+    return lnp_load_16(copy);
+}
+
+LNP_INLINE void lnp_store_part(lensnet_isa isa, float *y, lnp_v16 v, size_t n)
+{
+    const size_t lanes = lnp_lanes_of(isa);
+    float copy[16];
+    size_t l;
+#if LNP_AVX512
+    if (isa >= LENSNET_ISA_AVX512) {
+        lnp_store_part_avx512(y, &v, n);
+        return;
+    }
+#endif
+    lnp_store_16(isa, copy, v);
+    for (l = 0; l + lanes <= n; l += lanes) lnp_store(isa, y + l, lnp_load(isa, copy + l));
+    for (; l < n; l++) y[l] = copy[l];
+}
+
+/* Half a vector at the end of a row is what networks have, whose widths are multiples of 8: without
+ * masks it is worth a text of its own, with a constant. */
+LNP_INLINE int lnp_is_half(lensnet_isa isa, size_t n) { return isa < LENSNET_ISA_AVX512 && n == 8; }
+
+/* n = 16 or fewer */
+LNP_INLINE lnp_v16 lnp_load_n(lensnet_isa isa, const float *x, size_t n, float fill)
+{
+    return n == 16 ? lnp_load_16(x) : lnp_load_part(isa, x, n, fill);
+}
+
+LNP_INLINE void lnp_store_n(lensnet_isa isa, float *y, lnp_v16 v, size_t n)
+{
+    if (n == 16)
+        lnp_store_16(isa, y, v);
+    else
+        lnp_store_part(isa, y, v, n);
+}
+
+/* All bits of a lane set where its top bit is: a comparison that no compiler takes apart. */
+LNP_INLINE lnp_u16 lnp_top(lnp_u16 a) { return (lnp_u16)((lnp_i16)a >> 31); }
+
+/* A sum in 16 lanes that is carried round a loop: one of the three is in use. */
+typedef struct lnp_lane_sum {
+    lnp_v16 whole;
+    lnp_v8 half[2];
+    lnp_v4 quarter[4];
+} lnp_lane_sum;
+
+LNP_INLINE lnp_lane_sum lnp_lane_sum_zero(void)
+{
+    const lnp_lane_sum sum = {{0.0f}, {{0.0f}, {0.0f}}, {{0.0f}, {0.0f}, {0.0f}, {0.0f}}};
+    return sum;
+}
+
+LNP_INLINE void lnp_lane_sum_add(lensnet_isa isa, lnp_lane_sum *sum, lnp_v16 v)
+{
+    const lnp_v8 low = LNP_LOW8(v), high = LNP_HIGH8(v);
+    if (isa >= LENSNET_ISA_AVX512) {
+        sum->whole += v;
+    } else if (isa == LENSNET_ISA_AVX2) {
+        sum->half[0] += low;
+        sum->half[1] += high;
+    } else {
+        sum->quarter[0] += LNP_LOW4(low);
+        sum->quarter[1] += LNP_HIGH4(low);
+        sum->quarter[2] += LNP_LOW4(high);
+        sum->quarter[3] += LNP_HIGH4(high);
+    }
+}
+
+/* The tree of lnp_lanes_sum. */
+LNP_INLINE float lnp_lane_sum_end(lensnet_isa isa, const lnp_lane_sum *sum)
+{
+    lnp_v4 four;
+    if (isa < LENSNET_ISA_AVX2) {
+        four = (sum->quarter[0] + sum->quarter[2]) + (sum->quarter[1] + sum->quarter[3]);
+    } else {
+        lnp_v8 eight = sum->half[0] + sum->half[1];
+        if (isa >= LENSNET_ISA_AVX512) eight = LNP_LOW8(sum->whole) + LNP_HIGH8(sum->whole);
+        four = LNP_LOW4(eight) + LNP_HIGH4(eight);
+    }
+    return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 #endif
@@ -3326,86 +3521,107 @@ typedef struct lnp_adamw_constants {
     float epsilon;
 } lnp_adamw_constants;
 
-/* KERNEL(name, parameters, arguments): all return nothing. In place is allowed where it says so. */
-#define LNP_ROW_KERNELS(KERNEL)                                                                    \
-    /* y = x * Phi(x); y may be x */                                                               \
+/* Kernels of a set: KERNEL(name, parameters, arguments), one list for each kind. All return nothing. */
+
+/* Of n values; y (dx, m, v, e, p) may be any of the inputs.
+ * gelu             y = x * Phi(x)
+ * gelu_backward    dx = dy * (Phi(x) + x * phi(x))
+ * relu             y = max(x, 0); NaN stays NaN
+ * relu_backward    dx = x <= 0 ? 0 : dy
+ * add              y = a + b
+ * add_scaled       y = x + s * z
+ * scale            y = s * x
+ * average_towards  e += s * (w - e): moving average with s = 1 - decay */
+#define LNP_VALUE_KERNELS(KERNEL)                                                                  \
     KERNEL(gelu, (float *y, const float *x, size_t n), (y, x, n))                                  \
-    /* y = x * Phi(x), slope = Phi(x) + x * phi(x); y or slope may be x */                         \
-    KERNEL(gelu_slope, (float *y, float *slope, const float *x, size_t n), (y, slope, x, n))       \
-    /* dx = dy * slope(x); dx may be dy or x */                                                    \
     KERNEL(gelu_backward, (float *dx, const float *dy, const float *x, size_t n), (dx, dy, x, n))  \
-    /* a = gelu(h), sums[c] += a * a row by row; a may be h */                                     \
-    KERNEL(gelu_squares,                                                                           \
-           (float *a, size_t a_stride, const float *h, size_t h_stride, float *sums, size_t rows,  \
-            size_t columns),                                                                       \
-           (a, a_stride, h, h_stride, sums, rows, columns))                                        \
-    /* sums[c] += x, x * x, a * b, row by row */                                                   \
+    KERNEL(relu, (float *y, const float *x, size_t n), (y, x, n))                                  \
+    KERNEL(relu_backward, (float *dx, const float *dy, const float *x, size_t n), (dx, dy, x, n))  \
+    KERNEL(add, (float *y, const float *a, const float *b, size_t n), (y, a, b, n))                \
+    KERNEL(add_scaled, (float *y, const float *x, const float *z, float s, size_t n),              \
+           (y, x, z, s, n))                                                                        \
+    KERNEL(scale, (float *y, const float *x, float s, size_t n), (y, x, s, n))                     \
+    KERNEL(average_towards, (float *e, const float *w, float s, size_t n), (e, w, s, n))
+
+/* Of the optimiser, over n values.
+ * square_roots   y = sqrt(x); y may be x
+ * chunk_squares  *sum = the sum of x^2 in double, in 16 lanes, for one chunk of lnp_sum_of_squares
+ * adamw_moments, adamw_apply  the two halves of lnp_adamw_update, around square_roots(root, v) */
+#define LNP_STEP_KERNELS(KERNEL)                                                                   \
+    KERNEL(square_roots, (float *y, const float *x, size_t n), (y, x, n))                          \
+    KERNEL(chunk_squares, (double *sum, const float *x, size_t n), (sum, x, n))                    \
+    KERNEL(adamw_moments,                                                                          \
+           (float *m, float *v, const float *g, size_t n, const lnp_adamw_constants *k),           \
+           (m, v, g, n, k))                                                                        \
+    KERNEL(adamw_apply,                                                                            \
+           (float *p, const float *m, const float *root, size_t n, const lnp_adamw_constants *k),  \
+           (p, m, root, n, k))
+
+/* Sums down the columns, row by row; a may be h.
+ * column_sum       sums[c] += x
+ * column_products  sums[c] += a * b
+ * gelu_squares     a = gelu(h), sums[c] += a * a */
+#define LNP_COLUMN_KERNELS(KERNEL)                                                                 \
     KERNEL(column_sum, (float *sums, const float *x, size_t stride, size_t rows, size_t columns),  \
-           (sums, x, stride, rows, columns))                                                       \
-    KERNEL(column_squares,                                                                         \
-           (float *sums, const float *x, size_t stride, size_t rows, size_t columns),              \
            (sums, x, stride, rows, columns))                                                       \
     KERNEL(                                                                                        \
         column_products,                                                                           \
         (float *sums, const float *a, const float *b, size_t stride, size_t rows, size_t columns), \
         (sums, a, b, stride, rows, columns))                                                       \
-    /* LayerNorm, two passes: mean, then rstd = 1 / sqrt(mean((x - mean)^2) + eps); c >= 1 */      \
+    KERNEL(gelu_squares,                                                                           \
+           (float *a, size_t a_stride, const float *h, size_t h_stride, float *sums, size_t rows,  \
+            size_t columns),                                                                       \
+           (a, a_stride, h, h_stride, sums, rows, columns))
+
+/* LayerNorm, c >= 1; x, y, w, b at the first column wanted; y may be x.
+ * row_statistics       mean, then rstd = 1 / sqrt(mean((x - mean)^2) + eps): two passes
+ * normalize_rows       y = (x - mean) * rstd * w + b
+ * layer_norm_backward  dx (also dy, x or NULL), dw[c] += dy (x - mean) rstd, db[c] += dy */
+#define LNP_NORM_KERNELS(KERNEL)                                                                   \
     KERNEL(row_statistics,                                                                         \
            (float *mean, float *rstd, const float *x, size_t stride, size_t rows, size_t c,        \
             float eps),                                                                            \
            (mean, rstd, x, stride, rows, c, eps))                                                  \
-    /* y = (x - mean) * rstd * w + b; x, y, w, b at the first column wanted; y may be x */         \
     KERNEL(normalize_rows,                                                                         \
            (float *y, size_t y_stride, const float *x, size_t x_stride, const float *mean,         \
             const float *rstd, const float *w, const float *b, size_t rows, size_t columns),       \
            (y, y_stride, x, x_stride, mean, rstd, w, b, rows, columns))                            \
-    /* dx, dw[c] += dy (x - mean) rstd, db[c] += dy; contiguous rows; dx: also dy, x or NULL */    \
     KERNEL(layer_norm_backward,                                                                    \
            (float *dx, float *dw, float *db, const float *dy, const float *x, const float *mean,   \
             const float *rstd, const float *w, size_t rows, size_t c),                             \
-           (dx, dw, db, dy, x, mean, rstd, w, rows, c))                                            \
-    /* y = x * factor[c] + shift[c] (GRN); y may be x */                                           \
+           (dx, dw, db, dy, x, mean, rstd, w, rows, c))
+
+/* GRN and the GELU before it.
+ * scale_shift_rows     y = x * factor[c] + shift[c]; y may be x
+ * grn_backward_first   a = gelu(h), slope = gelu'(h), products[c] += da a, dbeta[c] += da; a, slope may be h
+ * grn_backward_second  dh = (da * factor[c] + coef[c] * a) * slope, db[c] += dh; dh may be da
+ * grn_backward_rows    dx = dy * factor[c] + coef[c] * x (plain GRN); dx may be dy or x */
+#define LNP_GRN_KERNELS(KERNEL)                                                                    \
     KERNEL(scale_shift_rows,                                                                       \
            (float *y, size_t y_stride, const float *x, size_t x_stride, const float *factor,       \
             const float *shift, size_t rows, size_t columns),                                      \
            (y, y_stride, x, x_stride, factor, shift, rows, columns))                               \
-    /* a = gelu(h), slope = gelu'(h), products[c] += da a, dbeta[c] += da; a or slope may be h */  \
     KERNEL(grn_backward_first,                                                                     \
            (float *a, float *slope, float *products, float *dbeta, const float *h,                 \
             const float *da, size_t stride, size_t rows, size_t columns),                          \
            (a, slope, products, dbeta, h, da, stride, rows, columns))                              \
-    /* dh = (da * factor[c] + coef[c] * a) * slope, db[c] += dh; dh may be da */                   \
+    LNP_GRN_MORE_KERNELS(KERNEL)
+#define LNP_GRN_MORE_KERNELS(KERNEL)                                                               \
     KERNEL(grn_backward_second,                                                                    \
            (float *dh, float *db, const float *da, const float *a, const float *slope,             \
             const float *factor, const float *coef, size_t stride, size_t rows, size_t columns),   \
            (dh, db, da, a, slope, factor, coef, stride, rows, columns))                            \
-    /* dx = dy * factor[c] + coef[c] * x (plain GRN); dx may be dy or x */                         \
     KERNEL(grn_backward_rows,                                                                      \
            (float *dx, const float *dy, const float *x, const float *factor, const float *coef,    \
             size_t stride, size_t rows, size_t columns),                                           \
-           (dx, dy, x, factor, coef, stride, rows, columns))                                       \
-    /* elementwise: y may be any of the inputs; add_scaled: y = x + s * z */                       \
-    KERNEL(add, (float *y, const float *a, const float *b, size_t n), (y, a, b, n))                \
-    KERNEL(add_scaled, (float *y, const float *x, const float *z, float s, size_t n),              \
-           (y, x, z, s, n))                                                                        \
-    KERNEL(scale, (float *y, const float *x, float s, size_t n), (y, x, s, n))                     \
-    /* NaN stays NaN; dx = x <= 0 ? 0 : dy */                                                      \
-    KERNEL(relu, (float *y, const float *x, size_t n), (y, x, n))                                  \
-    KERNEL(relu_backward, (float *dx, const float *dy, const float *x, size_t n), (dx, dy, x, n))  \
-    /* e += s * (w - e): moving average with s = 1 - decay */                                      \
-    KERNEL(average_towards, (float *e, const float *w, float s, size_t n), (e, w, s, n))           \
-    /* y = sqrt(x); y may be x */                                                                  \
-    KERNEL(square_roots, (float *y, const float *x, size_t n), (y, x, n))                          \
-    /* *sum = the sum of x^2 in double, in 16 lanes, for one chunk of lnp_sum_of_squares */        \
-    KERNEL(chunk_squares, (double *sum, const float *x, size_t n), (sum, x, n))                    \
-    /* the two halves of lnp_adamw_update, around square_roots(root, v) */                         \
-    KERNEL(adamw_moments,                                                                          \
-           (float *m, float *v, const float *g, size_t n, const lnp_adamw_constants *constants),   \
-           (m, v, g, n, constants))                                                                \
-    KERNEL(adamw_apply,                                                                            \
-           (float *p, const float *m, const float *root, size_t n,                                 \
-            const lnp_adamw_constants *constants),                                                 \
-           (p, m, root, n, constants))
+           (dx, dy, x, factor, coef, stride, rows, columns))
+
+#define LNP_ROW_KERNELS(KERNEL)                                                                    \
+    LNP_VALUE_KERNELS(KERNEL)                                                                      \
+    LNP_STEP_KERNELS(KERNEL)                                                                       \
+    LNP_COLUMN_KERNELS(KERNEL)                                                                     \
+    LNP_NORM_KERNELS(KERNEL)                                                                       \
+    LNP_GRN_KERNELS(KERNEL)
 
 #define LNP_ROW_FIELD(name, parameters, arguments) void(*name) parameters;
 typedef struct lnp_row_kernels {
@@ -3413,245 +3629,10 @@ typedef struct lnp_row_kernels {
 } lnp_row_kernels;
 #undef LNP_ROW_FIELD
 
-/* -- the vector of 16 lanes ------------------------------------------------------------------- */
-
-#if defined(__GNUC__)
-
-typedef uint32_t lnp_u16 __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t lnp_i16 __attribute__((vector_size(64), aligned(4), may_alias));
-
-/* gcc divides arithmetic on 16 lanes among the registers that a target has, but moves vectors as a
- * whole through the stack when they are stored or carried round a loop. So these are done in the
- * pieces of the target: 1, 2 or 4, a constant in every kernel. */
-#if defined(__clang__) || __GNUC__ >= 12
-#define LNP_LOW8(v)     __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7)
-#define LNP_HIGH8(v)    __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)
-#define LNP_LOW4(v)     __builtin_shufflevector(v, v, 0, 1, 2, 3)
-#define LNP_HIGH4(v)    __builtin_shufflevector(v, v, 4, 5, 6, 7)
-#define LNP_JOIN4(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7)
-#define LNP_JOIN8(a, b)                                                                            \
-    __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
-#else
-#define LNP_LOW8(v)  (((const lnp_v8 *)&(v))[0])
-#define LNP_HIGH8(v) (((const lnp_v8 *)&(v))[1])
-#define LNP_LOW4(v)  (((const lnp_v4 *)&(v))[0])
-#define LNP_HIGH4(v) (((const lnp_v4 *)&(v))[1])
-#define LNP_JOIN4(a, b)                                                                            \
-    {                                                                                              \
-        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]                                             \
-    }
-#define LNP_JOIN8(a, b)                                                                            \
-    {                                                                                              \
-        a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1], b[2], b[3], b[4], b[5], b[6],  \
-            b[7]                                                                                   \
-    }
-#endif
-
-#define LNP_V_BINARY(name, type, op)                                                               \
-    LNP_INLINE type name(type a, type b) { return a op b; }
-
-LNP_INLINE lnp_v16 lnp_v_set(float s)
-{
-    const lnp_v4 quarter = {s, s, s, s};
-    const lnp_v8 half = LNP_JOIN4(quarter, quarter);
-    const lnp_v16 v = LNP_JOIN8(half, half);
-    return v;
-}
-LNP_INLINE lnp_v16 lnp_v_load(const float *x) { return *(const lnp_v16 *)x; }
-LNP_INLINE void lnp_v_store_8(float *y, lnp_v8 v, int pieces)
-{
-    if (pieces == 4) {
-        *(lnp_v4 *)y = LNP_LOW4(v);
-        *(lnp_v4 *)(y + 4) = LNP_HIGH4(v);
-    } else {
-        *(lnp_v8 *)y = v;
-    }
-}
-LNP_INLINE void lnp_v_store(float *y, lnp_v16 v, int pieces)
-{
-    if (pieces == 1) {
-        *(lnp_v16 *)y = v;
-    } else {
-        const lnp_v8 low = LNP_LOW8(v), high = LNP_HIGH8(v);
-        lnp_v_store_8(y, low, pieces);
-        lnp_v_store_8(y + 8, high, pieces);
-    }
-}
-LNP_INLINE lnp_u16 lnp_v_bits(lnp_v16 v) { return (lnp_u16)v; }
-LNP_INLINE lnp_v16 lnp_v_from_bits(lnp_u16 u) { return (lnp_v16)u; }
-LNP_INLINE lnp_u16 lnp_u_set(uint32_t s)
-{
-    const lnp_u16 v = {s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s};
-    return v;
-}
-LNP_INLINE lnp_u16 lnp_u_not(lnp_u16 a) { return ~a; }
-LNP_INLINE lnp_u16 lnp_u_shift23(lnp_u16 a) { return a << 23; }
-/* all bits of a lane set where its top bit is: a comparison that no compiler takes apart */
-LNP_INLINE lnp_u16 lnp_u_top(lnp_u16 a) { return (lnp_u16)((lnp_i16)a >> 31); }
-
-#else
-
-typedef struct lnp_v16 {
-    float lane[16];
-} lnp_v16;
-typedef struct lnp_u16 {
-    uint32_t lane[16];
-} lnp_u16;
-
-#define LNP_V_MAP(type, from, expression)                                                          \
-    type result;                                                                                   \
-    int l;                                                                                         \
-    for (l = 0; l < 16; l++) result.lane[l] = (from)(expression);                                  \
-    return result;
-#define LNP_V_BINARY(name, type, op)                                                               \
-    LNP_INLINE type name(type a, type b)                                                           \
-    {                                                                                              \
-        type result;                                                                               \
-        int l;                                                                                     \
-        for (l = 0; l < 16; l++) result.lane[l] = a.lane[l] op b.lane[l];                          \
-        return result;                                                                             \
-    }
-
-LNP_INLINE lnp_v16 lnp_v_set(float s){LNP_V_MAP(lnp_v16, float, s)} LNP_INLINE lnp_v16
-    lnp_v_load(const float *x){LNP_V_MAP(lnp_v16, float, x[l])} LNP_INLINE
-    void lnp_v_store(float *y, lnp_v16 v, int pieces)
-{
-    (void)pieces;
-    memcpy(y, v.lane, sizeof v.lane);
-}
-LNP_INLINE lnp_u16 lnp_v_bits(lnp_v16 v)
-{
-    lnp_u16 u;
-    memcpy(u.lane, v.lane, sizeof u.lane);
-    return u;
-}
-LNP_INLINE lnp_v16 lnp_v_from_bits(lnp_u16 u)
-{
-    lnp_v16 v;
-    memcpy(v.lane, u.lane, sizeof v.lane);
-    return v;
-}
-LNP_INLINE lnp_u16 lnp_u_set(uint32_t s){LNP_V_MAP(lnp_u16, uint32_t, s)} LNP_INLINE lnp_u16
-    lnp_u_not(lnp_u16 a){LNP_V_MAP(lnp_u16, uint32_t, ~a.lane[l])} LNP_INLINE lnp_u16
-    lnp_u_shift23(lnp_u16 a){LNP_V_MAP(lnp_u16, uint32_t, a.lane[l] << 23)} LNP_INLINE lnp_u16
-    lnp_u_top(lnp_u16 a){LNP_V_MAP(lnp_u16, uint32_t, 0u - (a.lane[l] >> 31))}
-#undef LNP_V_MAP
-
-#endif
-
-LNP_V_BINARY(lnp_v_add, lnp_v16, +)
-LNP_V_BINARY(lnp_v_sub, lnp_v16, -)
-LNP_V_BINARY(lnp_v_mul, lnp_v16, *)
-LNP_V_BINARY(lnp_v_div, lnp_v16, /)
-LNP_V_BINARY(lnp_u_add, lnp_u16, +)
-LNP_V_BINARY(lnp_u_sub, lnp_u16, -)
-LNP_V_BINARY(lnp_u_and, lnp_u16, &)
-LNP_V_BINARY(lnp_u_or, lnp_u16, |)
-LNP_V_BINARY(lnp_u_xor, lnp_u16, ^)
-#undef LNP_V_BINARY
-
-/* a * b + c, rounded twice */
-LNP_INLINE lnp_v16 lnp_v_madd(lnp_v16 a, lnp_v16 b, lnp_v16 c)
-{
-    return lnp_v_add(lnp_v_mul(a, b), c);
-}
-
-/* Half a vector in memory is a case of its own, known when a kernel is compiled. */
-#define LNP_IS_8(n) (__builtin_constant_p(n) && (n) == 8)
-
-/* How many lanes stand in memory (16: all), and the pieces of the target. Loops pass {16, pieces}
- * for whole vectors and what is left for the tail, through the same lines of code. */
-typedef struct lnp_lanes {
-    size_t n;
-    int pieces;
-} lnp_lanes;
-
-/* A number that is no constant in every lane; gcc takes lnp_v_set of one apart. */
-LNP_INLINE lnp_v16 lnp_v_splat(float s, int pieces)
-{
-#if defined(LNP_JOIN8)
-    const lnp_v4 four = {s, s, s, s};
-    const lnp_v8 eight = LNP_JOIN4(four, four);
-    float copy[16];
-    if (pieces > 1) {
-        lnp_v_store_8(copy, eight, pieces);
-        lnp_v_store_8(copy + 8, eight, pieces);
-        return lnp_v_load(copy);
-    }
-#endif
-    (void)pieces;
-    return lnp_v_set(s);
-}
-
-/* The first n lanes from memory, `fill` in the others. Half a vector has its own way, because the
- * widths of networks are multiples of 8. */
-LNP_INLINE lnp_v16 lnp_v_load_fill(const float *x, lnp_lanes lanes, float fill)
-{
-    float copy[16];
-    size_t l;
-    if (lanes.n >= 16) return lnp_v_load(x);
-#if defined(LNP_JOIN8)
-    if (LNP_IS_8(lanes.n)) {
-        const lnp_v4 four = {fill, fill, fill, fill};
-        const lnp_v8 half = *(const lnp_v8 *)x, rest = LNP_JOIN4(four, four);
-        if (lanes.pieces == 1) {
-            const lnp_v16 v = LNP_JOIN8(half, rest);
-            return v;
-        }
-        lnp_v_store_8(copy, half, lanes.pieces);
-        lnp_v_store_8(copy + 8, rest, lanes.pieces);
-        return lnp_v_load(copy);
-    }
-#endif
-    for (l = 0; l < 16; l++) copy[l] = fill;
-    for (l = 0; l < lanes.n; l++) copy[l] = x[l];
-    return lnp_v_load(copy);
-}
-
-LNP_INLINE lnp_v16 lnp_v_load_n(const float *x, lnp_lanes lanes)
-{
-    return lnp_v_load_fill(x, lanes, 0.0f);
-}
-
-LNP_INLINE void lnp_v_store_n(float *y, lnp_v16 v, lnp_lanes lanes)
-{
-    float copy[16];
-    size_t l;
-    if (lanes.n >= 16) {
-        lnp_v_store(y, v, lanes.pieces);
-        return;
-    }
-#if defined(LNP_JOIN8)
-    if (LNP_IS_8(lanes.n)) {
-        lnp_v_store_8(y, LNP_LOW8(v), lanes.pieces);
-        return;
-    }
-#endif
-    lnp_v_store(copy, v, lanes.pieces);
-    for (l = 0; l < lanes.n; l++) y[l] = copy[l];
-}
-
-/* STEP for whole vectors and for what is left over; `i` is the offset and `lanes` their number. */
-#define LNP_BY_16(count, STEP)                                                                     \
-    do {                                                                                           \
-        size_t i;                                                                                  \
-        lnp_lanes lanes;                                                                           \
-        lanes.pieces = pieces;                                                                     \
-        for (i = 0; i + 16 <= (count); i += 16) {                                                  \
-            lanes.n = 16;                                                                          \
-            STEP;                                                                                  \
-        }                                                                                          \
-        if ((count)-i == 8) {                                                                      \
-            lanes.n = 8;                                                                           \
-            STEP;                                                                                  \
-        } else if (i < (count)) {                                                                  \
-            lanes.n = (count)-i;                                                                   \
-            STEP;                                                                                  \
-        }                                                                                          \
-    } while (0)
+/* -- the plain twins --------------------------------------------------------------------------- */
 
 /* The tree that ends every lane reduction. */
-LNP_INLINE float lnp_lanes_sum(const float *lanes)
+static float lnp_lanes_sum(const float *lanes)
 {
     float sum[8];
     int l;
@@ -3659,66 +3640,6 @@ LNP_INLINE float lnp_lanes_sum(const float *lanes)
     for (l = 0; l < 4; l++) sum[l] = sum[l] + sum[l + 4];
     return (sum[0] + sum[2]) + (sum[1] + sum[3]);
 }
-
-/* A sum in 16 lanes that is carried round a loop. */
-#if defined(LNP_JOIN8)
-typedef struct lnp_v_sum {
-    lnp_v16 whole; /* one of the three is in use: the pieces of the target */
-    lnp_v8 half[2];
-    lnp_v4 quarter[4];
-} lnp_v_sum;
-
-LNP_INLINE lnp_v_sum lnp_sum_zero(void)
-{
-    const lnp_v_sum sum = {{0.0f}, {{0.0f}, {0.0f}}, {{0.0f}, {0.0f}, {0.0f}, {0.0f}}};
-    return sum;
-}
-
-LNP_INLINE void lnp_sum_add(lnp_v_sum *sum, lnp_v16 v, int pieces)
-{
-    const lnp_v8 low = LNP_LOW8(v), high = LNP_HIGH8(v);
-    if (pieces == 1) {
-        sum->whole += v;
-    } else if (pieces == 2) {
-        sum->half[0] += low;
-        sum->half[1] += high;
-    } else {
-        sum->quarter[0] += LNP_LOW4(low);
-        sum->quarter[1] += LNP_HIGH4(low);
-        sum->quarter[2] += LNP_LOW4(high);
-        sum->quarter[3] += LNP_HIGH4(high);
-    }
-}
-
-LNP_INLINE float lnp_sum_end(const lnp_v_sum *sum, int pieces)
-{
-    lnp_v4 four;
-    if (pieces == 4) {
-        four = (sum->quarter[0] + sum->quarter[2]) + (sum->quarter[1] + sum->quarter[3]);
-    } else {
-        lnp_v8 eight = sum->half[0] + sum->half[1];
-        if (pieces == 1) eight = LNP_LOW8(sum->whole) + LNP_HIGH8(sum->whole);
-        four = LNP_LOW4(eight) + LNP_HIGH4(eight);
-    }
-    return (four[0] + four[2]) + (four[1] + four[3]);
-}
-#else
-typedef lnp_v16 lnp_v_sum;
-
-LNP_INLINE lnp_v_sum lnp_sum_zero(void) { return lnp_v_set(0.0f); }
-LNP_INLINE void lnp_sum_add(lnp_v_sum *sum, lnp_v16 v, int pieces)
-{
-    (void)pieces;
-    *sum = lnp_v_add(*sum, v);
-}
-LNP_INLINE float lnp_sum_end(const lnp_v_sum *sum, int pieces)
-{
-    (void)pieces;
-    return lnp_lanes_sum(sum->lane);
-}
-#endif
-
-/* -- GELU ------------------------------------------------------------------------------------- */
 
 /* With t = |x|, e = exp(-t^2/2) and Q(t) = exp(t^2/2) Phi(-t), smooth and falling from 1/2
  * like 1/t: gelu(x) = max(x, 0) - t Q e and gelu'(x) = [x >= 0] + sign(x) e (t / sqrt(2 pi) - Q).
@@ -3754,163 +3675,6 @@ LNP_INLINE float lnp_sum_end(const lnp_v_sum *sum, int pieces)
 #define LNP_GAUSS_D4 0.100232713f
 #define LNP_GAUSS_D5 0.0100769596f
 
-/* Four vectors in step: one alone waits for its own results most of the time. Where there is only
- * one, all four are that one and the compiler drops three. */
-typedef struct lnp_q16 {
-    lnp_v16 v[4];
-} lnp_q16;
-typedef struct lnp_qu16 {
-    lnp_u16 v[4];
-} lnp_qu16;
-
-#define LNP_Q_BINARY(name, type)                                                                   \
-    LNP_INLINE type lnp_q##name(type a, type b)                                                    \
-    {                                                                                              \
-        a.v[0] = lnp_##name(a.v[0], b.v[0]);                                                       \
-        a.v[1] = lnp_##name(a.v[1], b.v[1]);                                                       \
-        a.v[2] = lnp_##name(a.v[2], b.v[2]);                                                       \
-        a.v[3] = lnp_##name(a.v[3], b.v[3]);                                                       \
-        return a;                                                                                  \
-    }
-#define LNP_Q_UNARY(name, result, type)                                                            \
-    LNP_INLINE result lnp_q##name(type a)                                                          \
-    {                                                                                              \
-        result b;                                                                                  \
-        b.v[0] = lnp_##name(a.v[0]);                                                               \
-        b.v[1] = lnp_##name(a.v[1]);                                                               \
-        b.v[2] = lnp_##name(a.v[2]);                                                               \
-        b.v[3] = lnp_##name(a.v[3]);                                                               \
-        return b;                                                                                  \
-    }
-LNP_Q_BINARY(v_add, lnp_q16)
-LNP_Q_BINARY(v_sub, lnp_q16)
-LNP_Q_BINARY(v_mul, lnp_q16)
-LNP_Q_BINARY(v_div, lnp_q16)
-LNP_Q_BINARY(u_add, lnp_qu16)
-LNP_Q_BINARY(u_sub, lnp_qu16)
-LNP_Q_BINARY(u_and, lnp_qu16)
-LNP_Q_BINARY(u_or, lnp_qu16)
-LNP_Q_BINARY(u_xor, lnp_qu16)
-LNP_Q_UNARY(u_not, lnp_qu16, lnp_qu16)
-LNP_Q_UNARY(u_top, lnp_qu16, lnp_qu16)
-LNP_Q_UNARY(u_shift23, lnp_qu16, lnp_qu16)
-LNP_Q_UNARY(v_bits, lnp_qu16, lnp_q16)
-LNP_Q_UNARY(v_from_bits, lnp_q16, lnp_qu16)
-#undef LNP_Q_BINARY
-#undef LNP_Q_UNARY
-
-LNP_INLINE lnp_q16 lnp_qv_all(lnp_v16 v)
-{
-    lnp_q16 q;
-    q.v[0] = q.v[1] = q.v[2] = q.v[3] = v;
-    return q;
-}
-LNP_INLINE lnp_q16 lnp_qv_set(float s) { return lnp_qv_all(lnp_v_set(s)); }
-LNP_INLINE lnp_qu16 lnp_qu_set(uint32_t s)
-{
-    lnp_qu16 q;
-    q.v[0] = q.v[1] = q.v[2] = q.v[3] = lnp_u_set(s);
-    return q;
-}
-LNP_INLINE lnp_q16 lnp_qv_madd(lnp_q16 a, lnp_q16 b, lnp_q16 c)
-{
-    return lnp_qv_add(lnp_qv_mul(a, b), c);
-}
-LNP_INLINE lnp_q16 lnp_qv_linear(float c1, lnp_q16 x, float c0) /* c1 x + c0 */
-{
-    return lnp_qv_madd(lnp_qv_set(c1), x, lnp_qv_set(c0));
-}
-
-/* Vectors at x, x + stride, ...: `rows` of them, 4 or 1. */
-LNP_INLINE lnp_q16 lnp_qv_load(const float *x, size_t stride, int rows, lnp_lanes lanes)
-{
-    lnp_q16 q = lnp_qv_all(lnp_v_load_n(x, lanes));
-    if (rows == 4) {
-        q.v[1] = lnp_v_load_n(x + stride, lanes);
-        q.v[2] = lnp_v_load_n(x + 2 * stride, lanes);
-        q.v[3] = lnp_v_load_n(x + 3 * stride, lanes);
-    }
-    return q;
-}
-
-LNP_INLINE void lnp_qv_store(float *y, size_t stride, lnp_q16 q, int rows, lnp_lanes lanes)
-{
-    lnp_v_store_n(y, q.v[0], lanes);
-    if (rows == 4) {
-        lnp_v_store_n(y + stride, q.v[1], lanes);
-        lnp_v_store_n(y + 2 * stride, q.v[2], lanes);
-        lnp_v_store_n(y + 3 * stride, q.v[3], lanes);
-    }
-}
-
-/* |x|, or LNP_GAUSS_END where it is beyond (infinity too); NaN stays */
-LNP_INLINE lnp_q16 lnp_gauss_argument(lnp_q16 x)
-{
-    const lnp_qu16 end = lnp_qu_set(LNP_GAUSS_END);
-    const lnp_qu16 u = lnp_qu_and(lnp_qv_bits(x), lnp_qu_set(0x7fffffffu));
-    const lnp_qu16 over = lnp_qu_sub(u, end);
-    const lnp_qu16 keep = lnp_qu_top(lnp_qu_or(over, lnp_qu_sub(lnp_qu_set(0x7f800000u), u)));
-    return lnp_qv_from_bits(lnp_qu_add(lnp_qu_and(over, keep), end));
-}
-
-/* exp(-t^2/2) for 0 <= t <= LNP_GAUSS_END, from t2 = t^2 */
-LNP_INLINE lnp_q16 lnp_gauss(lnp_q16 t2)
-{
-    const lnp_q16 w = lnp_qv_mul(t2, lnp_qv_set(LNP_GAUSS_RATE));
-    const lnp_q16 shifted = lnp_qv_add(w, lnp_qv_set(LNP_GAUSS_MAGIC));
-    const lnp_q16 f = lnp_qv_sub(w, lnp_qv_sub(shifted, lnp_qv_set(LNP_GAUSS_MAGIC)));
-    const lnp_q16 f2 = lnp_qv_mul(f, f);
-    const lnp_q16 p2 = lnp_qv_linear(LNP_GAUSS_E3, f, LNP_GAUSS_E2);
-    const lnp_q16 p4 =
-        lnp_qv_madd(lnp_qv_set(LNP_GAUSS_E6), f2, lnp_qv_linear(LNP_GAUSS_E5, f, LNP_GAUSS_E4));
-    const lnp_q16 p1 = lnp_qv_madd(lnp_qv_madd(p4, f2, p2), f, lnp_qv_set(LNP_GAUSS_E1));
-    const lnp_q16 p = lnp_qv_madd(p1, f, lnp_qv_set(4.0f));
-    return lnp_qv_mul(p, lnp_qv_from_bits(lnp_qu_shift23(lnp_qv_bits(shifted))));
-}
-
-/* exp(t^2/2) Phi(-t) for 0 <= t <= LNP_GAUSS_END */
-LNP_INLINE lnp_q16 lnp_gauss_tail(lnp_q16 t, lnp_q16 t2)
-{
-    const lnp_q16 p2 =
-        lnp_qv_madd(lnp_qv_set(LNP_GAUSS_N4), t2, lnp_qv_linear(LNP_GAUSS_N3, t, LNP_GAUSS_N2));
-    const lnp_q16 q2 = lnp_qv_linear(LNP_GAUSS_D3, t, LNP_GAUSS_D2);
-    const lnp_q16 q4 = lnp_qv_linear(LNP_GAUSS_D5, t, LNP_GAUSS_D4);
-    const lnp_q16 p1 = lnp_qv_madd(p2, t, lnp_qv_set(LNP_GAUSS_N1));
-    const lnp_q16 q1 = lnp_qv_madd(lnp_qv_madd(q4, t2, q2), t, lnp_qv_set(LNP_GAUSS_D1));
-    const lnp_q16 p = lnp_qv_madd(p1, t, lnp_qv_set(0.5f));
-    const lnp_q16 q = lnp_qv_madd(q1, t, lnp_qv_set(1.0f));
-    return lnp_qv_div(p, q);
-}
-
-/* max(x, 0) - t Q e; x < 0 is seen by its sign */
-LNP_INLINE lnp_q16 lnp_gelu_value(lnp_q16 x, lnp_q16 t, lnp_q16 tail, lnp_q16 e)
-{
-    const lnp_qu16 bits = lnp_qv_bits(x);
-    const lnp_q16 positive = lnp_qv_from_bits(lnp_qu_and(bits, lnp_qu_not(lnp_qu_top(bits))));
-    return lnp_qv_sub(positive, lnp_qv_mul(lnp_qv_mul(t, tail), e));
-}
-
-LNP_INLINE lnp_q16 lnp_gelu_vectors(lnp_q16 x)
-{
-    const lnp_q16 t = lnp_gauss_argument(x), t2 = lnp_qv_mul(t, t);
-    return lnp_gelu_value(x, t, lnp_gauss_tail(t, t2), lnp_gauss(t2));
-}
-
-/* lnp_gelu_vectors, and the derivative in *slope */
-LNP_INLINE lnp_q16 lnp_gelu_slope_vectors(lnp_q16 x, lnp_q16 *slope)
-{
-    const lnp_q16 t = lnp_gauss_argument(x), t2 = lnp_qv_mul(t, t);
-    const lnp_q16 e = lnp_gauss(t2), tail = lnp_gauss_tail(t, t2);
-    const lnp_qu16 bits = lnp_qv_bits(x), negative = lnp_qu_top(bits);
-    const lnp_qu16 one = lnp_qu_and(lnp_qv_bits(lnp_qv_set(1.0f)), lnp_qu_not(negative));
-    const lnp_q16 side =
-        lnp_qv_mul(e, lnp_qv_sub(lnp_qv_mul(t, lnp_qv_set(LNP_INV_SQRT_2PI)), tail));
-    const lnp_qu16 sign = lnp_qu_and(bits, lnp_qu_set(0x80000000u));
-    *slope =
-        lnp_qv_add(lnp_qv_from_bits(one), lnp_qv_from_bits(lnp_qu_xor(lnp_qv_bits(side), sign)));
-    return lnp_gelu_value(x, t, tail, e);
-}
-
 /* The same for one value, for the `_ref` loops: *slope and gelu(x). */
 static float lnp_gelu_ref_value(float x, float *slope)
 {
@@ -3941,99 +3705,11 @@ static float lnp_gelu_ref_value(float x, float *slope)
     return (bits >> 31 ? 0.0f : x) - t * tail * e;
 }
 
-/* STEP for four vectors of a row at once, then for single ones; `rows` tells which, `i` is the
- * offset. The portable build takes single ones: its registers hold no more. */
-#define LNP_BY_64(count, STEP)                                                                     \
-    do {                                                                                           \
-        size_t i = 0;                                                                              \
-        int rows = 4;                                                                              \
-        lnp_lanes lanes;                                                                           \
-        lanes.pieces = pieces;                                                                     \
-        lanes.n = 16;                                                                              \
-        for (; pieces < 4 && i + 64 <= (count); i += 64) {                                         \
-            STEP;                                                                                  \
-        }                                                                                          \
-        rows = 1;                                                                                  \
-        for (; i + 16 <= (count); i += 16) {                                                       \
-            STEP;                                                                                  \
-        }                                                                                          \
-        lanes.n = (count)-i;                                                                       \
-        if (i < (count)) STEP;                                                                     \
-    } while (0)
-
-/* The same down the rows of a matrix: STEP is at row r, column i, for four rows or one. */
-#define LNP_BY_4_ROWS(row_count, columns, STEP)                                                    \
-    do {                                                                                           \
-        const size_t whole = (columns) - (columns) % 16;                                           \
-        size_t r = 0, i;                                                                           \
-        int rows = 4;                                                                              \
-        lnp_lanes lanes;                                                                           \
-        lanes.pieces = pieces;                                                                     \
-        lanes.n = 16;                                                                              \
-        for (; pieces < 4 && r + 4 <= (row_count); r += 4)                                         \
-            for (i = 0; i < whole; i += 16) STEP;                                                  \
-        rows = 1;                                                                                  \
-        for (; r < (row_count); r++)                                                               \
-            for (i = 0; i < whole; i += 16) STEP;                                                  \
-        lanes.n = (columns)-whole;                                                                 \
-        i = whole;                                                                                 \
-        for (r = 0; lanes.n && r < (row_count); r++) STEP;                                         \
-    } while (0)
-
-LNP_INLINE void lnp_gelu_step(float *y, const float *x, int rows, lnp_lanes lanes)
-{
-    lnp_qv_store(y, 16, lnp_gelu_vectors(lnp_qv_load(x, 16, rows, lanes)), rows, lanes);
-}
-
-LNP_INLINE void lnp_gelu_body(int pieces, float *y, const float *x, size_t n)
-{
-    LNP_BY_64(n, lnp_gelu_step(y + i, x + i, rows, lanes));
-}
-
 static void lnp_gelu_ref(float *y, const float *x, size_t n)
 {
     size_t i;
     float slope;
     for (i = 0; i < n; i++) y[i] = lnp_gelu_ref_value(x[i], &slope);
-}
-
-LNP_INLINE void lnp_gelu_slope_step(float *y, float *slope, const float *x, int rows,
-                                    lnp_lanes lanes)
-{
-    lnp_q16 s;
-    const lnp_q16 v = lnp_gelu_slope_vectors(lnp_qv_load(x, 16, rows, lanes), &s);
-    lnp_qv_store(y, 16, v, rows, lanes);
-    lnp_qv_store(slope, 16, s, rows, lanes);
-}
-
-LNP_INLINE void lnp_gelu_slope_body(int pieces, float *y, float *slope, const float *x, size_t n)
-{
-    LNP_BY_64(n, lnp_gelu_slope_step(y + i, slope + i, x + i, rows, lanes));
-}
-
-static void lnp_gelu_slope_ref(float *y, float *slope, const float *x, size_t n)
-{
-    size_t i;
-    for (i = 0; i < n; i++) {
-        float s;
-        const float v = lnp_gelu_ref_value(x[i], &s);
-        y[i] = v;
-        slope[i] = s;
-    }
-}
-
-LNP_INLINE void lnp_gelu_backward_step(float *dx, const float *dy, const float *x, int rows,
-                                       lnp_lanes lanes)
-{
-    lnp_q16 slope;
-    lnp_gelu_slope_vectors(lnp_qv_load(x, 16, rows, lanes), &slope);
-    lnp_qv_store(dx, 16, lnp_qv_mul(lnp_qv_load(dy, 16, rows, lanes), slope), rows, lanes);
-}
-
-LNP_INLINE void lnp_gelu_backward_body(int pieces, float *dx, const float *dy, const float *x,
-                                       size_t n)
-{
-    LNP_BY_64(n, lnp_gelu_backward_step(dx + i, dy + i, x + i, rows, lanes));
 }
 
 static void lnp_gelu_backward_ref(float *dx, const float *dy, const float *x, size_t n)
@@ -4044,31 +3720,6 @@ static void lnp_gelu_backward_ref(float *dx, const float *dy, const float *x, si
         lnp_gelu_ref_value(x[i], &slope);
         dx[i] = dy[i] * slope;
     }
-}
-
-/* sums += the rows of x, in order */
-LNP_INLINE void lnp_add_rows(float *sums, lnp_q16 x, int rows, lnp_lanes lanes)
-{
-    lnp_v16 sum = lnp_v_add(lnp_v_load_n(sums, lanes), x.v[0]);
-    if (rows == 4) sum = lnp_v_add(lnp_v_add(lnp_v_add(sum, x.v[1]), x.v[2]), x.v[3]);
-    lnp_v_store_n(sums, sum, lanes);
-}
-
-LNP_INLINE void lnp_gelu_squares_step(float *a, size_t a_stride, const float *h, size_t h_stride,
-                                      float *sums, int rows, lnp_lanes lanes)
-{
-    const lnp_q16 v = lnp_gelu_vectors(lnp_qv_load(h, h_stride, rows, lanes));
-    lnp_qv_store(a, a_stride, v, rows, lanes);
-    lnp_add_rows(sums, lnp_qv_mul(v, v), rows, lanes);
-}
-
-LNP_INLINE void lnp_gelu_squares_body(int pieces, float *a, size_t a_stride, const float *h,
-                                      size_t h_stride, float *sums, size_t row_count,
-                                      size_t columns)
-{
-    LNP_BY_4_ROWS(row_count, columns,
-                  lnp_gelu_squares_step(a + r * a_stride + i, a_stride, h + r * h_stride + i,
-                                        h_stride, sums + i, rows, lanes));
 }
 
 static void lnp_gelu_squares_ref(float *a, size_t a_stride, const float *h, size_t h_stride,
@@ -4084,21 +3735,6 @@ static void lnp_gelu_squares_ref(float *a, size_t a_stride, const float *h, size
         }
 }
 
-/* -- sums over rows --------------------------------------------------------------------------- */
-
-LNP_INLINE void lnp_column_sum_step(float *sums, const float *x, size_t stride, int rows,
-                                    lnp_lanes lanes)
-{
-    lnp_add_rows(sums, lnp_qv_load(x, stride, rows, lanes), rows, lanes);
-}
-
-LNP_INLINE void lnp_column_sum_body(int pieces, float *sums, const float *x, size_t stride,
-                                    size_t row_count, size_t columns)
-{
-    LNP_BY_4_ROWS(row_count, columns,
-                  lnp_column_sum_step(sums + i, x + r * stride + i, stride, rows, lanes));
-}
-
 static void lnp_column_sum_ref(float *sums, const float *x, size_t stride, size_t rows,
                                size_t columns)
 {
@@ -4107,119 +3743,12 @@ static void lnp_column_sum_ref(float *sums, const float *x, size_t stride, size_
         for (c = 0; c < columns; c++) sums[c] += x[r * stride + c];
 }
 
-LNP_INLINE void lnp_column_products_step(float *sums, const float *a, const float *b, size_t stride,
-                                         int rows, lnp_lanes lanes)
-{
-    lnp_add_rows(
-        sums, lnp_qv_mul(lnp_qv_load(a, stride, rows, lanes), lnp_qv_load(b, stride, rows, lanes)),
-        rows, lanes);
-}
-
-LNP_INLINE void lnp_column_products_body(int pieces, float *sums, const float *a, const float *b,
-                                         size_t stride, size_t row_count, size_t columns)
-{
-    LNP_BY_4_ROWS(row_count, columns,
-                  lnp_column_products_step(sums + i, a + r * stride + i, b + r * stride + i, stride,
-                                           rows, lanes));
-}
-
 static void lnp_column_products_ref(float *sums, const float *a, const float *b, size_t stride,
                                     size_t rows, size_t columns)
 {
     size_t r, c;
     for (r = 0; r < rows; r++)
         for (c = 0; c < columns; c++) sums[c] += a[r * stride + c] * b[r * stride + c];
-}
-
-LNP_INLINE void lnp_column_squares_body(int pieces, float *sums, const float *x, size_t stride,
-                                        size_t rows, size_t columns)
-{
-    lnp_column_products_body(pieces, sums, x, x, stride, rows, columns);
-}
-
-static void lnp_column_squares_ref(float *sums, const float *x, size_t stride, size_t rows,
-                                   size_t columns)
-{
-    lnp_column_products_ref(sums, x, x, stride, rows, columns);
-}
-
-/* -- LayerNorm -------------------------------------------------------------------------------- */
-
-/* Sums of four rows, or of one: in step, as for GELU. */
-typedef struct lnp_q_sum {
-    lnp_v_sum row[4];
-} lnp_q_sum;
-
-LNP_INLINE lnp_q_sum lnp_q_sum_zero(void)
-{
-    lnp_q_sum sum;
-    sum.row[0] = sum.row[1] = sum.row[2] = sum.row[3] = lnp_sum_zero();
-    return sum;
-}
-
-LNP_INLINE void lnp_q_sum_add(lnp_q_sum *sum, lnp_q16 x, int rows, int pieces)
-{
-    lnp_sum_add(&sum->row[0], x.v[0], pieces);
-    if (rows == 4) {
-        lnp_sum_add(&sum->row[1], x.v[1], pieces);
-        lnp_sum_add(&sum->row[2], x.v[2], pieces);
-        lnp_sum_add(&sum->row[3], x.v[3], pieces);
-    }
-}
-
-LNP_INLINE void lnp_q_sum_mean(float *mean, const lnp_q_sum *sum, size_t c, int rows, int pieces)
-{
-    mean[0] = lnp_sum_end(&sum->row[0], pieces) / (float)c;
-    if (rows == 4) {
-        mean[1] = lnp_sum_end(&sum->row[1], pieces) / (float)c;
-        mean[2] = lnp_sum_end(&sum->row[2], pieces) / (float)c;
-        mean[3] = lnp_sum_end(&sum->row[3], pieces) / (float)c;
-    }
-}
-
-/* (x - mean)^2; lanes that are not there give 0 */
-LNP_INLINE lnp_v16 lnp_squared_deviation(const float *x, float mean, lnp_lanes lanes)
-{
-    const lnp_v16 d = lnp_v_sub(lnp_v_load_fill(x, lanes, mean), lnp_v_splat(mean, lanes.pieces));
-    return lnp_v_mul(d, d);
-}
-
-LNP_INLINE void lnp_add_squared_deviations(lnp_q_sum *sum, const float *x, size_t stride,
-                                           const float *mean, int rows, lnp_lanes lanes)
-{
-    lnp_q16 squares = lnp_qv_all(lnp_squared_deviation(x, mean[0], lanes));
-    if (rows == 4) {
-        squares.v[1] = lnp_squared_deviation(x + stride, mean[1], lanes);
-        squares.v[2] = lnp_squared_deviation(x + 2 * stride, mean[2], lanes);
-        squares.v[3] = lnp_squared_deviation(x + 3 * stride, mean[3], lanes);
-    }
-    lnp_q_sum_add(sum, squares, rows, lanes.pieces);
-}
-
-LNP_INLINE void lnp_row_statistics_of(int pieces, float *mean, float *rstd, const float *x,
-                                      size_t stride, int rows, size_t c, float eps)
-{
-    lnp_q_sum sum = lnp_q_sum_zero(), squares = lnp_q_sum_zero();
-    float means[4], variances[4];
-    int r;
-    LNP_BY_16(c, lnp_q_sum_add(&sum, lnp_qv_load(x + i, stride, rows, lanes), rows, pieces));
-    lnp_q_sum_mean(means, &sum, c, rows, pieces);
-    LNP_BY_16(c, lnp_add_squared_deviations(&squares, x + i, stride, means, rows, lanes));
-    lnp_q_sum_mean(variances, &squares, c, rows, pieces);
-    for (r = 0; r < rows; r++) {
-        mean[r] = means[r];
-        rstd[r] = 1.0f / sqrtf(variances[r] + eps);
-    }
-}
-
-LNP_INLINE void lnp_row_statistics_body(int pieces, float *mean, float *rstd, const float *x,
-                                        size_t stride, size_t rows, size_t c, float eps)
-{
-    size_t r = 0;
-    for (; r + 4 <= rows; r += 4)
-        lnp_row_statistics_of(pieces, mean + r, rstd + r, x + r * stride, stride, 4, c, eps);
-    for (; r < rows; r++)
-        lnp_row_statistics_of(pieces, mean + r, rstd + r, x + r * stride, stride, 1, c, eps);
 }
 
 static void lnp_row_statistics_ref(float *mean, float *rstd, const float *x, size_t stride,
@@ -4235,30 +3764,6 @@ static void lnp_row_statistics_ref(float *mean, float *rstd, const float *x, siz
     }
 }
 
-LNP_INLINE lnp_v16 lnp_v_normalize(const float *x, float mean, float rstd, lnp_lanes lanes)
-{
-    return lnp_v_mul(lnp_v_sub(lnp_v_load_n(x, lanes), lnp_v_splat(mean, lanes.pieces)),
-                     lnp_v_splat(rstd, lanes.pieces));
-}
-
-LNP_INLINE void lnp_normalize_step(float *y, const float *x, float mean, float rstd, const float *w,
-                                   const float *b, lnp_lanes lanes)
-{
-    const lnp_v16 v = lnp_v_normalize(x, mean, rstd, lanes);
-    lnp_v_store_n(y, lnp_v_madd(v, lnp_v_load_n(w, lanes), lnp_v_load_n(b, lanes)), lanes);
-}
-
-LNP_INLINE void lnp_normalize_rows_body(int pieces, float *y, size_t y_stride, const float *x,
-                                        size_t x_stride, const float *mean, const float *rstd,
-                                        const float *w, const float *b, size_t rows, size_t columns)
-{
-    size_t r;
-    for (r = 0; r < rows; r++, y += y_stride, x += x_stride) {
-        const float m = mean[r], s = rstd[r];
-        LNP_BY_16(columns, lnp_normalize_step(y + i, x + i, m, s, w + i, b + i, lanes));
-    }
-}
-
 static void lnp_normalize_rows_ref(float *y, size_t y_stride, const float *x, size_t x_stride,
                                    const float *mean, const float *rstd, const float *w,
                                    const float *b, size_t rows, size_t columns)
@@ -4267,78 +3772,6 @@ static void lnp_normalize_rows_ref(float *y, size_t y_stride, const float *x, si
     for (r = 0; r < rows; r++)
         for (c = 0; c < columns; c++)
             y[r * y_stride + c] = (x[r * x_stride + c] - mean[r]) * rstd[r] * w[c] + b[c];
-}
-
-/* The number of each row in all lanes of its vector. */
-LNP_INLINE lnp_q16 lnp_qv_of_rows(const float *x, int rows, int pieces)
-{
-    lnp_q16 q = lnp_qv_all(lnp_v_splat(x[0], pieces));
-    if (rows == 4) {
-        q.v[1] = lnp_v_splat(x[1], pieces);
-        q.v[2] = lnp_v_splat(x[2], pieces);
-        q.v[3] = lnp_v_splat(x[3], pieces);
-    }
-    return q;
-}
-
-/* With xh = (x - mean) rstd and g = dy w: dx = rstd (g - mean(g) - xh mean(g xh)), dw = sum of dy xh,
- * db = sum of dy. */
-LNP_INLINE void lnp_layer_norm_sums_step(lnp_q_sum *sum_g, lnp_q_sum *sum_gx, float *dw, float *db,
-                                         const float *dy, const float *x, size_t c, lnp_q16 mean,
-                                         lnp_q16 rstd, const float *w, int rows, lnp_lanes lanes)
-{
-    const lnp_q16 d = lnp_qv_load(dy, c, rows, lanes);
-    const lnp_q16 xh = lnp_qv_mul(lnp_qv_sub(lnp_qv_load(x, c, rows, lanes), mean), rstd);
-    const lnp_q16 g = lnp_qv_mul(d, lnp_qv_all(lnp_v_load_n(w, lanes)));
-    lnp_q_sum_add(sum_g, g, rows, lanes.pieces);
-    lnp_q_sum_add(sum_gx, lnp_qv_mul(g, xh), rows, lanes.pieces);
-    lnp_add_rows(dw, lnp_qv_mul(d, xh), rows, lanes);
-    lnp_add_rows(db, d, rows, lanes);
-}
-
-LNP_INLINE void lnp_layer_norm_backward_step(float *dx, const float *dy, const float *x, size_t c,
-                                             lnp_q16 mean, lnp_q16 rstd, const float *w,
-                                             lnp_q16 mean_g, lnp_q16 mean_gx, int rows,
-                                             lnp_lanes lanes)
-{
-    const lnp_q16 g =
-        lnp_qv_mul(lnp_qv_load(dy, c, rows, lanes), lnp_qv_all(lnp_v_load_n(w, lanes)));
-    const lnp_q16 xh = lnp_qv_mul(lnp_qv_sub(lnp_qv_load(x, c, rows, lanes), mean), rstd);
-    const lnp_q16 rest = lnp_qv_sub(lnp_qv_sub(g, mean_g), lnp_qv_mul(xh, mean_gx));
-    lnp_qv_store(dx, c, lnp_qv_mul(rest, rstd), rows, lanes);
-}
-
-LNP_INLINE void lnp_layer_norm_backward_of(int pieces, float *dx, float *dw, float *db,
-                                           const float *dy, const float *x, const float *mean,
-                                           const float *rstd, const float *w, int rows, size_t c)
-{
-    const lnp_q16 m = lnp_qv_of_rows(mean, rows, pieces), s = lnp_qv_of_rows(rstd, rows, pieces);
-    lnp_q_sum sum_g = lnp_q_sum_zero(), sum_gx = lnp_q_sum_zero();
-    float mean_g[4], mean_gx[4];
-    lnp_q16 mg, mgx;
-    LNP_BY_16(c, lnp_layer_norm_sums_step(&sum_g, &sum_gx, dw + i, db + i, dy + i, x + i, c, m, s,
-                                          w + i, rows, lanes));
-    if (!dx) return;
-    lnp_q_sum_mean(mean_g, &sum_g, c, rows, pieces);
-    lnp_q_sum_mean(mean_gx, &sum_gx, c, rows, pieces);
-    mg = lnp_qv_of_rows(mean_g, rows, pieces);
-    mgx = lnp_qv_of_rows(mean_gx, rows, pieces);
-    LNP_BY_16(c, lnp_layer_norm_backward_step(dx + i, dy + i, x + i, c, m, s, w + i, mg, mgx, rows,
-                                              lanes));
-}
-
-LNP_INLINE void lnp_layer_norm_backward_body(int pieces, float *dx, float *dw, float *db,
-                                             const float *dy, const float *x, const float *mean,
-                                             const float *rstd, const float *w, size_t rows,
-                                             size_t c)
-{
-    size_t r = 0;
-    for (; pieces < 4 && r + 4 <= rows; r += 4)
-        lnp_layer_norm_backward_of(pieces, dx ? dx + r * c : NULL, dw, db, dy + r * c, x + r * c,
-                                   mean + r, rstd + r, w, 4, c);
-    for (; r < rows; r++)
-        lnp_layer_norm_backward_of(pieces, dx ? dx + r * c : NULL, dw, db, dy + r * c, x + r * c,
-                                   mean + r, rstd + r, w, 1, c);
 }
 
 static void lnp_layer_norm_backward_ref(float *dx, float *dw, float *db, const float *dy,
@@ -4363,25 +3796,6 @@ static void lnp_layer_norm_backward_ref(float *dx, float *dw, float *db, const f
     }
 }
 
-/* -- GRN over rows ---------------------------------------------------------------------------- */
-
-LNP_INLINE void lnp_scale_shift_step(float *y, const float *x, const float *factor,
-                                     const float *shift, lnp_lanes lanes)
-{
-    lnp_v_store_n(
-        y,
-        lnp_v_madd(lnp_v_load_n(x, lanes), lnp_v_load_n(factor, lanes), lnp_v_load_n(shift, lanes)),
-        lanes);
-}
-
-LNP_INLINE void lnp_scale_shift_rows_body(int pieces, float *y, size_t y_stride, const float *x,
-                                          size_t x_stride, const float *factor, const float *shift,
-                                          size_t rows, size_t columns)
-{
-    for (; rows; rows--, y += y_stride, x += x_stride)
-        LNP_BY_16(columns, lnp_scale_shift_step(y + i, x + i, factor + i, shift + i, lanes));
-}
-
 static void lnp_scale_shift_rows_ref(float *y, size_t y_stride, const float *x, size_t x_stride,
                                      const float *factor, const float *shift, size_t rows,
                                      size_t columns)
@@ -4390,29 +3804,6 @@ static void lnp_scale_shift_rows_ref(float *y, size_t y_stride, const float *x, 
     for (r = 0; r < rows; r++)
         for (c = 0; c < columns; c++)
             y[r * y_stride + c] = x[r * x_stride + c] * factor[c] + shift[c];
-}
-
-LNP_INLINE void lnp_grn_first_step(float *a, float *slope, float *products, float *dbeta,
-                                   const float *h, const float *da, size_t stride, int rows,
-                                   lnp_lanes lanes)
-{
-    const lnp_q16 g = lnp_qv_load(da, stride, rows, lanes);
-    lnp_q16 s;
-    const lnp_q16 v = lnp_gelu_slope_vectors(lnp_qv_load(h, stride, rows, lanes), &s);
-    lnp_qv_store(a, stride, v, rows, lanes);
-    lnp_qv_store(slope, stride, s, rows, lanes);
-    lnp_add_rows(products, lnp_qv_mul(g, v), rows, lanes);
-    lnp_add_rows(dbeta, g, rows, lanes);
-}
-
-LNP_INLINE void lnp_grn_backward_first_body(int pieces, float *a, float *slope, float *products,
-                                            float *dbeta, const float *h, const float *da,
-                                            size_t stride, size_t row_count, size_t columns)
-{
-    LNP_BY_4_ROWS(row_count, columns,
-                  lnp_grn_first_step(a + r * stride + i, slope + r * stride + i, products + i,
-                                     dbeta + i, h + r * stride + i, da + r * stride + i, stride,
-                                     rows, lanes));
 }
 
 static void lnp_grn_backward_first_ref(float *a, float *slope, float *products, float *dbeta,
@@ -4432,38 +3823,6 @@ static void lnp_grn_backward_first_ref(float *a, float *slope, float *products, 
         }
 }
 
-/* dy * factor + coef * x */
-LNP_INLINE lnp_q16 lnp_qv_grn_backward(const float *dy, const float *x, size_t stride,
-                                       const float *factor, const float *coef, int rows,
-                                       lnp_lanes lanes)
-{
-    const lnp_q16 f = lnp_qv_all(lnp_v_load_n(factor, lanes));
-    const lnp_q16 k = lnp_qv_all(lnp_v_load_n(coef, lanes));
-    return lnp_qv_madd(lnp_qv_load(dy, stride, rows, lanes), f,
-                       lnp_qv_mul(k, lnp_qv_load(x, stride, rows, lanes)));
-}
-
-LNP_INLINE void lnp_grn_second_step(float *dh, float *db, const float *da, const float *a,
-                                    const float *slope, const float *factor, const float *coef,
-                                    size_t stride, int rows, lnp_lanes lanes)
-{
-    const lnp_q16 g = lnp_qv_mul(lnp_qv_grn_backward(da, a, stride, factor, coef, rows, lanes),
-                                 lnp_qv_load(slope, stride, rows, lanes));
-    lnp_qv_store(dh, stride, g, rows, lanes);
-    lnp_add_rows(db, g, rows, lanes);
-}
-
-LNP_INLINE void lnp_grn_backward_second_body(int pieces, float *dh, float *db, const float *da,
-                                             const float *a, const float *slope,
-                                             const float *factor, const float *coef, size_t stride,
-                                             size_t row_count, size_t columns)
-{
-    LNP_BY_4_ROWS(row_count, columns,
-                  lnp_grn_second_step(dh + r * stride + i, db + i, da + r * stride + i,
-                                      a + r * stride + i, slope + r * stride + i, factor + i,
-                                      coef + i, stride, rows, lanes));
-}
-
 static void lnp_grn_backward_second_ref(float *dh, float *db, const float *da, const float *a,
                                         const float *slope, const float *factor, const float *coef,
                                         size_t stride, size_t rows, size_t columns)
@@ -4478,24 +3837,6 @@ static void lnp_grn_backward_second_ref(float *dh, float *db, const float *da, c
         }
 }
 
-LNP_INLINE void lnp_grn_backward_rows_step(float *dx, const float *dy, const float *x,
-                                           const float *factor, const float *coef, size_t stride,
-                                           int rows, lnp_lanes lanes)
-{
-    lnp_qv_store(dx, stride, lnp_qv_grn_backward(dy, x, stride, factor, coef, rows, lanes), rows,
-                 lanes);
-}
-
-LNP_INLINE void lnp_grn_backward_rows_body(int pieces, float *dx, const float *dy, const float *x,
-                                           const float *factor, const float *coef, size_t stride,
-                                           size_t row_count, size_t columns)
-{
-    LNP_BY_4_ROWS(row_count, columns,
-                  lnp_grn_backward_rows_step(dx + r * stride + i, dy + r * stride + i,
-                                             x + r * stride + i, factor + i, coef + i, stride, rows,
-                                             lanes));
-}
-
 static void lnp_grn_backward_rows_ref(float *dx, const float *dy, const float *x,
                                       const float *factor, const float *coef, size_t stride,
                                       size_t rows, size_t columns)
@@ -4508,28 +3849,10 @@ static void lnp_grn_backward_rows_ref(float *dx, const float *dy, const float *x
         }
 }
 
-/* -- elementwise ------------------------------------------------------------------------------ */
-
-LNP_INLINE void lnp_add_body(int pieces, float *y, const float *a, const float *b, size_t n)
-{
-    LNP_BY_16(n, lnp_v_store_n(y + i,
-                               lnp_v_add(lnp_v_load_n(a + i, lanes), lnp_v_load_n(b + i, lanes)),
-                               lanes));
-}
-
 static void lnp_add_ref(float *y, const float *a, const float *b, size_t n)
 {
     size_t i;
     for (i = 0; i < n; i++) y[i] = a[i] + b[i];
-}
-
-LNP_INLINE void lnp_add_scaled_body(int pieces, float *y, const float *x, const float *z, float s,
-                                    size_t n)
-{
-    LNP_BY_16(n, lnp_v_store_n(y + i,
-                               lnp_v_madd(lnp_v_load_n(z + i, lanes), lnp_v_splat(s, lanes.pieces),
-                                          lnp_v_load_n(x + i, lanes)),
-                               lanes));
 }
 
 static void lnp_add_scaled_ref(float *y, const float *x, const float *z, float s, size_t n)
@@ -4538,46 +3861,10 @@ static void lnp_add_scaled_ref(float *y, const float *x, const float *z, float s
     for (i = 0; i < n; i++) y[i] = z[i] * s + x[i];
 }
 
-LNP_INLINE void lnp_scale_body(int pieces, float *y, const float *x, float s, size_t n)
-{
-    LNP_BY_16(n, lnp_v_store_n(y + i,
-                               lnp_v_mul(lnp_v_load_n(x + i, lanes), lnp_v_splat(s, lanes.pieces)),
-                               lanes));
-}
-
 static void lnp_scale_ref(float *y, const float *x, float s, size_t n)
 {
     size_t i;
     for (i = 0; i < n; i++) y[i] = x[i] * s;
-}
-
-/* Lanes x < 0 or x = -0, without NaN: the bits lie between 80000000 and ff800000. */
-LNP_INLINE lnp_u16 lnp_u_negative(lnp_u16 x)
-{
-    return lnp_u_top(lnp_u_and(lnp_u_add(x, lnp_u_set(0x007fffffu)), x));
-}
-
-/* Lanes x <= 0: the above, and +0, the only word without its top bit that gets it by - 1. */
-LNP_INLINE lnp_u16 lnp_u_not_positive(lnp_u16 x)
-{
-    const lnp_u16 zero = lnp_u_top(lnp_u_and(lnp_u_sub(x, lnp_u_set(1u)), lnp_u_not(x)));
-    return lnp_u_or(lnp_u_negative(x), zero);
-}
-
-LNP_INLINE lnp_v16 lnp_v_clear(lnp_v16 v, lnp_u16 where)
-{
-    return lnp_v_from_bits(lnp_u_and(lnp_v_bits(v), lnp_u_not(where)));
-}
-
-LNP_INLINE void lnp_relu_step(float *y, const float *x, lnp_lanes lanes)
-{
-    const lnp_v16 v = lnp_v_load_n(x, lanes);
-    lnp_v_store_n(y, lnp_v_clear(v, lnp_u_negative(lnp_v_bits(v))), lanes);
-}
-
-LNP_INLINE void lnp_relu_body(int pieces, float *y, const float *x, size_t n)
-{
-    LNP_BY_16(n, lnp_relu_step(y + i, x + i, lanes));
 }
 
 static void lnp_relu_ref(float *y, const float *x, size_t n)
@@ -4586,35 +3873,10 @@ static void lnp_relu_ref(float *y, const float *x, size_t n)
     for (i = 0; i < n; i++) y[i] = x[i] <= 0.0f ? 0.0f : x[i];
 }
 
-LNP_INLINE void lnp_relu_backward_step(float *dx, const float *dy, const float *x, lnp_lanes lanes)
-{
-    const lnp_u16 off = lnp_u_not_positive(lnp_v_bits(lnp_v_load_n(x, lanes)));
-    lnp_v_store_n(dx, lnp_v_clear(lnp_v_load_n(dy, lanes), off), lanes);
-}
-
-LNP_INLINE void lnp_relu_backward_body(int pieces, float *dx, const float *dy, const float *x,
-                                       size_t n)
-{
-    LNP_BY_16(n, lnp_relu_backward_step(dx + i, dy + i, x + i, lanes));
-}
-
 static void lnp_relu_backward_ref(float *dx, const float *dy, const float *x, size_t n)
 {
     size_t i;
     for (i = 0; i < n; i++) dx[i] = x[i] <= 0.0f ? 0.0f : dy[i];
-}
-
-LNP_INLINE void lnp_average_step(float *e, const float *w, float s, lnp_lanes lanes)
-{
-    const lnp_v16 old = lnp_v_load_n(e, lanes);
-    lnp_v_store_n(
-        e, lnp_v_madd(lnp_v_sub(lnp_v_load_n(w, lanes), old), lnp_v_splat(s, lanes.pieces), old),
-        lanes);
-}
-
-LNP_INLINE void lnp_average_towards_body(int pieces, float *e, const float *w, float s, size_t n)
-{
-    LNP_BY_16(n, lnp_average_step(e + i, w + i, s, lanes));
 }
 
 static void lnp_average_towards_ref(float *e, const float *w, float s, size_t n)
@@ -4623,19 +3885,9 @@ static void lnp_average_towards_ref(float *e, const float *w, float s, size_t n)
     for (i = 0; i < n; i++) e[i] = (w[i] - e[i]) * s + e[i];
 }
 
-/* -- optimiser -------------------------------------------------------------------------------- */
-
-/* Vectors of the house have no square root; the instruction sets' own ones follow the wrappers. */
 static void lnp_square_roots_ref(float *y, const float *x, size_t n)
 {
     size_t i;
-    for (i = 0; i < n; i++) y[i] = sqrtf(x[i]);
-}
-
-LNP_INLINE void lnp_square_roots_body(int pieces, float *y, const float *x, size_t n)
-{
-    size_t i;
-    (void)pieces;
     for (i = 0; i < n; i++) y[i] = sqrtf(x[i]);
 }
 
@@ -4649,9 +3901,758 @@ static void lnp_chunk_squares_ref(double *sum, const float *x, size_t n)
     *sum = (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
 }
 
-#if defined(LNP_JOIN8)
+static void lnp_adamw_moments_ref(float *m, float *v, const float *g, size_t n,
+                                  const lnp_adamw_constants *k)
+{
+    size_t i;
+    for (i = 0; i < n; i++) {
+        m[i] = m[i] * k->beta1 + k->rest1 * g[i];
+        v[i] = v[i] * k->beta2 + k->rest2 * g[i] * g[i];
+    }
+}
 
-typedef double lnp_d8 __attribute__((vector_size(64), aligned(8), may_alias));
+static void lnp_adamw_apply_ref(float *p, const float *m, const float *root, size_t n,
+                                const lnp_adamw_constants *k)
+{
+    size_t i;
+    for (i = 0; i < n; i++)
+        p[i] = p[i] * k->decay - k->step * (m[i] / (root[i] / k->root + k->epsilon));
+}
+
+#if LNP_VECTORS
+
+/* -- walking over rows ------------------------------------------------------------------------- */
+
+/* What a kernel reads or writes: a matrix, `stride` floats from row to row, or (stride 0) one row that
+ * goes with all. */
+typedef struct lnp_operand {
+    float *at;
+    size_t stride;
+} lnp_operand;
+
+#define LNP_OPERANDS 7 /* of a kernel, at most */
+
+/* A kernel at work on four rows of 16 columns, of which the first `rows` count. Four, because one
+ * vector alone waits for its own results most of the time. */
+typedef void lnp_row_step(lensnet_isa isa, const lnp_operand *operand, int rows,
+                          const void *context);
+
+LNP_INLINE lnp_operand lnp_rows_at(const float *at, size_t stride)
+{
+    lnp_operand operand;
+    operand.at = (float *)at;
+    operand.stride = stride;
+    return operand;
+}
+
+static void lnp_copy_few(float *to, const float *from, size_t count)
+{
+    if (count == 8) /* the widths of networks are multiples of it */
+        memcpy(to, from, 8 * sizeof(float));
+    else
+        memcpy(to, from, count * sizeof(float));
+}
+
+/* At an edge, where fewer than four rows or 16 columns are left, a kernel works on copies. */
+static lnp_operand lnp_edge_in(float *block, lnp_operand from, size_t rows, size_t columns)
+{
+    size_t r;
+    memset(block, 0, 64 * sizeof(float));
+    for (r = 0; r < (from.stride ? rows : 1); r++)
+        lnp_copy_few(block + 16 * r, from.at + r * from.stride, columns);
+    return lnp_rows_at(block, from.stride ? 16 : 0);
+}
+
+static void lnp_edge_out(lnp_operand to, const float *block, size_t rows, size_t columns)
+{
+    size_t r;
+    for (r = 0; r < (to.stride ? rows : 1); r++)
+        lnp_copy_few(to.at + r * to.stride, block + 16 * r, columns);
+}
+
+/* One block of up to four rows and 16 columns. Bit k of `written`: operand k is an output. */
+LNP_INLINE void lnp_row_block_step(lensnet_isa isa, lnp_row_step *step, const lnp_operand *operand,
+                                   int count, unsigned written, size_t rows, size_t columns,
+                                   const void *context)
+{
+    float block[LNP_OPERANDS][64];
+    lnp_operand here[LNP_OPERANDS];
+    const int edge = rows < 4 || columns < 16;
+    int k;
+    LNP_UNROLL
+    for (k = 0; k < count; k++)
+        here[k] = edge ? lnp_edge_in(block[k], operand[k], rows, columns) : operand[k];
+    step(isa, here, (int)rows, context);
+    for (k = 0; edge && k < count; k++)
+        if (written >> k & 1u) lnp_edge_out(operand[k], block[k], rows, columns);
+}
+
+LNP_INLINE void lnp_over_rows(lensnet_isa isa, lnp_row_step *step, const lnp_operand *operand,
+                              int count, unsigned written, size_t rows, size_t columns)
+{
+    lnp_operand here[LNP_OPERANDS];
+    size_t r, i;
+    int k;
+    for (r = 0; r < rows; r += 4)
+        for (i = 0; i < columns; i += 16) {
+            LNP_UNROLL
+            for (k = 0; k < count; k++)
+                here[k] = lnp_rows_at(operand[k].at + r * operand[k].stride + i, operand[k].stride);
+            lnp_row_block_step(isa, step, here, count, written, lnp_min(4, rows - r),
+                               lnp_min(16, columns - i), NULL);
+        }
+}
+
+/* The same along n values: a block is 64 of them. */
+LNP_INLINE void lnp_over_values(lensnet_isa isa, lnp_row_step *step, const lnp_operand *operand,
+                                int count, unsigned written, size_t n, const void *context)
+{
+    float block[LNP_OPERANDS][64];
+    lnp_operand here[LNP_OPERANDS];
+    size_t i;
+    int k;
+    for (i = 0; i < n; i += 64) {
+        const size_t left = n - i;
+        LNP_UNROLL
+        for (k = 0; k < count; k++) {
+            here[k] = lnp_rows_at(operand[k].at + i, 16);
+            if (left >= 64) continue;
+            memset(block[k], 0, sizeof block[k]);
+            memcpy(block[k], here[k].at, left * sizeof(float));
+            here[k].at = block[k];
+        }
+        step(isa, here, 4, context);
+        for (k = 0; left < 64 && k < count; k++)
+            if (written >> k & 1u) memcpy(operand[k].at + i, block[k], left * sizeof(float));
+    }
+}
+
+LNP_INLINE void lnp_load_four(lnp_v16 *v, lnp_operand x)
+{
+    int r;
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) v[r] = lnp_load_16(x.at + (size_t)r * x.stride);
+}
+
+LNP_INLINE void lnp_store_four(lensnet_isa isa, lnp_operand y, const lnp_v16 *v)
+{
+    int r;
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) lnp_store_16(isa, y.at + (size_t)r * y.stride, v[r]);
+}
+
+/* sums += the rows, in order */
+LNP_INLINE void lnp_add_four(lensnet_isa isa, float *sums, const lnp_v16 *v, int rows)
+{
+    int r;
+    if (rows == 4) {
+        lnp_store_16(isa, sums, lnp_load_16(sums) + v[0] + v[1] + v[2] + v[3]);
+        return;
+    }
+    LNP_UNROLL
+    for (r = 0; r < 3; r++)
+        if (r < rows) lnp_store_16(isa, sums, lnp_load_16(sums) + v[r]);
+}
+
+/* -- GELU ------------------------------------------------------------------------------------- */
+
+/* exp(-t^2/2) for 0 <= t <= LNP_GAUSS_END, from t2 = t^2 */
+LNP_INLINE void lnp_gauss_four(lnp_v16 *e, const lnp_v16 *t2)
+{
+    int r;
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) {
+        const lnp_v16 w = t2[r] * LNP_GAUSS_RATE, shifted = w + LNP_GAUSS_MAGIC;
+        const lnp_v16 f = w - (shifted - LNP_GAUSS_MAGIC), f2 = f * f;
+        const lnp_v16 p4 = LNP_GAUSS_E6 * f2 + (LNP_GAUSS_E5 * f + LNP_GAUSS_E4);
+        const lnp_v16 p2 = p4 * f2 + (LNP_GAUSS_E3 * f + LNP_GAUSS_E2);
+        e[r] = ((p2 * f + LNP_GAUSS_E1) * f + 4.0f) * (lnp_v16)((lnp_u16)shifted << 23);
+    }
+}
+
+/* exp(t^2/2) Phi(-t) for 0 <= t <= LNP_GAUSS_END */
+LNP_INLINE void lnp_gauss_tail_four(lnp_v16 *tail, const lnp_v16 *t, const lnp_v16 *t2)
+{
+    int r;
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) {
+        const lnp_v16 p2 = LNP_GAUSS_N4 * t2[r] + (LNP_GAUSS_N3 * t[r] + LNP_GAUSS_N2);
+        const lnp_v16 q4 = LNP_GAUSS_D5 * t[r] + LNP_GAUSS_D4;
+        const lnp_v16 q2 = q4 * t2[r] + (LNP_GAUSS_D3 * t[r] + LNP_GAUSS_D2);
+        const lnp_v16 p = (p2 * t[r] + LNP_GAUSS_N1) * t[r] + 0.5f;
+        const lnp_v16 q = (q2 * t[r] + LNP_GAUSS_D1) * t[r] + 1.0f;
+        tail[r] = p / q;
+    }
+}
+
+/* |x|, or LNP_GAUSS_END where it is beyond (infinity too); NaN stays */
+LNP_INLINE lnp_v16 lnp_gauss_argument(lnp_v16 x)
+{
+    const lnp_u16 u = (lnp_u16)x & 0x7fffffffu, over = u - LNP_GAUSS_END;
+    const lnp_u16 keep = lnp_top(over | (0x7f800000u - u));
+    return (lnp_v16)((over & keep) + LNP_GAUSS_END);
+}
+
+/* y = gelu(x), and slope = gelu'(x) unless NULL; y may be x */
+LNP_INLINE void lnp_gelu_four(lnp_v16 *y, lnp_v16 *slope, const lnp_v16 *x)
+{
+    lnp_v16 t[4], t2[4], tail[4], e[4];
+    int r;
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) {
+        t[r] = lnp_gauss_argument(x[r]);
+        t2[r] = t[r] * t[r];
+    }
+    lnp_gauss_tail_four(tail, t, t2);
+    lnp_gauss_four(e, t2);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) {
+        const lnp_u16 bits = (lnp_u16)x[r], negative = lnp_top(bits);
+        if (slope) {
+            const lnp_v16 side = e[r] * (t[r] * LNP_INV_SQRT_2PI - tail[r]);
+            const lnp_u16 one = 0x3f800000u & ~negative, sign = bits & 0x80000000u;
+            slope[r] = (lnp_v16)one + (lnp_v16)((lnp_u16)side ^ sign);
+        }
+        y[r] = (lnp_v16)(bits & ~negative) - t[r] * tail[r] * e[r];
+    }
+}
+
+LNP_INLINE void lnp_gelu_step(lensnet_isa isa, const lnp_operand *o, int rows, const void *context)
+{
+    lnp_v16 v[4];
+    (void)rows;
+    (void)context;
+    lnp_load_four(v, o[1]);
+    lnp_gelu_four(v, NULL, v);
+    lnp_store_four(isa, o[0], v);
+}
+
+LNP_INLINE void lnp_gelu_body(lensnet_isa isa, float *y, const float *x, size_t n)
+{
+    const lnp_operand o[] = {lnp_rows_at(y, 0), lnp_rows_at(x, 0)};
+    lnp_over_values(isa, lnp_gelu_step, o, 2, 1, n, NULL);
+}
+
+LNP_INLINE void lnp_gelu_backward_step(lensnet_isa isa, const lnp_operand *o, int rows,
+                                       const void *context)
+{
+    lnp_v16 x[4], d[4], slope[4];
+    int r;
+    (void)rows;
+    (void)context;
+    lnp_load_four(x, o[2]);
+    lnp_gelu_four(x, slope, x);
+    lnp_load_four(d, o[1]);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) d[r] = d[r] * slope[r];
+    lnp_store_four(isa, o[0], d);
+}
+
+LNP_INLINE void lnp_gelu_backward_body(lensnet_isa isa, float *dx, const float *dy, const float *x,
+                                       size_t n)
+{
+    const lnp_operand o[] = {lnp_rows_at(dx, 0), lnp_rows_at(dy, 0), lnp_rows_at(x, 0)};
+    lnp_over_values(isa, lnp_gelu_backward_step, o, 3, 1, n, NULL);
+}
+
+LNP_INLINE void lnp_gelu_squares_step(lensnet_isa isa, const lnp_operand *o, int rows,
+                                      const void *context)
+{
+    lnp_v16 v[4];
+    int r;
+    (void)context;
+    lnp_load_four(v, o[1]);
+    lnp_gelu_four(v, NULL, v);
+    lnp_store_four(isa, o[0], v);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) v[r] = v[r] * v[r];
+    lnp_add_four(isa, o[2].at, v, rows);
+}
+
+LNP_INLINE void lnp_gelu_squares_body(lensnet_isa isa, float *a, size_t a_stride, const float *h,
+                                      size_t h_stride, float *sums, size_t rows, size_t columns)
+{
+    const lnp_operand o[] = {lnp_rows_at(a, a_stride), lnp_rows_at(h, h_stride),
+                             lnp_rows_at(sums, 0)};
+    lnp_over_rows(isa, lnp_gelu_squares_step, o, 3, 1 | 4, rows, columns);
+}
+
+/* -- sums over rows --------------------------------------------------------------------------- */
+
+LNP_INLINE void lnp_column_sum_step(lensnet_isa isa, const lnp_operand *o, int rows,
+                                    const void *context)
+{
+    lnp_v16 v[4];
+    (void)context;
+    lnp_load_four(v, o[1]);
+    lnp_add_four(isa, o[0].at, v, rows);
+}
+
+LNP_INLINE void lnp_column_sum_body(lensnet_isa isa, float *sums, const float *x, size_t stride,
+                                    size_t rows, size_t columns)
+{
+    const lnp_operand o[] = {lnp_rows_at(sums, 0), lnp_rows_at(x, stride)};
+    lnp_over_rows(isa, lnp_column_sum_step, o, 2, 1, rows, columns);
+}
+
+LNP_INLINE void lnp_column_products_step(lensnet_isa isa, const lnp_operand *o, int rows,
+                                         const void *context)
+{
+    lnp_v16 a[4], b[4];
+    int r;
+    (void)context;
+    lnp_load_four(a, o[1]);
+    lnp_load_four(b, o[2]);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) a[r] = a[r] * b[r];
+    lnp_add_four(isa, o[0].at, a, rows);
+}
+
+LNP_INLINE void lnp_column_products_body(lensnet_isa isa, float *sums, const float *a,
+                                         const float *b, size_t stride, size_t rows, size_t columns)
+{
+    const lnp_operand o[] = {lnp_rows_at(sums, 0), lnp_rows_at(a, stride), lnp_rows_at(b, stride)};
+    lnp_over_rows(isa, lnp_column_products_step, o, 3, 1, rows, columns);
+}
+
+/* -- LayerNorm -------------------------------------------------------------------------------- */
+
+/* sum[r] += 16 columns of each row, or their squared distance from mean[r]; n = 16, or fewer, and then
+ * the lanes that are not there give 0. */
+LNP_INLINE void lnp_add_columns(lensnet_isa isa, lnp_lane_sum *sum, const float *const *row,
+                                size_t i, size_t n, const float *mean, const lnp_v16 *means)
+{
+    int r;
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) {
+        lnp_v16 x = lnp_load_n(isa, row[r] + i, n, mean ? mean[r] : 0.0f);
+        if (mean) {
+            x = x - means[r];
+            x = x * x;
+        }
+        lnp_lane_sum_add(isa, &sum[r], x);
+    }
+}
+
+/* The mean of each row, or of its squared distances from `mean` unless that is NULL. */
+LNP_INLINE void lnp_row_means(lensnet_isa isa, float *result, const float *const *row, size_t c,
+                              const float *mean)
+{
+    lnp_lane_sum sum[4];
+    lnp_v16 means[4];
+    size_t i;
+    int r;
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) {
+        sum[r] = lnp_lane_sum_zero();
+        means[r] = lnp_splat_16(isa, mean ? mean[r] : 0.0f);
+    }
+    for (i = 0; i + 16 <= c; i += 16) lnp_add_columns(isa, sum, row, i, 16, mean, means);
+    if (lnp_is_half(isa, c - i))
+        lnp_add_columns(isa, sum, row, i, 8, mean, means);
+    else if (i < c)
+        lnp_add_columns(isa, sum, row, i, c - i, mean, means);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) result[r] = lnp_lane_sum_end(isa, &sum[r]) / (float)c;
+}
+
+LNP_INLINE void lnp_row_statistics_body(lensnet_isa isa, float *mean, float *rstd, const float *x,
+                                        size_t stride, size_t rows, size_t c, float eps)
+{
+    size_t first, r;
+    for (first = 0; first < rows; first += 4) {
+        const size_t count = lnp_min(4, rows - first);
+        const float *row[4];
+        float means[4], variances[4];
+        for (r = 0; r < 4; r++) row[r] = x + (first + lnp_min(r, count - 1)) * stride;
+        lnp_row_means(isa, means, row, c, NULL);
+        lnp_row_means(isa, variances, row, c, means);
+        for (r = 0; r < count; r++) {
+            mean[first + r] = means[r];
+            rstd[first + r] = 1.0f / sqrtf(variances[r] + eps);
+        }
+    }
+}
+
+LNP_INLINE void lnp_normalize_columns(lensnet_isa isa, float *y, const float *x, lnp_v16 mean,
+                                      lnp_v16 rstd, const float *w, const float *b, size_t n)
+{
+    const lnp_v16 v = (lnp_load_n(isa, x, n, 0.0f) - mean) * rstd;
+    lnp_store_n(isa, y, v * lnp_load_n(isa, w, n, 0.0f) + lnp_load_n(isa, b, n, 0.0f), n);
+}
+
+LNP_INLINE void lnp_normalize_rows_body(lensnet_isa isa, float *y, size_t y_stride, const float *x,
+                                        size_t x_stride, const float *mean, const float *rstd,
+                                        const float *w, const float *b, size_t rows, size_t columns)
+{
+    size_t r, i;
+    for (r = 0; r < rows; r++, y += y_stride, x += x_stride) {
+        const lnp_v16 m = lnp_splat_16(isa, mean[r]), s = lnp_splat_16(isa, rstd[r]);
+        for (i = 0; i + 16 <= columns; i += 16)
+            lnp_normalize_columns(isa, y + i, x + i, m, s, w + i, b + i, 16);
+        if (lnp_is_half(isa, columns - i))
+            lnp_normalize_columns(isa, y + i, x + i, m, s, w + i, b + i, 8);
+        else if (i < columns)
+            lnp_normalize_columns(isa, y + i, x + i, m, s, w + i, b + i, columns - i);
+    }
+}
+
+/* Up to four rows on their way back through LayerNorm. With xh = (x - mean) rstd and g = dy w:
+ * dx = rstd (g - mean(g) - xh mean(g xh)), dw = sum of dy xh, db = sum of dy. */
+typedef struct lnp_norm_rows {
+    float *dx, *dw, *db;
+    const float *dy, *x, *w;
+    size_t c;
+    lnp_v16 mean[4], rstd[4], mean_g[4], mean_gx[4];
+} lnp_norm_rows;
+
+LNP_INLINE void lnp_norm_sums(lensnet_isa isa, const lnp_norm_rows *t, lnp_lane_sum *sum_g,
+                              lnp_lane_sum *sum_gx, int rows, size_t i, size_t n)
+{
+    const lnp_v16 w = lnp_load_n(isa, t->w + i, n, 0.0f);
+    lnp_v16 dw = lnp_load_n(isa, t->dw + i, n, 0.0f), db = lnp_load_n(isa, t->db + i, n, 0.0f);
+    int r;
+    LNP_UNROLL
+    for (r = 0; r < rows; r++) {
+        const size_t at = (size_t)r * t->c + i;
+        const lnp_v16 d = lnp_load_n(isa, t->dy + at, n, 0.0f), g = d * w;
+        const lnp_v16 xh = (lnp_load_n(isa, t->x + at, n, 0.0f) - t->mean[r]) * t->rstd[r];
+        lnp_lane_sum_add(isa, &sum_g[r], g);
+        lnp_lane_sum_add(isa, &sum_gx[r], g * xh);
+        dw = dw + d * xh;
+        db = db + d;
+    }
+    lnp_store_n(isa, t->dw + i, dw, n);
+    lnp_store_n(isa, t->db + i, db, n);
+}
+
+LNP_INLINE void lnp_norm_inputs(lensnet_isa isa, const lnp_norm_rows *t, int rows, size_t i,
+                                size_t n)
+{
+    const lnp_v16 w = lnp_load_n(isa, t->w + i, n, 0.0f);
+    int r;
+    LNP_UNROLL
+    for (r = 0; r < rows; r++) {
+        const size_t at = (size_t)r * t->c + i;
+        const lnp_v16 g = lnp_load_n(isa, t->dy + at, n, 0.0f) * w;
+        const lnp_v16 xh = (lnp_load_n(isa, t->x + at, n, 0.0f) - t->mean[r]) * t->rstd[r];
+        const lnp_v16 rest = (g - t->mean_g[r]) - xh * t->mean_gx[r];
+        lnp_store_n(isa, t->dx + at, rest * t->rstd[r], n);
+    }
+}
+
+LNP_INLINE void lnp_norm_backward(lensnet_isa isa, lnp_norm_rows *t, const float *mean,
+                                  const float *rstd, int rows)
+{
+    const size_t c = t->c;
+    lnp_lane_sum sum_g[4], sum_gx[4];
+    size_t i;
+    int r;
+    LNP_UNROLL
+    for (r = 0; r < rows; r++) {
+        sum_g[r] = sum_gx[r] = lnp_lane_sum_zero();
+        t->mean[r] = lnp_splat_16(isa, mean[r]);
+        t->rstd[r] = lnp_splat_16(isa, rstd[r]);
+    }
+    for (i = 0; i + 16 <= c; i += 16) lnp_norm_sums(isa, t, sum_g, sum_gx, rows, i, 16);
+    if (lnp_is_half(isa, c - i))
+        lnp_norm_sums(isa, t, sum_g, sum_gx, rows, i, 8);
+    else if (i < c)
+        lnp_norm_sums(isa, t, sum_g, sum_gx, rows, i, c - i);
+    if (!t->dx) return;
+    LNP_UNROLL
+    for (r = 0; r < rows; r++) {
+        t->mean_g[r] = lnp_splat_16(isa, lnp_lane_sum_end(isa, &sum_g[r]) / (float)c);
+        t->mean_gx[r] = lnp_splat_16(isa, lnp_lane_sum_end(isa, &sum_gx[r]) / (float)c);
+    }
+    for (i = 0; i + 16 <= c; i += 16) lnp_norm_inputs(isa, t, rows, i, 16);
+    if (lnp_is_half(isa, c - i))
+        lnp_norm_inputs(isa, t, rows, i, 8);
+    else if (i < c)
+        lnp_norm_inputs(isa, t, rows, i, c - i);
+}
+
+LNP_INLINE lnp_norm_rows lnp_norm_rows_at(float *dx, float *dw, float *db, const float *dy,
+                                          const float *x, const float *w, size_t r, size_t c)
+{
+    lnp_norm_rows t;
+    t.dx = dx ? dx + r * c : NULL;
+    t.dw = dw;
+    t.db = db;
+    t.dy = dy + r * c;
+    t.x = x + r * c;
+    t.w = w;
+    t.c = c;
+    return t;
+}
+
+/* Four rows in step need the registers of AVX-512; with AVX2 one at a time was a tenth faster. */
+LNP_INLINE void lnp_layer_norm_backward_body(lensnet_isa isa, float *dx, float *dw, float *db,
+                                             const float *dy, const float *x, const float *mean,
+                                             const float *rstd, const float *w, size_t rows,
+                                             size_t c)
+{
+    size_t r = 0;
+    for (; isa >= LENSNET_ISA_AVX512 && r + 4 <= rows; r += 4) {
+        lnp_norm_rows t = lnp_norm_rows_at(dx, dw, db, dy, x, w, r, c);
+        lnp_norm_backward(isa, &t, mean + r, rstd + r, 4);
+    }
+    for (; r < rows; r++) {
+        lnp_norm_rows t = lnp_norm_rows_at(dx, dw, db, dy, x, w, r, c);
+        lnp_norm_backward(isa, &t, mean + r, rstd + r, 1);
+    }
+}
+
+/* -- GRN over rows ---------------------------------------------------------------------------- */
+
+LNP_INLINE void lnp_scale_shift_columns(lensnet_isa isa, float *y, const float *x,
+                                        const float *factor, const float *shift, size_t n)
+{
+    const lnp_v16 v = lnp_load_n(isa, x, n, 0.0f) * lnp_load_n(isa, factor, n, 0.0f);
+    lnp_store_n(isa, y, v + lnp_load_n(isa, shift, n, 0.0f), n);
+}
+
+LNP_INLINE void lnp_scale_shift_rows_body(lensnet_isa isa, float *y, size_t y_stride,
+                                          const float *x, size_t x_stride, const float *factor,
+                                          const float *shift, size_t rows, size_t columns)
+{
+    size_t i;
+    for (; rows; rows--, y += y_stride, x += x_stride) {
+        for (i = 0; i + 16 <= columns; i += 16)
+            lnp_scale_shift_columns(isa, y + i, x + i, factor + i, shift + i, 16);
+        if (lnp_is_half(isa, columns - i))
+            lnp_scale_shift_columns(isa, y + i, x + i, factor + i, shift + i, 8);
+        else if (i < columns)
+            lnp_scale_shift_columns(isa, y + i, x + i, factor + i, shift + i, columns - i);
+    }
+}
+
+LNP_INLINE void lnp_grn_first_step(lensnet_isa isa, const lnp_operand *o, int rows,
+                                   const void *context)
+{
+    lnp_v16 h[4], da[4], slope[4];
+    int r;
+    (void)context;
+    lnp_load_four(h, o[4]);
+    lnp_load_four(da, o[5]);
+    lnp_gelu_four(h, slope, h);
+    lnp_store_four(isa, o[0], h);
+    lnp_store_four(isa, o[1], slope);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) h[r] = da[r] * h[r];
+    lnp_add_four(isa, o[2].at, h, rows);
+    lnp_add_four(isa, o[3].at, da, rows);
+}
+
+LNP_INLINE void lnp_grn_backward_first_body(lensnet_isa isa, float *a, float *slope,
+                                            float *products, float *dbeta, const float *h,
+                                            const float *da, size_t stride, size_t rows,
+                                            size_t columns)
+{
+    const lnp_operand o[] = {lnp_rows_at(a, stride),   lnp_rows_at(slope, stride),
+                             lnp_rows_at(products, 0), lnp_rows_at(dbeta, 0),
+                             lnp_rows_at(h, stride),   lnp_rows_at(da, stride)};
+    lnp_over_rows(isa, lnp_grn_first_step, o, 6, 1 | 2 | 4 | 8, rows, columns);
+}
+
+/* v = dy * factor + coef * x */
+LNP_INLINE void lnp_grn_backward_four(lnp_v16 *v, lnp_operand dy, lnp_operand x, lnp_operand factor,
+                                      lnp_operand coef)
+{
+    const lnp_v16 f = lnp_load_16(factor.at), k = lnp_load_16(coef.at);
+    lnp_v16 values[4];
+    int r;
+    lnp_load_four(v, dy);
+    lnp_load_four(values, x);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) v[r] = v[r] * f + k * values[r];
+}
+
+LNP_INLINE void lnp_grn_second_step(lensnet_isa isa, const lnp_operand *o, int rows,
+                                    const void *context)
+{
+    lnp_v16 v[4], slope[4];
+    int r;
+    (void)context;
+    lnp_grn_backward_four(v, o[2], o[3], o[5], o[6]);
+    lnp_load_four(slope, o[4]);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) v[r] = v[r] * slope[r];
+    lnp_store_four(isa, o[0], v);
+    lnp_add_four(isa, o[1].at, v, rows);
+}
+
+LNP_INLINE void lnp_grn_backward_second_body(lensnet_isa isa, float *dh, float *db, const float *da,
+                                             const float *a, const float *slope,
+                                             const float *factor, const float *coef, size_t stride,
+                                             size_t rows, size_t columns)
+{
+    const lnp_operand o[] = {lnp_rows_at(dh, stride),    lnp_rows_at(db, 0),
+                             lnp_rows_at(da, stride),    lnp_rows_at(a, stride),
+                             lnp_rows_at(slope, stride), lnp_rows_at(factor, 0),
+                             lnp_rows_at(coef, 0)};
+    lnp_over_rows(isa, lnp_grn_second_step, o, 7, 1 | 2, rows, columns);
+}
+
+LNP_INLINE void lnp_grn_rows_step(lensnet_isa isa, const lnp_operand *o, int rows,
+                                  const void *context)
+{
+    lnp_v16 v[4];
+    (void)rows;
+    (void)context;
+    lnp_grn_backward_four(v, o[1], o[2], o[3], o[4]);
+    lnp_store_four(isa, o[0], v);
+}
+
+LNP_INLINE void lnp_grn_backward_rows_body(lensnet_isa isa, float *dx, const float *dy,
+                                           const float *x, const float *factor, const float *coef,
+                                           size_t stride, size_t rows, size_t columns)
+{
+    const lnp_operand o[] = {lnp_rows_at(dx, stride), lnp_rows_at(dy, stride),
+                             lnp_rows_at(x, stride), lnp_rows_at(factor, 0), lnp_rows_at(coef, 0)};
+    lnp_over_rows(isa, lnp_grn_rows_step, o, 5, 1, rows, columns);
+}
+
+/* -- elementwise ------------------------------------------------------------------------------ */
+
+/* y = z * s + x, or z * s where there is no x (two operands). */
+LNP_INLINE void lnp_scaled_step(lensnet_isa isa, const lnp_operand *o, const void *context,
+                                int with_x)
+{
+    const lnp_v16 s = lnp_splat_16(isa, *(const float *)context);
+    lnp_v16 z[4], x[4];
+    int r;
+    lnp_load_four(z, o[1]);
+    if (with_x) lnp_load_four(x, o[2]);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) {
+        z[r] = z[r] * s;
+        if (with_x) z[r] = z[r] + x[r];
+    }
+    lnp_store_four(isa, o[0], z);
+}
+
+LNP_INLINE void lnp_add_scaled_step(lensnet_isa isa, const lnp_operand *o, int rows,
+                                    const void *context)
+{
+    (void)rows;
+    lnp_scaled_step(isa, o, context, 1);
+}
+
+LNP_INLINE void lnp_scale_step(lensnet_isa isa, const lnp_operand *o, int rows, const void *context)
+{
+    (void)rows;
+    lnp_scaled_step(isa, o, context, 0);
+}
+
+LNP_INLINE void lnp_add_scaled_body(lensnet_isa isa, float *y, const float *x, const float *z,
+                                    float s, size_t n)
+{
+    const lnp_operand o[] = {lnp_rows_at(y, 0), lnp_rows_at(z, 0), lnp_rows_at(x, 0)};
+    lnp_over_values(isa, lnp_add_scaled_step, o, 3, 1, n, &s);
+}
+
+LNP_INLINE void lnp_scale_body(lensnet_isa isa, float *y, const float *x, float s, size_t n)
+{
+    const lnp_operand o[] = {lnp_rows_at(y, 0), lnp_rows_at(x, 0)};
+    lnp_over_values(isa, lnp_scale_step, o, 2, 1, n, &s);
+}
+
+LNP_INLINE void lnp_add_step(lensnet_isa isa, const lnp_operand *o, int rows, const void *context)
+{
+    lnp_v16 a[4], b[4];
+    int r;
+    (void)rows;
+    (void)context;
+    lnp_load_four(a, o[1]);
+    lnp_load_four(b, o[2]);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) a[r] = a[r] + b[r];
+    lnp_store_four(isa, o[0], a);
+}
+
+LNP_INLINE void lnp_add_body(lensnet_isa isa, float *y, const float *a, const float *b, size_t n)
+{
+    const lnp_operand o[] = {lnp_rows_at(y, 0), lnp_rows_at(a, 0), lnp_rows_at(b, 0)};
+    lnp_over_values(isa, lnp_add_step, o, 3, 1, n, NULL);
+}
+
+/* Lanes x < 0 or x = -0, without NaN: the bits lie between 80000000 and ff800000. */
+LNP_INLINE lnp_u16 lnp_negative(lnp_u16 x) { return lnp_top((x + 0x007fffffu) & x); }
+
+/* Lanes x <= 0: the above, and +0, the only word without its top bit that gets it by - 1. */
+LNP_INLINE lnp_u16 lnp_not_positive(lnp_u16 x) { return lnp_negative(x) | lnp_top((x - 1u) & ~x); }
+
+LNP_INLINE void lnp_relu_step(lensnet_isa isa, const lnp_operand *o, int rows, const void *context)
+{
+    lnp_v16 v[4];
+    int r;
+    (void)rows;
+    (void)context;
+    lnp_load_four(v, o[1]);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) v[r] = (lnp_v16)((lnp_u16)v[r] & ~lnp_negative((lnp_u16)v[r]));
+    lnp_store_four(isa, o[0], v);
+}
+
+LNP_INLINE void lnp_relu_body(lensnet_isa isa, float *y, const float *x, size_t n)
+{
+    const lnp_operand o[] = {lnp_rows_at(y, 0), lnp_rows_at(x, 0)};
+    lnp_over_values(isa, lnp_relu_step, o, 2, 1, n, NULL);
+}
+
+LNP_INLINE void lnp_relu_backward_step(lensnet_isa isa, const lnp_operand *o, int rows,
+                                       const void *context)
+{
+    lnp_v16 d[4], x[4];
+    int r;
+    (void)rows;
+    (void)context;
+    lnp_load_four(d, o[1]);
+    lnp_load_four(x, o[2]);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) d[r] = (lnp_v16)((lnp_u16)d[r] & ~lnp_not_positive((lnp_u16)x[r]));
+    lnp_store_four(isa, o[0], d);
+}
+
+LNP_INLINE void lnp_relu_backward_body(lensnet_isa isa, float *dx, const float *dy, const float *x,
+                                       size_t n)
+{
+    const lnp_operand o[] = {lnp_rows_at(dx, 0), lnp_rows_at(dy, 0), lnp_rows_at(x, 0)};
+    lnp_over_values(isa, lnp_relu_backward_step, o, 3, 1, n, NULL);
+}
+
+LNP_INLINE void lnp_average_step(lensnet_isa isa, const lnp_operand *o, int rows,
+                                 const void *context)
+{
+    const lnp_v16 s = lnp_splat_16(isa, *(const float *)context);
+    lnp_v16 e[4], w[4];
+    int r;
+    (void)rows;
+    lnp_load_four(e, o[0]);
+    lnp_load_four(w, o[1]);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) e[r] = (w[r] - e[r]) * s + e[r];
+    lnp_store_four(isa, o[0], e);
+}
+
+LNP_INLINE void lnp_average_towards_body(lensnet_isa isa, float *e, const float *w, float s,
+                                         size_t n)
+{
+    const lnp_operand o[] = {lnp_rows_at(e, 0), lnp_rows_at(w, 0)};
+    lnp_over_values(isa, lnp_average_step, o, 2, 1, n, &s);
+}
+
+/* -- optimiser -------------------------------------------------------------------------------- */
+
+LNP_INLINE void lnp_square_roots_body(lensnet_isa isa, float *y, const float *x, size_t n)
+{
+    const size_t lanes = lnp_lanes_of(isa);
+    size_t i;
+    for (i = 0; i + lanes <= n; i += lanes)
+        lnp_store(isa, y + i, lnp_square_root(isa, lnp_load(isa, x + i)));
+    for (; i < n; i++) y[i] = sqrtf(x[i]);
+}
 
 LNP_INLINE lnp_d8 lnp_d_squares(const float *x)
 {
@@ -4659,13 +4660,13 @@ LNP_INLINE lnp_d8 lnp_d_squares(const float *x)
     return d * d;
 }
 
-LNP_INLINE void lnp_chunk_squares_body(int pieces, double *sum, const float *x, size_t n)
+LNP_INLINE void lnp_chunk_squares_body(lensnet_isa isa, double *sum, const float *x, size_t n)
 {
     lnp_d8 low = {0.0}, high = {0.0};
     float tail[64] = {0.0f};
     double lanes[8];
     size_t l;
-    (void)pieces;
+    (void)isa;
     for (;; x += 64, n -= 64) {
         if (n < 64) {
             for (l = 0; l < n; l++) tail[l] = x[l];
@@ -4682,94 +4683,90 @@ LNP_INLINE void lnp_chunk_squares_body(int pieces, double *sum, const float *x, 
     *sum = (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
 }
 
-#else
-
-LNP_INLINE void lnp_chunk_squares_body(int pieces, double *sum, const float *x, size_t n)
-{
-    (void)pieces;
-    lnp_chunk_squares_ref(sum, x, n);
-}
-
-#endif
-
 /* m = beta1 m + (1 - beta1) g, v = beta2 v + ((1 - beta2) g) g */
-LNP_INLINE void lnp_adamw_moments_step(float *m, float *v, const float *g,
-                                       const lnp_adamw_constants *k, lnp_lanes lanes)
+LNP_INLINE void lnp_adamw_moments_step(lensnet_isa isa, const lnp_operand *o, int rows,
+                                       const void *context)
 {
-    const lnp_v16 slope = lnp_v_load_n(g, lanes);
-    const lnp_v16 part = lnp_v_mul(lnp_v_splat(k->rest2, lanes.pieces), slope);
-    lnp_v_store_n(m,
-                  lnp_v_madd(lnp_v_load_n(m, lanes), lnp_v_splat(k->beta1, lanes.pieces),
-                             lnp_v_mul(lnp_v_splat(k->rest1, lanes.pieces), slope)),
-                  lanes);
-    lnp_v_store_n(v,
-                  lnp_v_madd(lnp_v_load_n(v, lanes), lnp_v_splat(k->beta2, lanes.pieces),
-                             lnp_v_mul(part, slope)),
-                  lanes);
-}
-
-LNP_INLINE void lnp_adamw_moments_body(int pieces, float *m, float *v, const float *g, size_t n,
-                                       const lnp_adamw_constants *constants)
-{
-    const lnp_adamw_constants k = *constants;
-    LNP_BY_16(n, lnp_adamw_moments_step(m + i, v + i, g + i, &k, lanes));
-}
-
-static void lnp_adamw_moments_ref(float *m, float *v, const float *g, size_t n,
-                                  const lnp_adamw_constants *k)
-{
-    size_t i;
-    for (i = 0; i < n; i++) {
-        m[i] = m[i] * k->beta1 + k->rest1 * g[i];
-        v[i] = v[i] * k->beta2 + k->rest2 * g[i] * g[i];
+    const lnp_adamw_constants *k = (const lnp_adamw_constants *)context;
+    const lnp_v16 beta1 = lnp_splat_16(isa, k->beta1), rest1 = lnp_splat_16(isa, k->rest1);
+    const lnp_v16 beta2 = lnp_splat_16(isa, k->beta2), rest2 = lnp_splat_16(isa, k->rest2);
+    lnp_v16 m[4], v[4], g[4];
+    int r;
+    (void)rows;
+    lnp_load_four(m, o[0]);
+    lnp_load_four(v, o[1]);
+    lnp_load_four(g, o[2]);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) {
+        m[r] = m[r] * beta1 + rest1 * g[r];
+        v[r] = v[r] * beta2 + rest2 * g[r] * g[r];
     }
+    lnp_store_four(isa, o[0], m);
+    lnp_store_four(isa, o[1], v);
+}
+
+LNP_INLINE void lnp_adamw_moments_body(lensnet_isa isa, float *m, float *v, const float *g,
+                                       size_t n, const lnp_adamw_constants *k)
+{
+    const lnp_adamw_constants constants = *k;
+    const lnp_operand o[] = {lnp_rows_at(m, 0), lnp_rows_at(v, 0), lnp_rows_at(g, 0)};
+    lnp_over_values(isa, lnp_adamw_moments_step, o, 3, 1 | 2, n, &constants);
 }
 
 /* p = p decay - step m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon) */
-LNP_INLINE void lnp_adamw_apply_step(float *p, const float *m, const float *root,
-                                     const lnp_adamw_constants *k, lnp_lanes lanes)
+LNP_INLINE void lnp_adamw_apply_step(lensnet_isa isa, const lnp_operand *o, int rows,
+                                     const void *context)
 {
-    const lnp_v16 scaled = lnp_v_div(lnp_v_load_n(root, lanes), lnp_v_splat(k->root, lanes.pieces));
-    const lnp_v16 ratio =
-        lnp_v_div(lnp_v_load_n(m, lanes), lnp_v_add(scaled, lnp_v_splat(k->epsilon, lanes.pieces)));
-    lnp_v_store_n(p,
-                  lnp_v_sub(lnp_v_mul(lnp_v_load_n(p, lanes), lnp_v_splat(k->decay, lanes.pieces)),
-                            lnp_v_mul(lnp_v_splat(k->step, lanes.pieces), ratio)),
-                  lanes);
+    const lnp_adamw_constants *k = (const lnp_adamw_constants *)context;
+    const lnp_v16 decay = lnp_splat_16(isa, k->decay), step = lnp_splat_16(isa, k->step);
+    const lnp_v16 root = lnp_splat_16(isa, k->root), epsilon = lnp_splat_16(isa, k->epsilon);
+    lnp_v16 p[4], m[4], roots[4];
+    int r;
+    (void)rows;
+    lnp_load_four(p, o[0]);
+    lnp_load_four(m, o[1]);
+    lnp_load_four(roots, o[2]);
+    LNP_UNROLL
+    for (r = 0; r < 4; r++) p[r] = p[r] * decay - step * (m[r] / (roots[r] / root + epsilon));
+    lnp_store_four(isa, o[0], p);
 }
 
-LNP_INLINE void lnp_adamw_apply_body(int pieces, float *p, const float *m, const float *root,
-                                     size_t n, const lnp_adamw_constants *constants)
+LNP_INLINE void lnp_adamw_apply_body(lensnet_isa isa, float *p, const float *m, const float *root,
+                                     size_t n, const lnp_adamw_constants *k)
 {
-    const lnp_adamw_constants k = *constants;
-    LNP_BY_16(n, lnp_adamw_apply_step(p + i, m + i, root + i, &k, lanes));
+    const lnp_adamw_constants constants = *k;
+    const lnp_operand o[] = {lnp_rows_at(p, 0), lnp_rows_at(m, 0), lnp_rows_at(root, 0)};
+    lnp_over_values(isa, lnp_adamw_apply_step, o, 3, 1, n, &constants);
 }
 
-static void lnp_adamw_apply_ref(float *p, const float *m, const float *root, size_t n,
-                                const lnp_adamw_constants *k)
-{
-    size_t i;
-    for (i = 0; i < n; i++)
-        p[i] = p[i] * k->decay - k->step * (m[i] / (root[i] / k->root + k->epsilon));
-}
+#endif
 
 /* -- one table per instruction set ------------------------------------------------------------ */
 
 #define LNP_ARGUMENTS(...) __VA_ARGS__
 #define LNP_ROW_PORTABLE(name, parameters, arguments)                                              \
-    static void lnp_##name##_portable parameters { lnp_##name##_body(4, LNP_ARGUMENTS arguments); }
+    static void lnp_##name##_portable parameters                                                   \
+    {                                                                                              \
+        lnp_##name##_body(LENSNET_ISA_PORTABLE, LNP_ARGUMENTS arguments);                          \
+    }
 #define LNP_ROW_AVX2(name, parameters, arguments)                                                  \
     LNP_TARGET_AVX2 static void lnp_##name##_avx2 parameters                                       \
     {                                                                                              \
-        lnp_##name##_body(2, LNP_ARGUMENTS arguments);                                             \
+        lnp_##name##_body(LENSNET_ISA_AVX2, LNP_ARGUMENTS arguments);                              \
     }
 #define LNP_ROW_AVX512(name, parameters, arguments)                                                \
     LNP_TARGET_AVX512 static void lnp_##name##_avx512 parameters                                   \
     {                                                                                              \
-        lnp_##name##_body(1, LNP_ARGUMENTS arguments);                                             \
+        lnp_##name##_body(LENSNET_ISA_AVX512, LNP_ARGUMENTS arguments);                            \
     }
 
+/* An x86 without AVX2 emulates the multiply-add of its products; rows are the least of its cost, so
+ * that it has the `_ref` twins and nobody compiles more. */
+#define LNP_ROWS_PORTABLE (LNP_VECTORS && !LNP_X86)
+
+#if LNP_ROWS_PORTABLE
 LNP_ROW_KERNELS(LNP_ROW_PORTABLE)
+#endif
 #if LNP_X86
 LNP_ROW_KERNELS(LNP_ROW_AVX2)
 #endif
@@ -4781,27 +4778,6 @@ LNP_ROW_KERNELS(LNP_ROW_AVX512)
 #undef LNP_ROW_AVX512
 #undef LNP_ARGUMENTS
 
-/* LNP_ROOTS defines the roots of one instruction set: whole vectors, then single values. */
-#define LNP_ROOTS(target, name, lanes, load, root, store)                                          \
-    target static void name(float *y, const float *x, size_t n)                                    \
-    {                                                                                              \
-        size_t i;                                                                                  \
-        for (i = 0; i + lanes <= n; i += lanes) store(y + i, root(load(x + i)));                   \
-        for (; i < n; i++) y[i] = sqrtf(x[i]);                                                     \
-    }
-#if LNP_X86
-LNP_ROOTS(, lnp_roots_sse, 4, _mm_loadu_ps, _mm_sqrt_ps, _mm_storeu_ps)
-LNP_ROOTS(LNP_TARGET_AVX2, lnp_roots_avx2, 8, _mm256_loadu_ps, _mm256_sqrt_ps, _mm256_storeu_ps)
-#endif
-#if LNP_AVX512
-LNP_ROOTS(LNP_TARGET_AVX512, lnp_roots_avx512, 16, _mm512_loadu_ps, _mm512_sqrt_ps,
-          _mm512_storeu_ps)
-#endif
-#if LNP_NEON
-LNP_ROOTS(, lnp_roots_neon, 4, vld1q_f32, vsqrtq_f32, vst1q_f32)
-#endif
-#undef LNP_ROOTS
-
 /* Copies the table of one instruction set, which must be one that lnp_detect_isa gave. */
 static lnp_row_kernels lnp_row_kernels_for(lensnet_isa isa)
 {
@@ -4810,28 +4786,28 @@ static lnp_row_kernels lnp_row_kernels_for(lensnet_isa isa)
 #define LNP_ROW_ENTRY_AVX2(name, parameters, arguments)     lnp_##name##_avx2,
 #define LNP_ROW_ENTRY_AVX512(name, parameters, arguments)   lnp_##name##_avx512,
     const lnp_row_kernels reference = {LNP_ROW_KERNELS(LNP_ROW_ENTRY_REF)};
-    lnp_row_kernels portable = {LNP_ROW_KERNELS(LNP_ROW_ENTRY_PORTABLE)};
-#if LNP_X86
-    lnp_row_kernels avx2 = {LNP_ROW_KERNELS(LNP_ROW_ENTRY_AVX2)};
-    avx2.square_roots = lnp_roots_avx2;
-    portable.square_roots = lnp_roots_sse;
-    if (isa == LENSNET_ISA_AVX2) return avx2;
-#endif
 #if LNP_AVX512
-    if (isa >= LENSNET_ISA_AVX512) {
-        lnp_row_kernels avx512 = {LNP_ROW_KERNELS(LNP_ROW_ENTRY_AVX512)};
-        avx512.square_roots = lnp_roots_avx512;
-        return avx512;
+    const lnp_row_kernels avx512 = {LNP_ROW_KERNELS(LNP_ROW_ENTRY_AVX512)};
+    if (isa >= LENSNET_ISA_AVX512) return avx512;
+#endif
+#if LNP_X86
+    {
+        const lnp_row_kernels avx2 = {LNP_ROW_KERNELS(LNP_ROW_ENTRY_AVX2)};
+        if (isa == LENSNET_ISA_AVX2) return avx2;
     }
 #endif
-#if LNP_NEON
-    portable.square_roots = lnp_roots_neon;
+#if LNP_ROWS_PORTABLE
+    {
+        const lnp_row_kernels portable = {LNP_ROW_KERNELS(LNP_ROW_ENTRY_PORTABLE)};
+        if (isa == LENSNET_ISA_PORTABLE) return portable;
+    }
 #endif
 #undef LNP_ROW_ENTRY_REF
 #undef LNP_ROW_ENTRY_PORTABLE
 #undef LNP_ROW_ENTRY_AVX2
 #undef LNP_ROW_ENTRY_AVX512
-    return isa == LENSNET_ISA_REFERENCE ? reference : portable;
+    (void)isa;
+    return reference;
 }
 
 /* -- sums over the pixels of one sample, by the chunk rule ------------------------------------ */
@@ -5691,79 +5667,84 @@ static float lnp_bfloat_fma(float a, float b, float c)
 
 /* ---- the twin: operands in float32, the odd element of a pair first ---------------------------- */
 
-#if defined(__GNUC__)
+#if LNP_VECTORS
 typedef uint64_t lnp_q8 __attribute__((vector_size(64), aligned(4), may_alias));
 
 /* lnp_bfloat_round of 16 lanes, by integers alone. */
-LNP_INLINE lnp_v16 lnp_v_bfloat_round(lnp_v16 v)
+LNP_INLINE lnp_v16 lnp_round_16(lnp_v16 v)
 {
-    const lnp_u16 bits = lnp_v_bits(v), magnitude = lnp_u_and(bits, lnp_u_set(0x7fffffffu));
-    const lnp_u16 odd = lnp_u_and(bits >> 16, lnp_u_set(1));
-    const lnp_u16 rounded = lnp_u_add(lnp_u_add(bits, lnp_u_set(0x7fffu)), odd);
-    const lnp_u16 nan = lnp_u_top(lnp_u_sub(lnp_u_set(0x7f800000u), magnitude));
-    const lnp_u16 zero = lnp_u_top(lnp_u_sub(magnitude, lnp_u_set(0x00800000u)));
-    const lnp_u16 number = lnp_u_or(lnp_u_and(rounded, lnp_u_not(nan)),
-                                    lnp_u_and(lnp_u_or(bits, lnp_u_set(0x00400000u)), nan));
-    const lnp_u16 kept = lnp_u_and(number, lnp_u_not(lnp_u_and(zero, lnp_u_set(0x7fffffffu))));
-    return lnp_v_from_bits(lnp_u_and(kept, lnp_u_set(0xffff0000u)));
+    const lnp_u16 bits = (lnp_u16)v, magnitude = bits & 0x7fffffffu;
+    const lnp_u16 rounded = bits + 0x7fffu + (bits >> 16 & 1u);
+    const lnp_u16 nan = lnp_top(0x7f800000u - magnitude), zero = lnp_top(magnitude - 0x00800000u);
+    const lnp_u16 number = (rounded & ~nan) | ((bits | 0x00400000u) & nan);
+    return (lnp_v16)(number & ~(zero & 0x7fffffffu) & 0xffff0000u);
 }
 
-LNP_INLINE lnp_v16 lnp_v_swap_pairs(lnp_v16 v)
+LNP_INLINE lnp_v16 lnp_swap_pairs(lnp_v16 v)
 {
     const lnp_q8 pairs = (lnp_q8)v;
     return (lnp_v16)(pairs >> 32 | pairs << 32);
 }
-#else
-LNP_INLINE lnp_v16 lnp_v_bfloat_round(lnp_v16 v)
-{
-    int l;
-    for (l = 0; l < 16; l++) v.lane[l] = lnp_bfloat_round(v.lane[l]);
-    return v;
-}
-
-LNP_INLINE lnp_v16 lnp_v_swap_pairs(lnp_v16 v)
-{
-    lnp_v16 swapped;
-    int l;
-    for (l = 0; l < 16; l++) swapped.lane[l] = v.lane[l ^ 1];
-    return swapped;
-}
-#endif
 
 /* rows of both: packed[0] = second rounded, packed[width] = first rounded, zero beyond count. `second`
  * NULL: zeros. packed may be where first and second lie. */
-LNP_INLINE void lnp_twin_pair(float *packed, size_t width, const float *first, const float *second,
-                              size_t count, int pieces)
+LNP_INLINE void lnp_twin_pair(lensnet_isa isa, float *packed, size_t width, const float *first,
+                              const float *second, size_t count)
 {
+    const lnp_v16 zero = {0.0f};
     size_t i = 0;
     for (; i + 16 <= count; i += 16) {
-        const lnp_v16 even = lnp_v_load(first + i), zero = lnp_v_set(0.0f);
-        const lnp_v16 odd = second ? lnp_v_load(second + i) : zero;
-        lnp_v_store(packed + i, lnp_v_bfloat_round(odd), pieces);
-        lnp_v_store(packed + width + i, lnp_v_bfloat_round(even), pieces);
+        const lnp_v16 even = lnp_load_16(first + i), odd = second ? lnp_load_16(second + i) : zero;
+        lnp_store_16(isa, packed + i, lnp_round_16(odd));
+        lnp_store_16(isa, packed + width + i, lnp_round_16(even));
     }
     if (i < width) {
         float even[16] = {0.0f}, odd[16] = {0.0f};
         size_t l;
         for (l = 0; l < count - i; l++) even[l] = first[i + l];
         for (l = 0; second && l < count - i; l++) odd[l] = second[i + l];
-        lnp_v_store(odd, lnp_v_bfloat_round(lnp_v_load(odd)), pieces);
-        lnp_v_store(even, lnp_v_bfloat_round(lnp_v_load(even)), pieces);
+        lnp_store_16(isa, odd, lnp_round_16(lnp_load_16(odd)));
+        lnp_store_16(isa, even, lnp_round_16(lnp_load_16(even)));
         memcpy(packed + i, odd, (width - i) * sizeof(float));
         memcpy(packed + width + i, even, (width - i) * sizeof(float));
     }
 }
 
-LNP_INLINE void lnp_twin_narrow(float *packed, const float *row, size_t count, int pieces)
+LNP_INLINE void lnp_twin_narrow(lensnet_isa isa, float *packed, const float *row, size_t count)
 {
     size_t i = 0;
     for (; i + 16 <= count; i += 16)
-        lnp_v_store(packed + i, lnp_v_swap_pairs(lnp_v_bfloat_round(lnp_v_load(row + i))), pieces);
+        lnp_store_16(isa, packed + i, lnp_swap_pairs(lnp_round_16(lnp_load_16(row + i))));
     for (; i < count; i += 2) {
         packed[i] = i + 1 < count ? lnp_bfloat_round(row[i + 1]) : 0.0f;
         packed[i + 1] = lnp_bfloat_round(row[i]);
     }
 }
+#else
+/* One value at a time; the instruction set has no say. */
+static void lnp_twin_pair(lensnet_isa isa, float *packed, size_t width, const float *first,
+                          const float *second, size_t count)
+{
+    size_t i;
+    (void)isa;
+    for (i = 0; i < width; i++) {
+        const float even = i < count ? first[i] : 0.0f;
+        packed[i] = second && i < count ? lnp_bfloat_round(second[i]) : 0.0f;
+        packed[width + i] = lnp_bfloat_round(even);
+    }
+}
+
+static void lnp_twin_narrow(lensnet_isa isa, float *packed, const float *row, size_t count)
+{
+    size_t i;
+    (void)isa;
+    for (i = 0; i < count; i += 2) {
+        const float even = row[i];
+        packed[i] = i + 1 < count ? lnp_bfloat_round(row[i + 1]) : 0.0f;
+        packed[i + 1] = lnp_bfloat_round(even);
+    }
+}
+#endif
 
 /* How operands in bfloat16 are packed. A step of the tiles is one element of the reduction, or both of
  * a pair where two bfloat16 stand in the 32 bits of a float. */
@@ -5780,20 +5761,20 @@ typedef struct lnp_bfloat_kernels {
     void (*settle)(float *packed, size_t width, size_t rows);
 } lnp_bfloat_kernels;
 
-#define LNP_TWIN_NARROW(isa, TARGET, parts)                                                        \
+#define LNP_TWIN_NARROW(isa, TARGET, set)                                                          \
     TARGET static void lnp_narrow_##isa(float *packed, const float *row, size_t count)             \
     {                                                                                              \
-        lnp_twin_narrow(packed, row, count, parts);                                                \
+        lnp_twin_narrow(set, packed, row, count);                                                  \
     }
-#define LNP_TWIN_SETTLE(isa, TARGET, parts)                                                        \
+#define LNP_TWIN_SETTLE(isa, TARGET, set)                                                          \
     TARGET static void lnp_settle_##isa(float *packed, size_t width, size_t rows)                  \
     {                                                                                              \
         size_t i;                                                                                  \
         for (i = 0; i < rows; i += 2, packed += 2 * width)                                         \
-            lnp_twin_pair(packed, width, packed, i + 1 < rows ? packed + width : NULL, width,      \
-                          parts);                                                                  \
+            lnp_twin_pair(set, packed, width, packed, i + 1 < rows ? packed + width : NULL,        \
+                          width);                                                                  \
     }
-#define LNP_TWIN_DEAL(isa, TARGET, parts)                                                          \
+#define LNP_TWIN_DEAL(isa, TARGET, set)                                                            \
     TARGET static void lnp_deal_pair_##isa(float *dealt, size_t pitch, size_t width,               \
                                            const float *first, const float *second, size_t pieces, \
                                            size_t count, size_t longer)                            \
@@ -5801,22 +5782,22 @@ typedef struct lnp_bfloat_kernels {
         size_t p, at = 0, floats;                                                                  \
         for (p = 0; p < pieces; p++, at += floats, dealt += pitch) {                               \
             floats = count + (p < longer);                                                         \
-            lnp_twin_pair(dealt, width, first + at, second ? second + at : NULL, floats, parts);   \
+            lnp_twin_pair(set, dealt, width, first + at, second ? second + at : NULL, floats);     \
         }                                                                                          \
     }
-#define LNP_TWIN_KERNELS(isa, TARGET, parts, flushes)                                              \
-    LNP_TWIN_NARROW(isa, TARGET, parts)                                                            \
-    LNP_TWIN_SETTLE(isa, TARGET, parts)                                                            \
-    LNP_TWIN_DEAL(isa, TARGET, parts)                                                              \
+#define LNP_TWIN_KERNELS(isa, TARGET, set, flushes)                                                \
+    LNP_TWIN_NARROW(isa, TARGET, set)                                                              \
+    LNP_TWIN_SETTLE(isa, TARGET, set)                                                              \
+    LNP_TWIN_DEAL(isa, TARGET, set)                                                                \
     static const lnp_bfloat_kernels lnp_bfloat_##isa = {1, flushes, lnp_narrow_##isa,              \
                                                         lnp_deal_pair_##isa, lnp_settle_##isa};
 
-LNP_TWIN_KERNELS(portable, , 4, LNP_X86)
+LNP_TWIN_KERNELS(portable, LNP_UNUSED, LENSNET_ISA_PORTABLE, LNP_X86)
 #if LNP_X86
-LNP_TWIN_KERNELS(avx2, LNP_TARGET_AVX2, 2, 1)
+LNP_TWIN_KERNELS(avx2, LNP_TARGET_AVX2, LENSNET_ISA_AVX2, 1)
 #endif
 #if LNP_AVX512
-LNP_TWIN_KERNELS(avx512, LNP_TARGET_AVX512, 1, 1)
+LNP_TWIN_KERNELS(avx512, LNP_TARGET_AVX512, LENSNET_ISA_AVX512, 1)
 #endif
 #undef LNP_TWIN_NARROW
 #undef LNP_TWIN_SETTLE
@@ -10512,47 +10493,69 @@ lensnet_tensor lensnet_relu(lensnet_graph *g, lensnet_tensor x)
 /* Such a kernel is a plain loop, lnp_NAME_ref, and the same for 16 lanes, lnp_NAME_16, from which these
  * make lnp_NAME_kernels, by instruction set: y = f(x), or y = f(a, b). y may be x, a or b. */
 #define LNP_UNARY_BODY(name)                                                                       \
-    LNP_INLINE void lnp_##name##_body(int pieces, float *y, const float *x, size_t n)              \
+    LNP_INLINE void lnp_##name##_body(lensnet_isa isa, float *y, const float *x, size_t n)         \
     {                                                                                              \
-        LNP_BY_16(n, lnp_v_store_n(y + i, lnp_##name##_16(lnp_v_load_n(x + i, lanes)), lanes));    \
+        size_t i;                                                                                  \
+        for (i = 0; i + 16 <= n; i += 16)                                                          \
+            lnp_store_16(isa, y + i, lnp_##name##_16(lnp_load_16(x + i)));                         \
+        if (i < n)                                                                                 \
+            lnp_store_part(isa, y + i, lnp_##name##_16(lnp_load_part(isa, x + i, n - i, 0.0f)),    \
+                           n - i);                                                                 \
     }
-#define LNP_UNARY_FOR(target, isa, pieces, name)                                                   \
-    target static void lnp_##name##_##isa(float *y, const float *x, size_t n)                      \
+#define LNP_UNARY_FOR(target, set, isa, name)                                                      \
+    target static void lnp_##name##_##set(float *y, const float *x, size_t n)                      \
     {                                                                                              \
-        lnp_##name##_body(pieces, y, x, n);                                                        \
+        lnp_##name##_body(isa, y, x, n);                                                           \
     }
-#define LNP_STEP_OF_TWO(name)                                                                      \
-    lnp_v_store_n(y + i, lnp_##name##_16(lnp_v_load_n(a + i, lanes), lnp_v_load_n(b + i, lanes)),  \
-                  lanes)
+#define LNP_STEP_OF_TWO(name, left)                                                                \
+    lnp_store_n(                                                                                   \
+        isa, y + i,                                                                                \
+        lnp_##name##_16(lnp_load_n(isa, a + i, left, 0.0f), lnp_load_n(isa, b + i, left, 0.0f)),   \
+        left)
 #define LNP_BINARY_BODY(name)                                                                      \
-    LNP_INLINE void lnp_##name##_body(int pieces, float *y, const float *a, const float *b,        \
+    LNP_INLINE void lnp_##name##_body(lensnet_isa isa, float *y, const float *a, const float *b,   \
                                       size_t n)                                                    \
     {                                                                                              \
-        LNP_BY_16(n, LNP_STEP_OF_TWO(name));                                                       \
+        size_t i;                                                                                  \
+        for (i = 0; i + 16 <= n; i += 16) LNP_STEP_OF_TWO(name, 16);                               \
+        if (i < n) LNP_STEP_OF_TWO(name, n - i);                                                   \
     }
-#define LNP_BINARY_FOR(target, isa, pieces, name)                                                  \
-    target static void lnp_##name##_##isa(float *y, const float *a, const float *b, size_t n)      \
+#define LNP_BINARY_FOR(target, set, isa, name)                                                     \
+    target static void lnp_##name##_##set(float *y, const float *a, const float *b, size_t n)      \
     {                                                                                              \
-        lnp_##name##_body(pieces, y, a, b, n);                                                     \
+        lnp_##name##_body(isa, y, a, b, n);                                                        \
     }
+#if LNP_ROWS_PORTABLE
+#define LNP_FOR_PORTABLE(each, name) each(LNP_UNUSED, portable, LENSNET_ISA_PORTABLE, name)
+#define LNP_PORTABLE_OF(name)        lnp_##name##_portable
+#else
+#define LNP_FOR_PORTABLE(each, name)
+#define LNP_PORTABLE_OF(name) lnp_##name##_ref
+#endif
 #if LNP_X86
-#define LNP_FOR_AVX2(each, name) each(LNP_TARGET_AVX2, avx2, 2, name)
+#define LNP_FOR_AVX2(each, name) each(LNP_TARGET_AVX2, avx2, LENSNET_ISA_AVX2, name)
 #define LNP_AVX2_OF(name)        lnp_##name##_avx2
 #else
 #define LNP_FOR_AVX2(each, name)
 #define LNP_AVX2_OF(name) NULL
 #endif
 #if LNP_AVX512
-#define LNP_FOR_AVX512(each, name) each(LNP_TARGET_AVX512, avx512, 1, name)
+#define LNP_FOR_AVX512(each, name) each(LNP_TARGET_AVX512, avx512, LENSNET_ISA_AVX512, name)
 #define LNP_AVX512_OF(name)        lnp_##name##_avx512
 #else
 #define LNP_FOR_AVX512(each, name)
 #define LNP_AVX512_OF(name) NULL
 #endif
+#if !LNP_VECTORS /* the plain loop for all */
+#undef LNP_UNARY_BODY
+#undef LNP_BINARY_BODY
+#define LNP_UNARY_BODY(name)
+#define LNP_BINARY_BODY(name)
+#endif
 #define LNP_KERNELS(type, body, each, name)                                                        \
-    body(name) each(, portable, 4, name) LNP_FOR_AVX2(each, name)                                  \
+    body(name) LNP_FOR_PORTABLE(each, name) LNP_FOR_AVX2(each, name)                               \
         LNP_FOR_AVX512(each, name) static const type lnp_##name##_kernels[] = {                    \
-            lnp_##name##_ref, lnp_##name##_portable, LNP_AVX2_OF(name), LNP_AVX512_OF(name)};
+            lnp_##name##_ref, LNP_PORTABLE_OF(name), LNP_AVX2_OF(name), LNP_AVX512_OF(name)};
 #define LNP_UNARY_KERNELS(name) LNP_KERNELS(lnp_elementwise, LNP_UNARY_BODY, LNP_UNARY_FOR, name)
 #define LNP_BINARY_KERNELS(name)                                                                   \
     LNP_KERNELS(lnp_elementwise_slope, LNP_BINARY_BODY, LNP_BINARY_FOR, name)
@@ -10574,19 +10577,50 @@ lensnet_tensor lensnet_relu(lensnet_graph *g, lensnet_tensor x)
 #define LNP_EXP_5    0.0083333338f
 #define LNP_EXP_6    0.0013888889f
 
+#if LNP_VECTORS
 LNP_INLINE lnp_v16 lnp_exp_16(lnp_v16 x)
 {
-    const lnp_v16 shifted = lnp_v_madd(x, lnp_v_set(LNP_EXP_RATE), lnp_v_set(LNP_EXP_MAGIC));
-    const lnp_v16 n = lnp_v_sub(shifted, lnp_v_set(LNP_EXP_MAGIC));
-    const lnp_v16 f = lnp_v_sub(lnp_v_sub(x, lnp_v_mul(n, lnp_v_set(LNP_EXP_HIGH))),
-                                lnp_v_mul(n, lnp_v_set(LNP_EXP_LOW)));
-    lnp_v16 p = lnp_v_madd(lnp_v_set(LNP_EXP_6), f, lnp_v_set(LNP_EXP_5));
-    p = lnp_v_madd(p, f, lnp_v_set(LNP_EXP_4));
-    p = lnp_v_madd(p, f, lnp_v_set(LNP_EXP_3));
-    p = lnp_v_madd(p, f, lnp_v_set(LNP_EXP_2));
-    p = lnp_v_madd(lnp_v_mul(p, f), f, lnp_v_add(f, lnp_v_set(1.0f)));
-    return lnp_v_mul(p, lnp_v_from_bits(lnp_u_shift23(lnp_v_bits(shifted))));
+    const lnp_v16 shifted = x * LNP_EXP_RATE + LNP_EXP_MAGIC, n = shifted - LNP_EXP_MAGIC;
+    const lnp_v16 f = x - n * LNP_EXP_HIGH - n * LNP_EXP_LOW;
+    const lnp_v16 p = ((LNP_EXP_6 * f + LNP_EXP_5) * f + LNP_EXP_4) * f + LNP_EXP_3;
+    return ((p * f + LNP_EXP_2) * f * f + (f + 1.0f)) * (lnp_v16)((lnp_u16)shifted << 23);
 }
+
+/* sigmoid(x), and sigmoid(-x) in *rest, both from e = exp(-|x|); |x| counts as 87 at most, NaN stays. */
+LNP_INLINE lnp_v16 lnp_sigmoid_pair_16(lnp_v16 x, lnp_v16 *rest)
+{
+    const lnp_u16 bits = (lnp_u16)x, size = bits & 0x7fffffffu, over = size - LNP_EXP_END;
+    const lnp_u16 keep = lnp_top(over | (0x7f800000u - size)); /* small or NaN */
+    const lnp_v16 e = lnp_exp_16((lnp_v16)(((over & keep) + LNP_EXP_END) | 0x80000000u));
+    const lnp_v16 large = 1.0f / (1.0f + e), small = e * large;
+    const lnp_u16 swapped = lnp_top(bits) & ((lnp_u16)large ^ (lnp_u16)small);
+    *rest = (lnp_v16)((lnp_u16)small ^ swapped);
+    return (lnp_v16)((lnp_u16)large ^ swapped);
+}
+
+LNP_INLINE lnp_v16 lnp_sigmoid_16(lnp_v16 x)
+{
+    lnp_v16 rest;
+    return lnp_sigmoid_pair_16(x, &rest);
+}
+
+LNP_INLINE lnp_v16 lnp_sigmoid_slope_16(lnp_v16 dy, lnp_v16 x)
+{
+    lnp_v16 rest;
+    const lnp_v16 y = lnp_sigmoid_pair_16(x, &rest);
+    return dy * (y * rest);
+}
+
+LNP_INLINE lnp_v16 lnp_silu_16(lnp_v16 x) { return x * lnp_sigmoid_16(x); }
+
+/* slope = s (1 + x (1 - s)) */
+LNP_INLINE lnp_v16 lnp_silu_slope_16(lnp_v16 dy, lnp_v16 x)
+{
+    lnp_v16 rest;
+    const lnp_v16 s = lnp_sigmoid_pair_16(x, &rest);
+    return dy * (s * (x * rest + 1.0f));
+}
+#endif
 
 static float lnp_exp_ref(float x)
 {
@@ -10601,22 +10635,6 @@ static float lnp_exp_ref(float x)
     return (p * f * f + (f + 1.0f)) * power;
 }
 
-/* sigmoid(x), and sigmoid(-x) in *rest, both from e = exp(-|x|); |x| counts as 87 at most, NaN stays. */
-LNP_INLINE lnp_v16 lnp_sigmoid_pair_16(lnp_v16 x, lnp_v16 *rest)
-{
-    const lnp_u16 bits = lnp_v_bits(x), sign = lnp_u_set(0x80000000u), end = lnp_u_set(LNP_EXP_END);
-    const lnp_u16 size = lnp_u_and(bits, lnp_u_set(0x7fffffffu)), over = lnp_u_sub(size, end);
-    const lnp_u16 keep =
-        lnp_u_top(lnp_u_or(over, lnp_u_sub(lnp_u_set(0x7f800000u), size))); /* small or NaN */
-    const lnp_u16 below = lnp_u_or(lnp_u_add(lnp_u_and(over, keep), end), sign);
-    const lnp_v16 e = lnp_exp_16(lnp_v_from_bits(below)), one = lnp_v_set(1.0f);
-    const lnp_v16 large = lnp_v_div(one, lnp_v_add(one, e)), small = lnp_v_mul(e, large);
-    const lnp_u16 swapped =
-        lnp_u_and(lnp_u_top(bits), lnp_u_xor(lnp_v_bits(large), lnp_v_bits(small)));
-    *rest = lnp_v_from_bits(lnp_u_xor(lnp_v_bits(small), swapped));
-    return lnp_v_from_bits(lnp_u_xor(lnp_v_bits(large), swapped));
-}
-
 static float lnp_sigmoid_pair_ref(float x, float *rest)
 {
     const float size = fabsf(x), e = lnp_exp_ref(size > 87.0f ? -87.0f : -size);
@@ -10625,24 +10643,11 @@ static float lnp_sigmoid_pair_ref(float x, float *rest)
     return x < 0.0f ? small : large;
 }
 
-LNP_INLINE lnp_v16 lnp_sigmoid_16(lnp_v16 x)
-{
-    lnp_v16 rest;
-    return lnp_sigmoid_pair_16(x, &rest);
-}
-
 static void lnp_sigmoid_ref(float *y, const float *x, size_t n)
 {
     float rest;
     size_t i;
     for (i = 0; i < n; i++) y[i] = lnp_sigmoid_pair_ref(x[i], &rest);
-}
-
-LNP_INLINE lnp_v16 lnp_sigmoid_slope_16(lnp_v16 dy, lnp_v16 x)
-{
-    lnp_v16 rest;
-    const lnp_v16 y = lnp_sigmoid_pair_16(x, &rest);
-    return lnp_v_mul(dy, lnp_v_mul(y, rest));
 }
 
 static void lnp_sigmoid_slope_ref(float *dx, const float *dy, const float *x, size_t n)
@@ -10679,21 +10684,11 @@ lensnet_tensor lensnet_sigmoid(lensnet_graph *g, lensnet_tensor x)
     return lensnet_record(g, &lnp_sigmoid, &x, NULL, NULL);
 }
 
-LNP_INLINE lnp_v16 lnp_silu_16(lnp_v16 x) { return lnp_v_mul(x, lnp_sigmoid_16(x)); }
-
 static void lnp_silu_ref(float *y, const float *x, size_t n)
 {
     float rest;
     size_t i;
     for (i = 0; i < n; i++) y[i] = x[i] * lnp_sigmoid_pair_ref(x[i], &rest);
-}
-
-/* slope = s (1 + x (1 - s)) */
-LNP_INLINE lnp_v16 lnp_silu_slope_16(lnp_v16 dy, lnp_v16 x)
-{
-    lnp_v16 rest;
-    const lnp_v16 s = lnp_sigmoid_pair_16(x, &rest);
-    return lnp_v_mul(dy, lnp_v_mul(s, lnp_v_madd(x, rest, lnp_v_set(1.0f))));
 }
 
 static void lnp_silu_slope_ref(float *dx, const float *dy, const float *x, size_t n)
@@ -10922,7 +10917,9 @@ lensnet_tensor lensnet_grn(lensnet_graph *g, lensnet_tensor x, lensnet_parameter
 
 /* x (N, H, W, C), y (N, H, W, C) or (N, 1, 1, C) -> (N, H, W, C). */
 
-LNP_INLINE lnp_v16 lnp_multiply_16(lnp_v16 a, lnp_v16 b) { return lnp_v_mul(a, b); }
+#if LNP_VECTORS
+LNP_INLINE lnp_v16 lnp_multiply_16(lnp_v16 a, lnp_v16 b) { return a * b; }
+#endif
 
 static void lnp_multiply_ref(float *y, const float *a, const float *b, size_t n)
 {
