@@ -1060,11 +1060,30 @@ LENSNET_API lensnet_tensor lensnet_add(lensnet_graph *graph, lensnet_tensor a, l
  * squeeze-and-excitation (Hu et al. 2018). */
 LENSNET_API lensnet_tensor lensnet_multiply(lensnet_graph *graph, lensnet_tensor x,
                                             lensnet_tensor y);
+/* a and b with their channels side by side: (N, H, W, Ca + Cb); heights and widths must be equal. */
+LENSNET_API lensnet_tensor lensnet_concat(lensnet_graph *graph, lensnet_tensor a, lensnet_tensor b);
+/* gamma x, gamma: C values, a weight for each channel (layer scale: Touvron et al. 2021). */
+LENSNET_API lensnet_tensor lensnet_channel_scale(lensnet_graph *graph, lensnet_tensor x,
+                                                 lensnet_parameter gamma);
+/* Over each sample's pixels and C / groups channels, biased variance; torch.nn.functional.group_norm (Wu &
+ * He 2018). Plain loops in double. */
+LENSNET_API lensnet_tensor lensnet_group_norm(lensnet_graph *graph, lensnet_tensor x, size_t groups,
+                                              lensnet_parameter weight, lensnet_parameter bias,
+                                              float epsilon);
+/* Over the channels of each pixel; torch.nn.functional.softmax over the last axis. For a loss use
+ * lensnet_cross_entropy, which takes logits. */
+LENSNET_API lensnet_tensor lensnet_softmax(lensnet_graph *graph, lensnet_tensor x);
+/* In training, each value is zero with probability `rate`, else divided by 1 - rate (Srivastava et al.
+ * 2014); decided by (batch.seed, batch.step, image, value, count of drops recorded before). */
+LENSNET_API lensnet_tensor lensnet_dropout(lensnet_graph *graph, lensnet_tensor x, float rate);
 /* Stochastic depth (Huang et al. 2016): in training, zero for a sample with probability `rate`, else
  * x / (1 - rate); decided by (batch.seed, batch.step, sample, count of drop paths recorded before). */
 LENSNET_API lensnet_tensor lensnet_drop_path(lensnet_graph *graph, lensnet_tensor x, float rate);
 LENSNET_API lensnet_tensor lensnet_mean_pool(lensnet_graph *graph,
                                              lensnet_tensor x); /* (N, 1, 1, C) */
+/* torch.nn.functional.avg_pool2d with square kernel; padding counts as zeros. */
+LENSNET_API lensnet_tensor lensnet_average_pool(lensnet_graph *graph, lensnet_tensor x,
+                                                size_t kernel, size_t stride, size_t padding);
 /* torch.nn.functional.max_pool2d with square kernel; padding never wins. */
 LENSNET_API lensnet_tensor lensnet_max_pool(lensnet_graph *graph, lensnet_tensor x, size_t kernel,
                                             size_t stride, size_t padding);
@@ -9601,45 +9620,6 @@ static lnp_chunk lnp_chunk_at(size_t row, size_t pixels)
     return chunk;
 }
 
-typedef struct lnp_bias_sums {
-    const lnp_row_kernels *kernels;
-    float *gradient;
-    const float *dy;
-    size_t rows, pixels, columns, width; /* of a strip */
-} lnp_bias_sums;
-
-static void lnp_bias_strip(const void *context, size_t strip, size_t worker)
-{
-    const lnp_bias_sums *b = (const lnp_bias_sums *)context;
-    const size_t c = strip * b->width, count = lnp_min(b->width, b->columns - c);
-    float *gradient = b->gradient + c, sums[LNP_STRIP_COLUMNS];
-    lnp_chunk chunk;
-    size_t row;
-    (void)worker;
-    for (row = 0; row < b->rows; row += chunk.rows) {
-        chunk = lnp_chunk_at(row, b->pixels);
-        memset(sums, 0, count * sizeof(float));
-        b->kernels->column_sum(sums, b->dy + row * b->columns + c, b->columns, chunk.rows, count);
-        b->kernels->add(gradient, gradient, sums, count);
-    }
-}
-
-/* gradient[c] += sum over all rows of dy[row][c], chunk by chunk. */
-static void lnp_bias_gradient(lensnet_graph *g, float *gradient, const float *dy, size_t rows,
-                              size_t pixels, size_t columns)
-{
-    lnp_bias_sums b;
-    if (!gradient) return;
-    b.kernels = &g->kernels;
-    b.gradient = gradient;
-    b.dy = dy;
-    b.rows = rows;
-    b.pixels = pixels;
-    b.columns = columns;
-    b.width = lnp_strip_width(columns, g->team.threads);
-    lnp_team_run(&g->team, lnp_bias_strip, &b, lnp_ceil_div(columns, b.width));
-}
-
 /* gradient[c] += the sums of all chunks, (chunks, columns), in order. */
 static void lnp_add_chunks(const lensnet_graph *g, float *gradient, const float *sums,
                            size_t chunks, size_t columns)
@@ -9689,6 +9669,52 @@ static float *lnp_output_value(const lensnet_node *node)
 static const float *lnp_output_gradient(const lensnet_node *node)
 {
     return lnp_tensor_gradient(node->graph, node->output);
+}
+
+typedef struct lnp_bias_sums {
+    const lnp_row_kernels *kernels;
+    float *gradient;
+    const float *dy, *x;                 /* x: NULL for a bias */
+    size_t rows, pixels, columns, width; /* of a strip */
+} lnp_bias_sums;
+
+static void lnp_bias_strip(const void *context, size_t strip, size_t worker)
+{
+    const lnp_bias_sums *b = (const lnp_bias_sums *)context;
+    const size_t c = strip * b->width, count = lnp_min(b->width, b->columns - c);
+    float *gradient = b->gradient + c, sums[LNP_STRIP_COLUMNS];
+    lnp_chunk chunk;
+    size_t row;
+    (void)worker;
+    for (row = 0; row < b->rows; row += chunk.rows) {
+        chunk = lnp_chunk_at(row, b->pixels);
+        memset(sums, 0, count * sizeof(float));
+        if (b->x)
+            b->kernels->column_products(sums, b->dy + row * b->columns + c,
+                                        b->x + row * b->columns + c, b->columns, chunk.rows, count);
+        else
+            b->kernels->column_sum(sums, b->dy + row * b->columns + c, b->columns, chunk.rows,
+                                   count);
+        b->kernels->add(gradient, gradient, sums, count);
+    }
+}
+
+/* gradient[c] += sum over all rows of dy[row][c], times x[row][c] where x is given, chunk by chunk. */
+static void lnp_column_gradient(const lensnet_node *node, int parameter, const float *dy,
+                                const float *x)
+{
+    lensnet_graph *g = node->graph;
+    lnp_bias_sums b;
+    b.gradient = lnp_parameter_gradient(node, parameter);
+    if (!b.gradient) return;
+    b.kernels = &g->kernels;
+    b.dy = dy;
+    b.x = x;
+    b.pixels = lnp_pixels(lnp_out(node));
+    b.rows = g->run.n * b.pixels;
+    b.columns = lnp_out(node)->c;
+    b.width = lnp_strip_width(b.columns, g->team.threads);
+    lnp_team_run(&g->team, lnp_bias_strip, &b, lnp_ceil_div(b.columns, b.width));
 }
 
 /* Declares that parameter k is read as a vector of `count` values, whatever its shape. */
@@ -9917,8 +9943,7 @@ static void lnp_linear_backward(const lensnet_node *node)
     weight.dy = dy;
     weight.x = lnp_input_value(node, 0);
     lnp_multiply_gradient(lnp_gemm_of(node), &weight, g->run.scratch, &g->team);
-    lnp_bias_gradient(g, lnp_parameter_gradient(node, 1), dy, m, lnp_pixels(lnp_in(node)),
-                      weight.n);
+    lnp_column_gradient(node, 1, dy, NULL);
     if (dx) {
         lnp_product input = lnp_product_input(node, 0, m);
         input.a = dy;
@@ -10222,9 +10247,7 @@ static void lnp_conv_backward(const lensnet_node *node)
         dpatches + lnp_round_up(lnp_conv_rows(node) * lnp_parameter_of(node, 0)->k, 16);
     float *dx = lnp_input_gradient(node, 0);
     size_t group;
-    lnp_bias_gradient(g, lnp_parameter_gradient(node, 1), lnp_output_gradient(node),
-                      g->run.n * lnp_pixels(lnp_out(node)), lnp_pixels(lnp_out(node)),
-                      lnp_out(node)->c);
+    lnp_column_gradient(node, 1, lnp_output_gradient(node), NULL);
     if (dx) lnp_zero_parallel(g, dx, lnp_tensor_floats(g, node->inputs[0]));
     for (group = 0; group < lnp_conv_desc(node)->groups; group++)
         lnp_conv_backward_group(node, group, dpatches, scratch, dx);
@@ -10887,7 +10910,7 @@ static void lnp_grn_backward(const lensnet_node *node)
     const float *x = lnp_input_value(node, 0), *dy = lnp_output_gradient(node);
     size_t sample;
     lnp_pixel_totals(g, lnp_grn_totals(node), dy, x, g->run.n, pixels, c);
-    lnp_bias_gradient(g, lnp_parameter_gradient(node, 1), dy, g->run.n * pixels, pixels, c);
+    lnp_column_gradient(node, 1, dy, NULL);
     for (sample = 0; sample < g->run.n; sample++)
         lnp_grn_coefficients(
             lnp_grn_coefficient(node) + sample * c, lnp_grn_factor(node) + sample * c,
@@ -10967,20 +10990,27 @@ static void lnp_gate_rows(const void *context, size_t part, size_t worker)
                   g->c);
 }
 
-/* to = from y, in whichever of the two shapes y has. */
-static void lnp_multiply_by(const lensnet_node *node, float *to, const float *from)
+/* to = from times the gates, one row of them for every `pixels` rows. */
+static void lnp_gate(const lensnet_node *node, float *to, const float *from, const float *gates,
+                     size_t pixels)
 {
     lensnet_graph *g = node->graph;
-    const lensnet_view x = lensnet_node_input(node, 0), y = lensnet_node_input(node, 1);
     lnp_gating gating;
     gating.kernel = lnp_multiply_kernels[g->map_isa];
     gating.to = to;
     gating.from = from;
-    gating.gates = y.value;
-    gating.pixels = x.h * x.w / (y.h * y.w);
-    gating.rows = x.n * x.h * x.w;
-    gating.c = x.c;
+    gating.gates = gates;
+    gating.pixels = pixels;
+    gating.rows = g->run.n * lnp_pixels(lnp_in(node));
+    gating.c = lnp_in(node)->c;
     lnp_team_run(&g->team, lnp_gate_rows, &gating, lnp_ceil_div(gating.rows, LNP_ROWS_AT_A_TIME));
+}
+
+/* In whichever of its two shapes y is. */
+static void lnp_multiply_by(const lensnet_node *node, float *to, const float *from)
+{
+    const lensnet_view x = lensnet_node_input(node, 0), y = lensnet_node_input(node, 1);
+    lnp_gate(node, to, from, y.value, x.h * x.w / (y.h * y.w));
 }
 
 static void lnp_multiply_forward(const lensnet_node *node)
@@ -11020,6 +11050,331 @@ lensnet_tensor lensnet_multiply(lensnet_graph *g, lensnet_tensor x, lensnet_tens
     return lensnet_record(g, &lnp_multiply_operator, inputs, NULL, NULL);
 }
 
+/* --- concat -------------------------------------------------------------------------------------- */
+
+/* a (N, H, W, Ca), b (N, H, W, Cb) -> y (N, H, W, Ca + Cb). */
+
+static lensnet_result lnp_concat_shape(lensnet_node *node, lensnet_error *error)
+{
+    const lensnet_view a = lensnet_node_input(node, 0), b = lensnet_node_input(node, 1);
+    if (a.h != b.h || a.w != b.w)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE, "concat: %lu x %lu and %lu x %lu pixels differ",
+                        (unsigned long)a.h, (unsigned long)a.w, (unsigned long)b.h,
+                        (unsigned long)b.w);
+    lensnet_node_shape(node, a.h, a.w, a.c + b.c);
+    return LENSNET_OK;
+}
+
+static void lnp_concat_forward(const lensnet_node *node)
+{
+    const lensnet_view a = lensnet_node_input(node, 0), b = lensnet_node_input(node, 1);
+    float *y = lnp_output_value(node);
+    size_t row, rows = a.n * a.h * a.w;
+    for (row = 0; row < rows; row++, y += a.c + b.c) {
+        memcpy(y, a.value + row * a.c, a.c * sizeof(float));
+        memcpy(y + a.c, b.value + row * b.c, b.c * sizeof(float));
+    }
+}
+
+static void lnp_concat_backward(const lensnet_node *node)
+{
+    const lensnet_view a = lensnet_node_input(node, 0), b = lensnet_node_input(node, 1);
+    const float *dy = lnp_output_gradient(node);
+    size_t row, rows = a.n * a.h * a.w;
+    for (row = 0; row < rows; row++, dy += a.c + b.c) {
+        if (a.gradient) memcpy(a.gradient + row * a.c, dy, a.c * sizeof(float));
+        if (b.gradient) memcpy(b.gradient + row * b.c, dy + a.c, b.c * sizeof(float));
+    }
+}
+
+static const lensnet_operator lnp_concat = {
+    "concat", /* inputs, weights, of these required, bytes of options, flags: */
+    2, 0, 0, 0, 0,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_concat_shape, NULL, lnp_concat_forward, lnp_concat_backward, NULL, NULL};
+
+lensnet_tensor lensnet_concat(lensnet_graph *g, lensnet_tensor a, lensnet_tensor b)
+{
+    lensnet_tensor inputs[2];
+    inputs[0] = a;
+    inputs[1] = b;
+    return lensnet_record(g, &lnp_concat, inputs, NULL, NULL);
+}
+
+/* --- channel scale --------------------------------------------------------------------------------- */
+
+/* x (N, H, W, C), gamma (C) -> y (N, H, W, C). */
+
+static lensnet_result lnp_channel_scale_shape(lensnet_node *node, lensnet_error *error)
+{
+    lnp_shape_same(node, error);
+    return lensnet_node_expect(node, 0, lnp_in(node)->c, error);
+}
+
+static void lnp_channel_scale_by(const lensnet_node *node, float *to, const float *from)
+{
+    const lensnet_view x = lensnet_node_input(node, 0);
+    lnp_gate(node, to, from, lnp_parameter_values(node, 0), x.n * x.h * x.w);
+}
+
+static void lnp_channel_scale_forward(const lensnet_node *node)
+{
+    lnp_channel_scale_by(node, lnp_output_value(node), lnp_input_value(node, 0));
+}
+
+static void lnp_channel_scale_backward(const lensnet_node *node)
+{
+    const float *dy = lnp_output_gradient(node);
+    lnp_column_gradient(node, 0, dy, lnp_input_value(node, 0));
+    if (lnp_input_gradient(node, 0)) lnp_channel_scale_by(node, lnp_input_gradient(node, 0), dy);
+}
+
+static const lensnet_operator lnp_channel_scale = {
+    "channel scale", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 1, 1, 0, LENSNET_READS_INPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_channel_scale_shape, NULL, lnp_channel_scale_forward, lnp_channel_scale_backward, NULL,
+    NULL};
+
+lensnet_tensor lensnet_channel_scale(lensnet_graph *g, lensnet_tensor x, lensnet_parameter gamma)
+{
+    return lensnet_record(g, &lnp_channel_scale, &x, &gamma, NULL);
+}
+
+/* --- softmax ------------------------------------------------------------------------------------- */
+
+/* x (N, H, W, C) -> y (N, H, W, C), each pixel's sum 1; dx = y (dy - sum over c of dy y). */
+
+static size_t lnp_rows_of_part(const lensnet_node *node, size_t part)
+{
+    const size_t rows = node->graph->run.n * lnp_pixels(lnp_out(node));
+    return lnp_min(LNP_ROWS_AT_A_TIME, rows - part * LNP_ROWS_AT_A_TIME);
+}
+
+static void lnp_run_rows(const lensnet_node *node, lensnet_task task)
+{
+    const size_t rows = node->graph->run.n * lnp_pixels(lnp_out(node));
+    lensnet_node_run(node, task, lnp_ceil_div(rows, LNP_ROWS_AT_A_TIME));
+}
+
+static void lnp_softmax_rows(const void *context, size_t part, size_t worker)
+{
+    const lensnet_node *node = (const lensnet_node *)context;
+    const size_t c = lnp_out(node)->c, at = part * LNP_ROWS_AT_A_TIME * c;
+    (void)worker;
+    lnp_softmax(lnp_output_value(node) + at, lnp_input_value(node, 0) + at,
+                lnp_rows_of_part(node, part), c);
+}
+
+static void lnp_softmax_back_rows(const void *context, size_t part, size_t worker)
+{
+    const lensnet_node *node = (const lensnet_node *)context;
+    const size_t c = lnp_out(node)->c, at = part * LNP_ROWS_AT_A_TIME * c;
+    const float *y = lnp_output_value(node) + at, *dy = lnp_output_gradient(node) + at;
+    float *dx = lnp_input_gradient(node, 0) + at;
+    size_t row, i, rows = lnp_rows_of_part(node, part);
+    (void)worker;
+    for (row = 0; row < rows; row++, y += c, dy += c, dx += c) {
+        double sum = 0.0;
+        for (i = 0; i < c; i++) sum += (double)dy[i] * (double)y[i];
+        for (i = 0; i < c; i++) dx[i] = (float)((double)y[i] * ((double)dy[i] - sum));
+    }
+}
+
+static void lnp_softmax_forward(const lensnet_node *node) { lnp_run_rows(node, lnp_softmax_rows); }
+
+static void lnp_softmax_backward(const lensnet_node *node)
+{
+    if (lnp_input_gradient(node, 0)) lnp_run_rows(node, lnp_softmax_back_rows);
+}
+
+static const lensnet_operator lnp_softmax_operator = {
+    "softmax", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, 0, LENSNET_READS_OUTPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    NULL, NULL, lnp_softmax_forward, lnp_softmax_backward, NULL, NULL};
+
+lensnet_tensor lensnet_softmax(lensnet_graph *g, lensnet_tensor x)
+{
+    return lensnet_record(g, &lnp_softmax_operator, &x, NULL, NULL);
+}
+
+/* --- group norm ---------------------------------------------------------------------------------- */
+
+/* x (N, H, W, C), weight (C), bias (C) -> y (N, H, W, C); kept: mean and 1 / deviation of each group,
+ * (N, 2, groups). A task is a group of a sample: its sums are in double, pixel after pixel. */
+
+typedef struct lnp_group_options {
+    size_t groups;
+    float epsilon;
+} lnp_group_options;
+
+/* One group of one sample: channels first ... first + count - 1 of its pixels. */
+typedef struct lnp_group {
+    size_t first, count, pixels, c, at; /* at: of its first value */
+    float *mean, *rstd;
+} lnp_group;
+
+static lnp_group lnp_group_of(const lensnet_node *node, size_t task)
+{
+    const lnp_group_options *o = (const lnp_group_options *)lensnet_node_options(node);
+    const lnp_activation *x = lnp_in(node);
+    const size_t sample = task / o->groups, index = task % o->groups;
+    lnp_group group;
+    group.count = x->c / o->groups;
+    group.first = index * group.count;
+    group.pixels = lnp_pixels(x);
+    group.c = x->c;
+    group.at = sample * lnp_sample_floats(x) + group.first;
+    group.mean = lensnet_node_kept(node, 0) + sample * 2 * o->groups + index;
+    group.rstd = group.mean + o->groups;
+    return group;
+}
+
+static lensnet_result lnp_group_norm_shape(lensnet_node *node, lensnet_error *error)
+{
+    const lnp_group_options *o = (const lnp_group_options *)lensnet_node_options(node);
+    if (!o->groups || lnp_in(node)->c % o->groups)
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "group norm: %lu channels cannot be cut into %lu groups",
+                        (unsigned long)lnp_in(node)->c, (unsigned long)o->groups);
+    return lnp_channelwise_shape(node, error);
+}
+
+static void lnp_group_norm_plan(lensnet_node *node)
+{
+    const lnp_group_options *o = (const lnp_group_options *)lensnet_node_options(node);
+    lensnet_node_keep(node, 2 * o->groups);
+    lensnet_node_reserve(node, 2 * node->graph->micro_batch * lnp_in(node)->c); /* dw, db */
+}
+
+static void lnp_group_statistics(const lnp_group *g, const float *x, float epsilon)
+{
+    const double values = (double)(g->pixels * g->count);
+    double mean = 0.0, variance = 0.0;
+    size_t p, c;
+    for (p = 0; p < g->pixels; p++)
+        for (c = 0; c < g->count; c++) mean += (double)x[p * g->c + c];
+    mean /= values;
+    for (p = 0; p < g->pixels; p++)
+        for (c = 0; c < g->count; c++) {
+            const double d = (double)x[p * g->c + c] - mean;
+            variance += d * d;
+        }
+    *g->mean = (float)mean;
+    *g->rstd = (float)(1.0 / sqrt(variance / values + (double)epsilon));
+}
+
+static void lnp_group_norm_task(const void *context, size_t task, size_t worker)
+{
+    const lensnet_node *node = (const lensnet_node *)context;
+    const lnp_group_options *o = (const lnp_group_options *)lensnet_node_options(node);
+    const lnp_group g = lnp_group_of(node, task);
+    const float *x = lnp_input_value(node, 0) + g.at;
+    const float *w = lnp_parameter_values(node, 0) + g.first;
+    const float *b = lnp_parameter_values(node, 1) + g.first;
+    float *y = lnp_output_value(node) + g.at;
+    size_t p, c;
+    (void)worker;
+    lnp_group_statistics(&g, x, o->epsilon);
+    for (p = 0; p < g.pixels; p++)
+        for (c = 0; c < g.count; c++) {
+            const size_t i = p * g.c + c;
+            y[i] = (x[i] - *g.mean) * *g.rstd * w[c] + b[c];
+        }
+}
+
+/* dx = rstd (dy w - (s1 + xhat s2) / values), s1 = sum of dy w, s2 = sum of dy w xhat. */
+static void lnp_group_input_gradient(const lnp_group *g, float *dx, const float *dy, const float *x,
+                                     const float *w)
+{
+    const double values = (double)(g->pixels * g->count), mean = (double)*g->mean;
+    const double rstd = (double)*g->rstd;
+    double s1 = 0.0, s2 = 0.0;
+    size_t p, c;
+    for (p = 0; p < g->pixels; p++)
+        for (c = 0; c < g->count; c++) {
+            const size_t i = p * g->c + c;
+            const double d = (double)dy[i] * (double)w[c];
+            s1 += d;
+            s2 += d * ((double)x[i] - mean) * rstd;
+        }
+    for (p = 0; p < g->pixels; p++)
+        for (c = 0; c < g->count; c++) {
+            const size_t i = p * g->c + c;
+            const double hat = ((double)x[i] - mean) * rstd;
+            dx[i] = (float)(rstd * ((double)dy[i] * (double)w[c] - (s1 + hat * s2) / values));
+        }
+}
+
+static void lnp_group_norm_back_task(const void *context, size_t task, size_t worker)
+{
+    const lensnet_node *node = (const lensnet_node *)context;
+    const lnp_group g = lnp_group_of(node, task);
+    const float *x = lnp_input_value(node, 0) + g.at, *dy = lnp_output_gradient(node) + g.at;
+    const size_t sample = g.at / (g.pixels * g.c);
+    float *dw = lensnet_node_scratch(node) + 2 * sample * g.c + g.first, *db = dw + g.c;
+    float *dx = lnp_input_gradient(node, 0);
+    size_t p, c;
+    (void)worker;
+    for (c = 0; c < g.count; c++) {
+        double of_weight = 0.0, of_bias = 0.0;
+        for (p = 0; p < g.pixels; p++) {
+            const size_t i = p * g.c + c;
+            of_weight += (double)dy[i] * ((double)x[i] - (double)*g.mean) * (double)*g.rstd;
+            of_bias += (double)dy[i];
+        }
+        dw[c] = (float)of_weight;
+        db[c] = (float)of_bias;
+    }
+    if (dx) lnp_group_input_gradient(&g, dx + g.at, dy, x, lnp_parameter_values(node, 0) + g.first);
+}
+
+static size_t lnp_group_tasks(const lensnet_node *node)
+{
+    const lnp_group_options *o = (const lnp_group_options *)lensnet_node_options(node);
+    return node->graph->run.n * o->groups;
+}
+
+static void lnp_group_norm_forward(const lensnet_node *node)
+{
+    lensnet_node_run(node, lnp_group_norm_task, lnp_group_tasks(node));
+}
+
+static void lnp_group_norm_backward(const lensnet_node *node)
+{
+    const float *sums = lensnet_node_scratch(node);
+    float *dw = lnp_parameter_gradient(node, 0), *db = lnp_parameter_gradient(node, 1);
+    const size_t c = lnp_in(node)->c;
+    size_t sample, i;
+    lensnet_node_run(node, lnp_group_norm_back_task, lnp_group_tasks(node));
+    for (sample = 0; sample < node->graph->run.n; sample++, sums += 2 * c)
+        for (i = 0; i < c; i++) {
+            dw[i] += sums[i];
+            db[i] += sums[c + i];
+        }
+}
+
+static const lensnet_operator lnp_group_norm = {
+    "group norm", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 2, 2, sizeof(lnp_group_options), LENSNET_READS_INPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_group_norm_shape, lnp_group_norm_plan, lnp_group_norm_forward, lnp_group_norm_backward,
+    NULL, NULL};
+
+lensnet_tensor lensnet_group_norm(lensnet_graph *g, lensnet_tensor x, size_t groups,
+                                  lensnet_parameter weight, lensnet_parameter bias, float epsilon)
+{
+    lensnet_parameter parameters[2];
+    lnp_group_options options;
+    parameters[0] = weight;
+    parameters[1] = bias;
+    memset(&options, 0, sizeof options);
+    options.groups = groups;
+    options.epsilon = epsilon;
+    return lensnet_record(g, &lnp_group_norm, &x, parameters, &options);
+}
+
 /* --- drop path --------------------------------------------------------------------------------- */
 
 /* x (N, H, W, C) -> y of the same shape; one number for each of the N. */
@@ -11042,9 +11397,8 @@ static lensnet_result lnp_drop_path_shape(lensnet_node *node, lensnet_error *err
 {
     const lnp_drop *drop = (const lnp_drop *)lensnet_node_options(node);
     if (!(drop->rate >= 0.0f && drop->rate < 1.0f))
-        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "%s: drop path rate %g, expected 0 <= rate < 1", node->op->name,
-                        (double)drop->rate);
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "%s: rate %g, expected 0 <= rate < 1",
+                        node->op->name, (double)drop->rate);
     node->graph->drop_paths++;
     return lnp_shape_same(node, error);
 }
@@ -11091,6 +11445,66 @@ lensnet_tensor lensnet_drop_path(lensnet_graph *g, lensnet_tensor x, float rate)
 {
     const lnp_drop drop = lnp_drop_next(g, rate);
     return lensnet_record(g, &lnp_drop_path, &x, NULL, &drop);
+}
+
+/* --- dropout ------------------------------------------------------------------------------------- */
+
+/* x -> y, any shape. The same random numbers say again in backward what was dropped. */
+
+static void lnp_dropout_sample(const lensnet_node *node, size_t sample, float *to,
+                               const float *from)
+{
+    const lnp_drop *drop = (const lnp_drop *)lensnet_node_options(node);
+    const lnp_run *run = &node->graph->run;
+    const size_t floats = lnp_sample_floats(lnp_in(node));
+    const uint64_t stream = run->batch->step * 65536 + drop->index;
+    const uint64_t first = (uint64_t)(run->first + sample) * floats;
+    const float scale = 1.0f / (1.0f - drop->rate);
+    size_t i;
+    for (i = 0; i < floats; i++) {
+        const double u = lensnet_random_uniform(run->batch->seed, stream, first + i);
+        to[i] = u < (double)drop->rate ? 0.0f : from[i] * scale;
+    }
+}
+
+static void lnp_dropout_task(const void *context, size_t sample, size_t worker)
+{
+    const lensnet_node *node = (const lensnet_node *)context;
+    const size_t at = sample * lnp_sample_floats(lnp_in(node));
+    (void)worker;
+    if (node->graph->run.turned)
+        lnp_dropout_sample(node, sample, lnp_input_gradient(node, 0) + at,
+                           lnp_output_gradient(node) + at);
+    else
+        lnp_dropout_sample(node, sample, lnp_output_value(node) + at,
+                           lnp_input_value(node, 0) + at);
+}
+
+static void lnp_dropout_forward(const lensnet_node *node)
+{
+    const lensnet_graph *g = node->graph;
+    if (g->options.training)
+        lensnet_node_run(node, lnp_dropout_task, g->run.n);
+    else
+        memcpy(lnp_output_value(node), lnp_input_value(node, 0),
+               lnp_tensor_floats(g, node->output) * sizeof(float));
+}
+
+static void lnp_dropout_backward(const lensnet_node *node)
+{
+    if (lnp_input_gradient(node, 0)) lensnet_node_run(node, lnp_dropout_task, node->graph->run.n);
+}
+
+static const lensnet_operator lnp_dropout = {
+    "dropout", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, sizeof(lnp_drop), 0,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_drop_path_shape, NULL, lnp_dropout_forward, lnp_dropout_backward, NULL, NULL};
+
+lensnet_tensor lensnet_dropout(lensnet_graph *g, lensnet_tensor x, float rate)
+{
+    const lnp_drop drop = lnp_drop_next(g, rate);
+    return lensnet_record(g, &lnp_dropout, &x, NULL, &drop);
 }
 
 /* --- pooling ----------------------------------------------------------------------------------- */
@@ -11207,6 +11621,99 @@ lensnet_tensor lensnet_max_pool(lensnet_graph *g, lensnet_tensor x, size_t kerne
     window.stride = stride;
     window.padding = padding;
     return lensnet_record(g, &lnp_max_pool, &x, NULL, &window);
+}
+
+/* x (N, H, W, C) -> y (N, H', W', C): the sum of a window's pixels, row by row, times 1 / kernel^2. */
+
+/* Steps through the pixels of one window that lie inside the image: its next one, or NULL. */
+typedef struct lnp_window_walk {
+    const lnp_pool_shape *shape;
+    size_t out_y, out_x, tap;
+} lnp_window_walk;
+
+/* Where the next pixel of the window stands in its sample, in floats; 0 when there is none. */
+static int lnp_window_next(lnp_window_walk *walk, size_t *at)
+{
+    const lnp_pool_shape *s = walk->shape;
+    while (walk->tap < s->kernel * s->kernel) {
+        const size_t y = walk->out_y * s->stride + walk->tap / s->kernel - s->pad;
+        const size_t x = walk->out_x * s->stride + walk->tap % s->kernel - s->pad;
+        walk->tap++;
+        *at = (y * s->w + x) * s->c;
+        if (y < s->h && x < s->w) return 1; /* what is above or left of the image has wrapped */
+    }
+    return 0;
+}
+
+static lnp_window_walk lnp_window_at(const lnp_pool_shape *shape, size_t pixel)
+{
+    lnp_window_walk walk;
+    walk.shape = shape;
+    walk.out_y = pixel / shape->out_w;
+    walk.out_x = pixel % shape->out_w;
+    walk.tap = 0;
+    return walk;
+}
+
+static void lnp_average_sample(const void *context, size_t sample, size_t worker)
+{
+    const lensnet_node *node = (const lensnet_node *)context;
+    const lnp_row_kernels *kernels = &node->graph->kernels;
+    const lnp_pool_shape s = lnp_pool_shape_of(node);
+    const float *x = lnp_input_value(node, 0) + sample * s.h * s.w * s.c;
+    float *y = lnp_output_value(node) + sample * s.out_h * s.out_w * s.c;
+    size_t pixel, at;
+    (void)worker;
+    for (pixel = 0; pixel < s.out_h * s.out_w; pixel++, y += s.c) {
+        lnp_window_walk walk = lnp_window_at(&s, pixel);
+        memset(y, 0, s.c * sizeof(float));
+        while (lnp_window_next(&walk, &at)) kernels->add(y, y, x + at, s.c);
+        kernels->scale(y, y, 1.0f / (float)(s.kernel * s.kernel), s.c);
+    }
+}
+
+static void lnp_average_back_sample(const void *context, size_t sample, size_t worker)
+{
+    const lensnet_node *node = (const lensnet_node *)context;
+    const lnp_row_kernels *kernels = &node->graph->kernels;
+    const lnp_pool_shape s = lnp_pool_shape_of(node);
+    float *dx = lnp_input_gradient(node, 0) + sample * s.h * s.w * s.c;
+    const float *dy = lnp_output_gradient(node) + sample * s.out_h * s.out_w * s.c;
+    size_t pixel, at;
+    (void)worker;
+    memset(dx, 0, s.h * s.w * s.c * sizeof(float));
+    for (pixel = 0; pixel < s.out_h * s.out_w; pixel++, dy += s.c) {
+        lnp_window_walk walk = lnp_window_at(&s, pixel);
+        while (lnp_window_next(&walk, &at))
+            kernels->add_scaled(dx + at, dx + at, dy, 1.0f / (float)(s.kernel * s.kernel), s.c);
+    }
+}
+
+static void lnp_average_pool_forward(const lensnet_node *node)
+{
+    lensnet_node_run(node, lnp_average_sample, node->graph->run.n);
+}
+
+static void lnp_average_pool_backward(const lensnet_node *node)
+{
+    if (lnp_input_gradient(node, 0))
+        lensnet_node_run(node, lnp_average_back_sample, node->graph->run.n);
+}
+
+static const lensnet_operator lnp_average_pool = {
+    "average pool", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, sizeof(lnp_window), 0,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_window_shape, NULL, lnp_average_pool_forward, lnp_average_pool_backward, NULL, NULL};
+
+lensnet_tensor lensnet_average_pool(lensnet_graph *g, lensnet_tensor x, size_t kernel,
+                                    size_t stride, size_t padding)
+{
+    lnp_window window;
+    window.kernel = kernel;
+    window.stride = stride;
+    window.padding = padding;
+    return lensnet_record(g, &lnp_average_pool, &x, NULL, &window);
 }
 
 /* --- softmax cross-entropy --------------------------------------------------------------------- */
@@ -19472,8 +19979,9 @@ lensnet_result lensnet_classify(const lensnet_classifier *classifier, const floa
  * digits and training states of the version before are refused.
  *
  * since 0.2.0  Several losses in one graph with targets by name; extra heads on a model; operators and
- *              losses from outside the header (lensnet_operator); sigmoid, SiLU, multiply; depthwise
- *              3 x 3 and 5 x 5, stride 2; bfloat16 products; images of several bands, crops; temperature,
+ *              losses from outside the header (lensnet_operator); sigmoid, SiLU, multiply, concat,
+ *              channel scale, group norm, softmax, dropout, average pool; depthwise 3 x 3 and
+ *              5 x 5, stride 2; bfloat16 products; images of several bands, crops; temperature,
  *              prediction sets and "unknown" in a classifier; learning rates of single tensors. Files
  *              carry checksums. float32 keeps its bits.
  * 0.2.0        2026-11-24, LENSNET_NUMERICS 2: the gradients of biases, norms and GRN's shift are sums of

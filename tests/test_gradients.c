@@ -36,6 +36,12 @@ typedef enum kind {
     SILU,
     GRN,
     ADD,
+    CONCAT,
+    CHANNEL_SCALE,
+    SOFTMAX,
+    GROUP_NORM,
+    DROPOUT,
+    AVERAGE_POOL,
     MULTIPLY,
     GATE,
     DROP_PATH,
@@ -89,6 +95,13 @@ static const operation operations[] = {
     {"add", ADD, {2, 4, 3, 11}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"multiply", MULTIPLY, {2, 4, 3, 11}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"multiply by (N, 1, 1, C)", GATE, {3, 5, 4, 11}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"concat", CONCAT, {2, 4, 3, 5}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"channel scale", CHANNEL_SCALE, {2, 9, 7, 19}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"softmax", SOFTMAX, {2, 4, 5, 7}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"group norm, 3 groups", GROUP_NORM, {2, 4, 3, 12}, 0, 0, 0, {0, 0, 0, 3}, 1},
+    {"dropout", DROPOUT, {4, 3, 3, 5}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"average pool 3x3, stride 2", AVERAGE_POOL, {2, 7, 6, 5}, 0, 3, 3, {2, 1, 1, 1}, 0},
+    {"average pool 2x2", AVERAGE_POOL, {1, 6, 6, 17}, 0, 2, 2, {2, 0, 1, 1}, 0},
     {"drop path", DROP_PATH, {8, 2, 3, 5}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"mean pool", MEAN_POOL, {2, 5, 3, 9}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"max pool 3x3, stride 2", MAX_POOL, {2, 7, 6, 5}, 0, 3, 3, {2, 1, 1, 1}, 0},
@@ -104,12 +117,13 @@ static size_t convolved(size_t size, size_t kernel, const lensnet_conv2d_desc *d
 static shape output_shape(const operation *op)
 {
     shape out = op->in;
-    if (op->kind == CONV2D || op->kind == MAX_POOL) {
+    if (op->kind == CONV2D || op->kind == MAX_POOL || op->kind == AVERAGE_POOL) {
         out.h = convolved(op->in.h, op->rows, &op->desc);
         out.w = convolved(op->in.w, op->columns, &op->desc);
     }
     if (op->kind == CONV2D || op->kind == LINEAR) out.c = op->out_channels;
     if (op->kind == MEAN_POOL) out.h = out.w = 1;
+    if (op->kind == CONCAT) out.c = 2 * op->in.c;
     return out;
 }
 
@@ -120,7 +134,9 @@ static void parameter_sizes(size_t sizes[2], const operation *op)
     if (op->kind == CONV2D)
         sizes[0] = op->out_channels * (op->in.c / op->desc.groups) * op->rows * op->columns;
     if (op->kind == LINEAR) sizes[0] = op->out_channels * op->in.c;
-    if (op->kind == LAYER_NORM || op->kind == GRN) sizes[0] = sizes[1] = op->in.c;
+    if (op->kind == LAYER_NORM || op->kind == GRN || op->kind == GROUP_NORM ||
+        op->kind == CHANNEL_SCALE)
+        sizes[0] = op->in.c;
     if (sizes[0] && op->biased) sizes[1] = output_shape(op).c;
 }
 
@@ -224,6 +240,46 @@ static void grn_ratios(double *ratios, const operation *op, const double *x)
     }
 }
 
+static double average_pool_at(const operation *op, const double *x, size_t n, size_t oy, size_t ox,
+                              size_t c)
+{
+    double sum = 0;
+    size_t r, s, iy, ix;
+    for (r = 0; r < op->rows; r++)
+        for (s = 0; s < op->columns; s++)
+            if (tap(&iy, oy, r, op->in.h, &op->desc) && tap(&ix, ox, s, op->in.w, &op->desc))
+                sum += x[at(op->in, n, iy, ix, c)];
+    return sum / (double)(op->rows * op->columns);
+}
+
+static double softmax_at(const operation *op, const double *row, size_t channel)
+{
+    double sum = 0;
+    size_t c;
+    for (c = 0; c < op->in.c; c++) sum += exp(row[c]);
+    return exp(row[channel]) / sum;
+}
+
+/* Normalised, before weight and bias. */
+static double group_norm_at(const operation *op, const double *x, size_t n, size_t channel,
+                            double value)
+{
+    const size_t wide = op->in.c / op->desc.groups, first = channel / wide * wide;
+    const double count = (double)(op->in.h * op->in.w * wide);
+    double mean = 0, variance = 0;
+    size_t y, w, c;
+    for (y = 0; y < op->in.h; y++)
+        for (w = 0; w < op->in.w; w++)
+            for (c = first; c < first + wide; c++) mean += x[at(op->in, n, y, w, c)] / count;
+    for (y = 0; y < op->in.h; y++)
+        for (w = 0; w < op->in.w; w++)
+            for (c = first; c < first + wide; c++) {
+                const double d = x[at(op->in, n, y, w, c)] - mean;
+                variance += d * d / count;
+            }
+    return (value - mean) / sqrt(variance + (double)EPSILON);
+}
+
 static void formula(double *y, const operation *op, const double *x, double *const parameters[2],
                     const double *kept)
 {
@@ -246,11 +302,21 @@ static void formula(double *y, const operation *op, const double *x, double *con
                     case RELU: y[i] = x[i] > 0 ? x[i] : 0; break;
                     case SIGMOID: y[i] = 1 / (1 + exp(-x[i])); break;
                     case SILU: y[i] = x[i] / (1 + exp(-x[i])); break;
+                    case CONCAT: /* x and sigmoid(x) */
+                        y[i] = c < op->in.c ? row[c] : 1 / (1 + exp(-row[c - op->in.c]));
+                        break;
+                    case CHANNEL_SCALE: y[i] = p[c] * x[i]; break;
+                    case SOFTMAX: y[i] = softmax_at(op, row, c); break;
+                    case GROUP_NORM: y[i] = group_norm_at(op, x, n, c, x[i]) * p[c] + q[c]; break;
+                    case DROPOUT: y[i] = kept[i] > 0 ? x[i] / (1 - (double)DROP_RATE) : 0; break;
+                    case AVERAGE_POOL: y[i] = average_pool_at(op, x, n, oy, ox, c); break;
                     case MULTIPLY: y[i] = x[i] / (1 + exp(-x[i])); break; /* x sigmoid(x) */
                     case GATE: y[i] = x[i] * mean_pool_at(op, x, n, c); break;
                     case GRN: y[i] = p[c] * x[i] * ratios[n * op->in.c + c] + q[c] + x[i]; break;
                     case ADD: y[i] = x[i] + (x[i] > 0 ? x[i] : 0); break; /* x + relu(x) */
-                    case DROP_PATH: y[i] = kept[n] > 0 ? x[i] / (1 - (double)DROP_RATE) : 0; break;
+                    case DROP_PATH:
+                        y[i] = kept[at(out, n, 0, 0, 0)] > 0 ? x[i] / (1 - (double)DROP_RATE) : 0;
+                        break;
                     case MEAN_POOL: y[i] = mean_pool_at(op, x, n, c); break;
                     case MAX_POOL: y[i] = max_pool_at(op, x, n, oy, ox, c); break;
                     }
@@ -300,6 +366,13 @@ static lensnet_tensor record(lensnet_graph *graph, const operation *op, lensnet_
     case RELU: return lensnet_relu(graph, x);
     case SIGMOID: return lensnet_sigmoid(graph, x);
     case SILU: return lensnet_silu(graph, x);
+    case CONCAT: return lensnet_concat(graph, x, lensnet_sigmoid(graph, x));
+    case CHANNEL_SCALE: return lensnet_channel_scale(graph, x, p);
+    case SOFTMAX: return lensnet_softmax(graph, x);
+    case GROUP_NORM: return lensnet_group_norm(graph, x, op->desc.groups, p, q, EPSILON);
+    case DROPOUT: return lensnet_dropout(graph, x, DROP_RATE);
+    case AVERAGE_POOL:
+        return lensnet_average_pool(graph, x, op->rows, op->desc.stride, op->desc.padding);
     case MULTIPLY: return lensnet_multiply(graph, x, lensnet_sigmoid(graph, x));
     case GATE: return lensnet_multiply(graph, x, lensnet_mean_pool(graph, x));
     case GRN: return lensnet_grn(graph, x, p, q);
@@ -418,7 +491,7 @@ static void prepare(trial *t, const operation *op)
 }
 
 typedef struct doubles {
-    double x[MOST], parameters[2][MOST], head[MOST], y[MOST], kept[8];
+    double x[MOST], parameters[2][MOST], head[MOST], y[MOST], kept[MOST];
 } doubles;
 
 static void widen(double *to, const float *from, size_t count)
@@ -430,13 +503,13 @@ static void widen(double *to, const float *from, size_t count)
 static void widen_all(doubles *d, const trial *t, const operation *op)
 {
     shape out = output_shape(op);
-    size_t n;
+    size_t i;
     widen(d->x, t->x, MOST);
     widen(d->parameters[0], t->parameters[0], MOST);
     widen(d->parameters[1], t->parameters[1], MOST);
     widen(d->head, t->head, MOST);
-    for (n = 0; n < out.n; n++)
-        d->kept[n] = fabs(t->output[n * out.h * out.w * out.c]) > 0; /* drop path: not dropped */
+    for (i = 0; i < size_of(out); i++)
+        d->kept[i] = fabs(t->output[i]) > 0; /* drop path, dropout: not dropped */
 }
 
 static double loss_at(doubles *d, const operation *op)
