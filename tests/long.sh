@@ -114,7 +114,7 @@ part_kill() {
         rm -rf again
         ./train data $recipe --out again >/dev/null 2>&1 &
         pid=$!
-        wait_ms=$(awk -v seed=$i -v length=$length 'BEGIN { srand(seed); print int(rand() * length) / 1000 }')
+        wait_ms=$(awk -v seed=$i -v span=$length 'BEGIN { srand(seed); print int(rand() * span) / 1000 }')
         sleep "$wait_ms"
         kill -9 $pid 2>/dev/null && hit=$((hit + 1))
         wait $pid 2>/dev/null
@@ -130,7 +130,7 @@ part_kill() {
             cmp -s whole/history.csv again/history.csv && cmp -s whole/report.txt again/report.txt &&
             [ -z "$(find again -name '*.tmp-*')" ] && same=$((same + 1))
     done
-    [ $same -eq $kills ]
+    [ $same -eq $kills ] && [ $resumed -gt 0 ]
     good "kill -9 $kills times ($hit hit, $resumed resumed, $anew begun anew): $same ended with the same bytes"
     cd ../..
 }
