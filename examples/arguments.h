@@ -8,7 +8,7 @@
  * program. What is wrong on a command line ends the program with one sentence and exit status 2.
  *
  * The exit statuses of all programs here: 0 all is well; 1 something could not be done, and stderr says
- * what; 2 the command line is wrong; 130 stopped by Ctrl-C, 143 by kill. */
+ * what; 2 the command line is wrong; 130 stopped by Ctrl-C, kill or a lost connection. */
 #ifndef ARGUMENTS_H
 #define ARGUMENTS_H
 

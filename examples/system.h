@@ -1,7 +1,12 @@
-/* system.h - what the examples need from the operating system: folders, a clock, signals. POSIX.
+/* system.h - what the examples need from the operating system: folders, a clock, signals. POSIX, and
+ * Windows as mingw has it (there all but train.c's lock compiles).
  * Include it before any other header: it asks for POSIX declarations. */
 #ifndef SYSTEM_H
 #define SYSTEM_H
+
+#if defined(_WIN32) && !defined(__USE_MINGW_ANSI_STDIO)
+#define __USE_MINGW_ANSI_STDIO 1 /* %zu */
+#endif
 
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
@@ -14,10 +19,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifdef _WIN32
+#include <io.h>
+#define SYSTEM_MAKE_FOLDER(path) mkdir(path)
+#ifndef SIGHUP
+#define SIGHUP SIGTERM
+#endif
+#else
+#include <sys/resource.h>
+#define SYSTEM_MAKE_FOLDER(path) mkdir(path, 0777)
+#endif
 
 #ifdef __GNUC__
 #define SYSTEM_API __attribute__((unused)) static
@@ -125,10 +140,10 @@ SYSTEM_API int system_make_folder(const char *path)
     for (at = part; good && *at; at++)
         if (*at == '/' && at != part) {
             *at = 0;
-            good = system_is_folder(part) || mkdir(part, 0777) == 0;
+            good = system_is_folder(part) || SYSTEM_MAKE_FOLDER(part) == 0;
             *at = '/';
         }
-    good = good && (system_is_folder(part) || mkdir(part, 0777) == 0);
+    good = good && (system_is_folder(part) || SYSTEM_MAKE_FOLDER(part) == 0);
     free(part);
     return good;
 }
@@ -160,12 +175,16 @@ SYSTEM_API double system_seconds(void)
 /* The most memory that the process has held so far. */
 SYSTEM_API double system_peak_bytes(void)
 {
+#ifdef _WIN32
+    return 0; /* not known */
+#else
     struct rusage usage;
     if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
 #ifdef __APPLE__
     return (double)usage.ru_maxrss;
 #else
     return 1024.0 * (double)usage.ru_maxrss;
+#endif
 #endif
 }
 
@@ -221,6 +240,10 @@ static void system_on_signal(int signal_number)
  * Ctrl-C ends it. A closed pipe and a file beyond the limit are write errors. */
 SYSTEM_API void system_catch_interrupts(void)
 {
+#ifdef _WIN32
+    signal(SIGINT, system_on_signal);
+    signal(SIGTERM, system_on_signal);
+#else
     static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
     struct sigaction action, old;
     size_t i;
@@ -238,6 +261,7 @@ SYSTEM_API void system_catch_interrupts(void)
     sigaction(SIGPIPE, &action, NULL);
 #ifdef SIGXFSZ
     sigaction(SIGXFSZ, &action, NULL);
+#endif
 #endif
 }
 

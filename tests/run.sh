@@ -274,6 +274,24 @@ job_program() {
     check "$name" "$BUILD/$name.log"
 }
 
+# The programs compile for Windows, and one runs under wine where that is installed.
+job_windows() {
+    windows=x86_64-w64-mingw32-gcc
+    have $windows || { skip windows "$windows not found"; return; }
+    for source in examples/classify.c examples/evaluate.c tools/check_data.c tools/simulate.c tools/convert.c; do
+        name=windows_$(basename $source .c)
+        $windows -fsyntax-only -Werror=implicit-function-declaration $source >"$BUILD/$name.log" 2>&1
+        check "$name" "$BUILD/$name.log"
+    done
+    log=$BUILD/windows_hello.log
+    $windows -O0 -w examples/hello.c -o "$BUILD/hello.exe" -lm >"$log" 2>&1
+    check windows_hello "$log"
+    have wine || { skip windows_wine "wine not found"; return; }
+    wine "$BUILD/hello.exe" weights/lensnet-atto.safetensors examples/images/lens-01.npy 2>"$log" |
+        grep -q ' %'
+    check windows_wine "$log"
+}
+
 # Arbitrary bytes as files, under the sanitizers: a program of tests/fuzz_*.c counts as one check.
 job_fuzz() {
     log=$BUILD/$1.log
@@ -383,6 +401,7 @@ all_jobs() {
     done
     for source in tests/fuzz_*.c; do [ -f "$source" ] && echo "fuzz $(basename "$source" .c)"; done
     for source in examples/*.c tools/*.c; do [ -f "$source" ] && echo "program $source"; done
+    echo "windows"
     echo "instructions"
     echo "symbols"
     echo "switches"
