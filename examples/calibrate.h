@@ -278,7 +278,8 @@ static int calibrate_foreign(calibration *c, const float *pooled, lensnet_error 
 
 /* ---- all of it ---- */
 
-static int calibrate_check(const dataset_split *split, size_t classes, lensnet_error *error)
+/* Are there images enough of every class? If not, `error` says so. */
+NPY_API int calibrate_check(const dataset_split *split, size_t classes, lensnet_error *error)
 {
     size_t i, k, found;
     for (k = 0; k < classes; k++) {
