@@ -49,8 +49,8 @@ static void provenance_date(char *text, size_t room)
 {
     const char *epoch = getenv("SOURCE_DATE_EPOCH");
     const time_t now = epoch ? (time_t)strtoll(epoch, NULL, 10) : time(NULL);
-    struct tm parts;
-    if (!gmtime_r(&now, &parts) || !strftime(text, room, "%Y-%m-%d %H:%M:%S UTC", &parts))
+    const struct tm *parts = gmtime(&now);
+    if (!parts || !strftime(text, room, "%Y-%m-%d %H:%M:%S UTC", parts))
         snprintf(text, room, "unknown");
 }
 
