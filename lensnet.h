@@ -1073,6 +1073,12 @@ LENSNET_API lensnet_tensor lensnet_group_norm(lensnet_graph *graph, lensnet_tens
 /* Over the channels of each pixel; torch.nn.functional.softmax over the last axis. For a loss use
  * lensnet_cross_entropy, which takes logits. */
 LENSNET_API lensnet_tensor lensnet_softmax(lensnet_graph *graph, lensnet_tensor x);
+/* Scaled dot-product attention (Vaswani et al. 2017) over the pixels of each image: the channels of qkv are
+ * queries, keys and values, 3 C of them, each cut into `heads`; the result has C. For each head
+ * softmax(q k^T / sqrt(C / heads)) v, torch.nn.functional.scaled_dot_product_attention. Keeps
+ * heads (H W)^2 floats an image. */
+LENSNET_API lensnet_tensor lensnet_attention(lensnet_graph *graph, lensnet_tensor qkv,
+                                             size_t heads);
 /* In training, each value is zero with probability `rate`, else divided by 1 - rate (Srivastava et al.
  * 2014); decided by (batch.seed, batch.step, image, value, count of drops recorded before). */
 LENSNET_API lensnet_tensor lensnet_dropout(lensnet_graph *graph, lensnet_tensor x, float rate);
@@ -11166,19 +11172,25 @@ static void lnp_softmax_rows(const void *context, size_t part, size_t worker)
                 lnp_rows_of_part(node, part), c);
 }
 
+/* Through the softmax of every row: to = p (from - sum of from p); to may be from. */
+static void lnp_softmax_through(float *to, const float *from, const float *p, size_t rows,
+                                size_t columns)
+{
+    size_t row, i;
+    for (row = 0; row < rows; row++, to += columns, from += columns, p += columns) {
+        double sum = 0.0;
+        for (i = 0; i < columns; i++) sum += (double)from[i] * (double)p[i];
+        for (i = 0; i < columns; i++) to[i] = (float)((double)p[i] * ((double)from[i] - sum));
+    }
+}
+
 static void lnp_softmax_back_rows(const void *context, size_t part, size_t worker)
 {
     const lensnet_node *node = (const lensnet_node *)context;
     const size_t c = lnp_out(node)->c, at = part * LNP_ROWS_AT_A_TIME * c;
-    const float *y = lnp_output_value(node) + at, *dy = lnp_output_gradient(node) + at;
-    float *dx = lnp_input_gradient(node, 0) + at;
-    size_t row, i, rows = lnp_rows_of_part(node, part);
     (void)worker;
-    for (row = 0; row < rows; row++, y += c, dy += c, dx += c) {
-        double sum = 0.0;
-        for (i = 0; i < c; i++) sum += (double)dy[i] * (double)y[i];
-        for (i = 0; i < c; i++) dx[i] = (float)((double)y[i] * ((double)dy[i] - sum));
-    }
+    lnp_softmax_through(lnp_input_gradient(node, 0) + at, lnp_output_gradient(node) + at,
+                        lnp_output_value(node) + at, lnp_rows_of_part(node, part), c);
 }
 
 static void lnp_softmax_forward(const lensnet_node *node) { lnp_run_rows(node, lnp_softmax_rows); }
@@ -11373,6 +11385,196 @@ lensnet_tensor lensnet_group_norm(lensnet_graph *g, lensnet_tensor x, size_t gro
     options.groups = groups;
     options.epsilon = epsilon;
     return lensnet_record(g, &lnp_group_norm, &x, parameters, &options);
+}
+
+/* --- attention ----------------------------------------------------------------------------------- */
+
+/* qkv (N, H, W, 3 C) -> y (N, H, W, C); kept: the probabilities, (N, heads, H W, H W). A token is a pixel.
+ * One head of one sample after the other: its products are shared out among the threads. */
+
+typedef struct lnp_attention {
+    lensnet_graph *g;
+    const lnp_gemm_kernels *gemm;  /* of float32 */
+    size_t heads, tokens, wide, c; /* wide: channels of a head, c / heads */
+    float *q, *k, *v, *o, *out;    /* (tokens, wide), of one head; q is scaled */
+    float *scores;                 /* (tokens, tokens) */
+    float *packed, *scratch;       /* of the products */
+} lnp_attention;
+
+static lnp_attention lnp_attention_of(const lensnet_node *node)
+{
+    const size_t tokens = lnp_pixels(lnp_in(node)),
+                 heads = *(const size_t *)lensnet_node_options(node);
+    lnp_attention t;
+    size_t matrix;
+    memset(&t, 0, sizeof t);
+    t.g = node->graph;
+    t.gemm = &t.g->parameters->gemm[LENSNET_PRECISION_FP32];
+    t.heads = heads;
+    t.tokens = tokens;
+    t.c = lnp_in(node)->c / 3;
+    t.wide = t.c / heads;
+    if (!t.g->memory) return t;
+    matrix = lnp_round_up(tokens * t.wide, 16);
+    t.q = t.g->run.scratch;
+    t.k = t.q + matrix;
+    t.v = t.k + matrix;
+    t.o = t.v + matrix;
+    t.out = t.o + matrix;
+    t.scores = t.out + matrix;
+    t.packed = t.scores + lnp_round_up(tokens * tokens, 16);
+    t.scratch = t.packed + lnp_round_up(lnp_max(lnp_packed_floats(t.gemm, tokens, t.wide),
+                                                lnp_packed_floats(t.gemm, t.wide, tokens)),
+                                        16);
+    return t;
+}
+
+static lensnet_result lnp_attention_shape(lensnet_node *node, lensnet_error *error)
+{
+    const size_t heads = *(const size_t *)lensnet_node_options(node);
+    const lnp_activation *x = lnp_in(node);
+    if (!heads || x->c % (3 * heads))
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "attention: %lu channels are not 3 times %lu heads", (unsigned long)x->c,
+                        (unsigned long)heads);
+    lensnet_node_shape(node, x->h, x->w, x->c / 3);
+    return LENSNET_OK;
+}
+
+static void lnp_attention_plan(lensnet_node *node)
+{
+    const lnp_attention t = lnp_attention_of(node);
+    const size_t tokens = t.tokens, wide = t.wide;
+    const int threads = t.g->team.threads;
+    size_t products = lnp_max(lnp_product_scratch_floats(t.gemm, tokens, wide, threads),
+                              lnp_product_scratch_floats(t.gemm, tokens, tokens, threads));
+    products =
+        lnp_max(products, lnp_gradient_scratch_floats(t.gemm, tokens, tokens, wide, threads));
+    lensnet_node_keep(node, t.heads * tokens * tokens);
+    lensnet_node_reserve(node, 5 * lnp_round_up(tokens * wide, 16) +
+                                   lnp_round_up(tokens * tokens, 16) + products +
+                                   lnp_round_up(lnp_max(lnp_packed_floats(t.gemm, tokens, wide),
+                                                        lnp_packed_floats(t.gemm, wide, tokens)),
+                                                16));
+}
+
+/* Between a head's own matrix and its columns in all channels. */
+static void lnp_head_copy(const lnp_attention *t, float *to, size_t to_stride, const float *from,
+                          size_t from_stride)
+{
+    size_t i;
+    for (i = 0; i < t->tokens; i++)
+        memcpy(to + i * to_stride, from + i * from_stride, t->wide * sizeof(float));
+}
+
+/* q (scaled), k and v of head `head`; qkv at its sample. */
+static void lnp_head_take(const lnp_attention *t, const float *qkv, size_t head)
+{
+    const float *from = qkv + head * t->wide;
+    lnp_head_copy(t, t->q, t->wide, from, 3 * t->c);
+    lnp_head_copy(t, t->k, t->wide, from + t->c, 3 * t->c);
+    lnp_head_copy(t, t->v, t->wide, from + 2 * t->c, 3 * t->c);
+    t->g->kernels.scale(t->q, t->q, (float)(1.0 / sqrt((double)t->wide)), t->tokens * t->wide);
+}
+
+/* out (tokens, n) = a (tokens, k) B, B (k, n) = b, or b (n, k) transposed. */
+static void lnp_head_product(const lnp_attention *t, float *out, size_t n, const float *a, size_t k,
+                             const float *b, int transposed)
+{
+    lnp_product job;
+    memset(&job, 0, sizeof job);
+    lnp_pack_weights(t->gemm, t->packed, b, n, k, transposed, &t->g->team);
+    job.m = t->tokens;
+    job.n = n;
+    job.k = k;
+    job.a = a;
+    job.a_stride = k;
+    job.packed = t->packed;
+    job.out = out;
+    job.out_stride = n;
+    lnp_multiply_rows(t->gemm, &job, t->scratch, &t->g->team);
+}
+
+/* t->out (tokens, wide) = p^T x, p (tokens, tokens), x (tokens, wide). */
+static void lnp_head_transposed(const lnp_attention *t, const float *p, const float *x)
+{
+    lnp_gradient_product job;
+    memset(&job, 0, sizeof job);
+    memset(t->out, 0, t->tokens * t->wide * sizeof(float));
+    job.m = job.n = job.segment_rows = t->tokens;
+    job.k = t->wide;
+    job.dy = p;
+    job.dy_stride = t->tokens;
+    job.x = x;
+    job.x_stride = t->wide;
+    job.dw = t->out;
+    lnp_multiply_gradient(t->gemm, &job, t->scratch, &t->g->team);
+}
+
+static void lnp_attention_forward(const lensnet_node *node)
+{
+    const lnp_attention t = lnp_attention_of(node);
+    const float *qkv = lnp_input_value(node, 0);
+    float *y = lnp_output_value(node), *p = lensnet_node_kept(node, 0);
+    size_t sample, head;
+    for (sample = 0; sample < t.g->run.n; sample++)
+        for (head = 0; head < t.heads; head++, p += t.tokens * t.tokens) {
+            lnp_head_take(&t, qkv + sample * t.tokens * 3 * t.c, head);
+            lnp_head_product(&t, p, t.tokens, t.q, t.wide, t.k, 1);
+            lnp_softmax(p, p, t.tokens, t.tokens);
+            lnp_head_product(&t, t.out, t.wide, p, t.tokens, t.v, 0);
+            lnp_head_copy(&t, y + sample * t.tokens * t.c + head * t.wide, t.c, t.out, t.wide);
+        }
+}
+
+/* The gradients of a head's q, k and v, into dqkv at its sample; dy at the sample and head. */
+static void lnp_head_backward(const lnp_attention *t, float *dqkv, const float *dy, const float *p)
+{
+    const float scale = (float)(1.0 / sqrt((double)t->wide));
+    lnp_head_copy(t, t->o, t->wide, dy, t->c);
+    lnp_head_transposed(t, p, t->o); /* dv = p^T dy */
+    lnp_head_copy(t, dqkv + 2 * t->c, 3 * t->c, t->out, t->wide);
+    lnp_head_product(t, t->scores, t->tokens, t->o, t->wide, t->v, 1); /* dp = dy v^T */
+    lnp_softmax_through(t->scores, t->scores, p, t->tokens, t->tokens);
+    lnp_head_product(t, t->out, t->wide, t->scores, t->tokens, t->k, 0); /* dq = ds k scale */
+    t->g->kernels.scale(t->out, t->out, scale, t->tokens * t->wide);
+    lnp_head_copy(t, dqkv, 3 * t->c, t->out, t->wide);
+    lnp_head_transposed(t, t->scores, t->q); /* dk = ds^T q scale */
+    lnp_head_copy(t, dqkv + t->c, 3 * t->c, t->out, t->wide);
+}
+
+static void lnp_attention_backward(const lensnet_node *node)
+{
+    const lnp_attention t = lnp_attention_of(node);
+    const float *qkv = lnp_input_value(node, 0), *dy = lnp_output_gradient(node);
+    const float *p = lensnet_node_kept(node, 0);
+    float *dqkv = lnp_input_gradient(node, 0);
+    size_t sample, head;
+    for (sample = 0; dqkv && sample < t.g->run.n; sample++)
+        for (head = 0; head < t.heads; head++, p += t.tokens * t.tokens) {
+            const size_t at = sample * t.tokens * 3 * t.c;
+            lnp_head_take(&t, qkv + at, head);
+            lnp_head_backward(&t, dqkv + at + head * t.wide,
+                              dy + sample * t.tokens * t.c + head * t.wide, p);
+        }
+}
+
+static double lnp_attention_macs(const lensnet_node *node)
+{
+    const double tokens = (double)lnp_pixels(lnp_in(node));
+    return 2 * tokens * tokens * (double)lnp_out(node)->c;
+}
+
+static const lensnet_operator lnp_attention_operator = {
+    "attention", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, sizeof(size_t), LENSNET_READS_INPUT,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_attention_shape, lnp_attention_plan, lnp_attention_forward, lnp_attention_backward,
+    lnp_attention_macs, NULL};
+
+lensnet_tensor lensnet_attention(lensnet_graph *g, lensnet_tensor qkv, size_t heads)
+{
+    return lensnet_record(g, &lnp_attention_operator, &qkv, NULL, &heads);
 }
 
 /* --- drop path --------------------------------------------------------------------------------- */
@@ -19980,7 +20182,7 @@ lensnet_result lensnet_classify(const lensnet_classifier *classifier, const floa
  *
  * since 0.2.0  Several losses in one graph with targets by name; extra heads on a model; operators and
  *              losses from outside the header (lensnet_operator); sigmoid, SiLU, multiply, concat,
- *              channel scale, group norm, softmax, dropout, average pool; depthwise 3 x 3 and
+ *              channel scale, group norm, softmax, attention, dropout, average pool; depthwise 3 x 3 and
  *              5 x 5, stride 2; bfloat16 products; images of several bands, crops; temperature,
  *              prediction sets and "unknown" in a classifier; learning rates of single tensors. Files
  *              carry checksums. float32 keeps its bits.

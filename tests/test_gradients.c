@@ -39,6 +39,7 @@ typedef enum kind {
     CONCAT,
     CHANNEL_SCALE,
     SOFTMAX,
+    ATTENTION,
     GROUP_NORM,
     DROPOUT,
     AVERAGE_POOL,
@@ -98,6 +99,7 @@ static const operation operations[] = {
     {"concat", CONCAT, {2, 4, 3, 5}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"channel scale", CHANNEL_SCALE, {2, 9, 7, 19}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"softmax", SOFTMAX, {2, 4, 5, 7}, 0, 0, 0, {0, 0, 0, 0}, 0},
+    {"attention, 2 heads", ATTENTION, {3, 3, 4, 18}, 0, 0, 0, {0, 0, 0, 2}, 0},
     {"group norm, 3 groups", GROUP_NORM, {2, 4, 3, 12}, 0, 0, 0, {0, 0, 0, 3}, 1},
     {"dropout", DROPOUT, {4, 3, 3, 5}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"average pool 3x3, stride 2", AVERAGE_POOL, {2, 7, 6, 5}, 0, 3, 3, {2, 1, 1, 1}, 0},
@@ -124,6 +126,7 @@ static shape output_shape(const operation *op)
     if (op->kind == CONV2D || op->kind == LINEAR) out.c = op->out_channels;
     if (op->kind == MEAN_POOL) out.h = out.w = 1;
     if (op->kind == CONCAT) out.c = 2 * op->in.c;
+    if (op->kind == ATTENTION) out.c = op->in.c / 3;
     return out;
 }
 
@@ -260,6 +263,24 @@ static double softmax_at(const operation *op, const double *row, size_t channel)
     return exp(row[channel]) / sum;
 }
 
+/* qkv at its sample; token: a pixel. */
+static double attention_at(const operation *op, const double *qkv, size_t token, size_t channel)
+{
+    const size_t tokens = op->in.h * op->in.w, c = op->in.c / 3, wide = c / op->desc.groups;
+    const size_t head = channel / wide * wide;
+    double sum = 0, above = 0;
+    size_t other, i;
+    for (other = 0; other < tokens; other++) {
+        double score = 0;
+        for (i = head; i < head + wide; i++)
+            score += qkv[token * 3 * c + i] * qkv[other * 3 * c + c + i];
+        score = exp(score / sqrt((double)wide));
+        sum += score;
+        above += score * qkv[other * 3 * c + 2 * c + channel];
+    }
+    return above / sum;
+}
+
 /* Normalised, before weight and bias. */
 static double group_norm_at(const operation *op, const double *x, size_t n, size_t channel,
                             double value)
@@ -307,6 +328,9 @@ static void formula(double *y, const operation *op, const double *x, double *con
                         break;
                     case CHANNEL_SCALE: y[i] = p[c] * x[i]; break;
                     case SOFTMAX: y[i] = softmax_at(op, row, c); break;
+                    case ATTENTION:
+                        y[i] = attention_at(op, x + at(op->in, n, 0, 0, 0), oy * out.w + ox, c);
+                        break;
                     case GROUP_NORM: y[i] = group_norm_at(op, x, n, c, x[i]) * p[c] + q[c]; break;
                     case DROPOUT: y[i] = kept[i] > 0 ? x[i] / (1 - (double)DROP_RATE) : 0; break;
                     case AVERAGE_POOL: y[i] = average_pool_at(op, x, n, oy, ox, c); break;
@@ -369,6 +393,7 @@ static lensnet_tensor record(lensnet_graph *graph, const operation *op, lensnet_
     case CONCAT: return lensnet_concat(graph, x, lensnet_sigmoid(graph, x));
     case CHANNEL_SCALE: return lensnet_channel_scale(graph, x, p);
     case SOFTMAX: return lensnet_softmax(graph, x);
+    case ATTENTION: return lensnet_attention(graph, x, op->desc.groups);
     case GROUP_NORM: return lensnet_group_norm(graph, x, op->desc.groups, p, q, EPSILON);
     case DROPOUT: return lensnet_dropout(graph, x, DROP_RATE);
     case AVERAGE_POOL:
