@@ -358,6 +358,37 @@ job_sections() {
     check sections "$BUILD/sections.log"
 }
 
+# examples/lensnet.py beside the C program (built by its own job before, or here).
+job_python() {
+    (have python3 && python3 -c 'import numpy') 2>/dev/null ||
+        { skip python "python3 with numpy not found"; return; }
+    log=$BUILD/python.log classify=$BUILD/examples_classify
+    : >"$log"
+    [ -x "$classify" ] || build examples/classify.c "$classify" -O1 >>"$log" 2>&1
+    CFLAGS=-O1 XDG_CACHE_HOME=$BUILD/cache
+    export CFLAGS XDG_CACHE_HOME
+    printf '#!/bin/sh\nexec python3 tests/test_lensnet.py %s\n' "$classify" >"$BUILD/python.sh"
+    (RUNNER=sh; run_counted python "$BUILD/python.sh" "$log")
+}
+
+# The header as a target of CMake, built and run, and lensnet.pc.
+job_packages() {
+    have cmake || { skip packages "cmake not found"; return; }
+    log=$BUILD/packages.log place=$BUILD/packages
+    mkdir -p "$place"
+    printf 'cmake_minimum_required(VERSION 3.14)\nproject(user C)\nadd_subdirectory(%s/tools lensnet)
+add_executable(user user.c)\ntarget_link_libraries(user lensnet::lensnet)\n' "$PWD" \
+        >"$place/CMakeLists.txt"
+    printf '#include "lensnet.h"\n#include <stdio.h>
+int main(void) { return puts(lensnet_isa_text(lensnet_isa_in_use(NULL))) < 0; }\n' >"$place/user.c"
+    cmake -S "$place" -B "$place/build" -DCMAKE_BUILD_TYPE=Debug >"$log" 2>&1 &&
+        cmake --build "$place/build" >>"$log" 2>&1 && "$place/build/user" >>"$log" 2>&1 &&
+        grep -q '^Libs: .*-llensnet .*-lm$' "$place/build/lensnet/lensnet.pc" &&
+        { ! have pkg-config || PKG_CONFIG_PATH=$place/build/lensnet pkg-config --cflags --libs \
+            lensnet >>"$log" 2>&1; }
+    check packages "$log"
+}
+
 # The example programs on small data; tests/programs.sh closes with counts like a test program.
 job_programs() {
     [ -f tests/programs.sh ] || { skip programs "no tests/programs.sh"; return; }
@@ -402,6 +433,8 @@ all_jobs() {
     for source in tests/fuzz_*.c; do [ -f "$source" ] && echo "fuzz $(basename "$source" .c)"; done
     for source in examples/*.c tools/*.c; do [ -f "$source" ] && echo "program $source"; done
     echo "windows"
+    echo "python"
+    echo "packages"
     echo "instructions"
     echo "symbols"
     echo "switches"
