@@ -59,7 +59,7 @@ def test_model():
     images = generator.normal(0, 1, (4, 40, 40)) + 3 * numpy.eye(40) * labels[:, None, None]
     model = lensnet.Model('atto', labels=['plain', 'line'], size=32, batch=4)
     losses = [model.step(images, labels, 1e-3) for _ in range(6)]
-    check(abs(losses[0] - numpy.log(2)) < 0.05 and losses[-1] < losses[0], 'the loss falls: %s' % losses)
+    check(0.1 < losses[0] < 3 and losses[-1] < losses[0] / 2, 'the loss falls: %s' % losses)
     check(refused(lambda: model.step(images, labels[:3], 1e-3), '3 labels'), 'too few labels')
     check(refused(lambda: model.step(images[[0] * 5], [0] * 5, 1e-3), '4 images'), 'too many images')
     with tempfile.TemporaryDirectory() as folder:
