@@ -120,15 +120,23 @@ part_kill() {
         wait $pid 2>/dev/null
         if [ -s again/last.safetensors ] || [ -s again/last.previous.safetensors ]; then
             resumed=$((resumed + 1))
-            ./train --resume --out again >/dev/null
+            ./train --resume --out again >/dev/null 2>err.txt
         else
             anew=$((anew + 1))
-            ./train data $recipe --out again >/dev/null
+            ./train data $recipe --out again >/dev/null 2>err.txt
         fi
-        cmp -s whole/best.safetensors again/best.safetensors &&
+        status=$?
+        if cmp -s whole/best.safetensors again/best.safetensors &&
             cmp -s whole/last.safetensors again/last.safetensors &&
             cmp -s whole/history.csv again/history.csv && cmp -s whole/report.txt again/report.txt &&
-            [ -z "$(find again -name '*.tmp-*')" ] && same=$((same + 1))
+            [ -z "$(find again -name '*.tmp-*')" ]; then
+            same=$((same + 1))
+        else
+            echo "  killed after $wait_ms s, then status $status: $(head -1 err.txt)"
+            ls -l again
+            rm -rf "differs.$i"
+            cp -r again "differs.$i"
+        fi
     done
     [ $same -eq $kills ] && [ $resumed -gt 0 ]
     good "kill -9 $kills times ($hit hit, $resumed resumed, $anew begun anew): $same ended with the same bytes"
