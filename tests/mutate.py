@@ -247,11 +247,13 @@ def main():
         os.path.join(ROOT, "tests", t + ".c"))] for room in rooms}
     built = build(sorted({t for m in mutants for t in wanted[m[0]]}))
     limits = {}
-    for test, program in sorted(built.items()):
+    for test, program in sorted(list(built.items())):
         started = time.time()
         seen = run(program, 0, 600)
-        if seen:
-            sys.exit("%s fails without a mutant: %s" % (test, seen))
+        if seen:  # a busy machine, or a bug: it can judge nothing
+            print("left out: %s fails without a mutant: %s" % (test, seen), flush=True)
+            del built[test]
+            continue
         limits[test] = 30 + 10 * (time.time() - started)
     survivors = []
     for k, (room, n, kind, make) in enumerate(mutants, 1):

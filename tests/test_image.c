@@ -100,6 +100,19 @@ static void test_resize_sizes(void)
     }
 }
 
+/* Sides beyond their range and missing pointers are refused, in and out. */
+static void test_resize_errors(void)
+{
+    const lensnet_resize_mode mode = LENSNET_RESIZE_BILINEAR;
+    const size_t huge = (size_t)LENSNET_IMAGE_LIMIT + 1;
+    CHECK(lensnet_resize(result, lens, 0, 4, 4, 4, mode, scratch, NULL) == LENSNET_ERROR_SHAPE);
+    CHECK(lensnet_resize(result, lens, 4, huge, 4, 4, mode, scratch, NULL) == LENSNET_ERROR_SHAPE);
+    CHECK(lensnet_resize(result, lens, 4, 4, 4, 0, mode, scratch, NULL) == LENSNET_ERROR_SHAPE);
+    CHECK(lensnet_resize(result, lens, 4, 4, huge, 4, mode, scratch, NULL) == LENSNET_ERROR_SHAPE);
+    CHECK(lensnet_resize(NULL, lens, 4, 4, 4, 4, mode, scratch, NULL) == LENSNET_ERROR_ARGUMENT);
+    CHECK(lensnet_resize(result, lens, 4, 4, 4, 4, mode, NULL, NULL) == LENSNET_ERROR_ARGUMENT);
+}
+
 static void check_affine(const char *name, const float *image, int side, double degrees, double tx,
                          double ty, double scale, double sx, double sy, const char *index)
 {
@@ -395,6 +408,7 @@ int main(void)
     load(large, "tests/fixtures/image/resize_bilinear_150_224.npy", BIG * BIG);
     test_resize();
     test_resize_sizes();
+    test_resize_errors();
     test_affine();
     test_affine_errors();
     test_turn();
