@@ -57,10 +57,11 @@ static lensnet_classifier *make_classifier(size_t classes, int side)
 {
     lensnet_model *model = make_model(classes, side);
     lensnet_classifier *classifier;
-    must(lensnet_model_save(model, "build/load.safetensors", LENSNET_DTYPE_F32, &error), "save");
+    must(lensnet_model_save(model, "build/load.d/x.safetensors", LENSNET_DTYPE_F32, &error),
+         "save");
     lensnet_model_destroy(model);
-    must(lensnet_classifier_load(&classifier, "build/load.safetensors", NULL, &error), "load");
-    remove("build/load.safetensors");
+    must(lensnet_classifier_load(&classifier, "build/load.d/x.safetensors", NULL, &error), "load");
+    remove("build/load.d/x.safetensors");
     return classifier;
 }
 
@@ -222,6 +223,7 @@ static void test_classes(void)
 int main(int count, char **arguments)
 {
     const size_t more = count > 1 ? (size_t)atoi(arguments[1]) : 1;
+    if (system("mkdir -p build/load.d") != 0) return 1;
     test_sizes();
     test_inputs();
     test_batches();

@@ -6,9 +6,11 @@
 #include "lensnet.h"
 #include "tests/test.h"
 
-#define WEIGHTS "build/test_faults.weights"
-#define STATE   "build/test_faults.state"
-#define TARGET  "build/test_faults.target"
+/* In a folder of their own: a config.json beside weights is read. */
+#define FOLDER  "build/test_faults.d"
+#define WEIGHTS FOLDER "/weights"
+#define STATE   FOLDER "/state"
+#define TARGET  FOLDER "/target"
 
 enum { SIDE = 32, CLASSES = 3, BATCH = 2 };
 
@@ -690,6 +692,7 @@ int main(void)
 {
     size_t i;
     int kind;
+    if (system("mkdir -p " FOLDER) != 0) test_give_up("mkdir", FOLDER, __FILE__, __LINE__);
     make_files();
     test_limit();
     for (i = 0; i < sizeof entry_points / sizeof *entry_points; i++)
@@ -699,5 +702,6 @@ int main(void)
     remove(WEIGHTS);
     remove(STATE);
     remove(TARGET);
+    remove(FOLDER);
     return test_end();
 }
