@@ -7,6 +7,7 @@
 #include "tests/test.h"
 
 #define TORCH   "tests/fixtures/torch/"
+#define OUT     "build/test_convert.d" /* a folder beside no weights: what stands there would be read */
 #define SCRATCH "build/test_convert.tmp.safetensors"
 
 /* --- reading what torch wrote ----------------------------------------------------------------- */
@@ -350,22 +351,23 @@ static void test_folder(void)
                                     {"lensnet.image_size", "128"}};
     lensnet_error error;
     size_t i;
-    settings s = job(TORCH "small_fb_with_args_namespace.pth", "build");
+    settings s = job(TORCH "small_fb_with_args_namespace.pth", OUT);
+    CHECK(system("mkdir -p " OUT) == 0);
     s.folder = 1;
     s.told = told;
     s.told_count = 2;
     CHECK(convert(summary, &s, &error) == LENSNET_OK);
-    CHECK(file_has("build/config.json", "\"2\": \"vort\"") &&
-          file_has("build/config.json", "\"image_size\": 128"));
-    CHECK(!strcmp(labels_of("build/model.safetensors"), "no\nsphere\nvort"));
-    s = job("build", SCRATCH); /* a folder goes in, and keeps what it says */
+    CHECK(file_has(OUT "/config.json", "\"2\": \"vort\"") &&
+          file_has(OUT "/config.json", "\"image_size\": 128"));
+    CHECK(!strcmp(labels_of(OUT "/model.safetensors"), "no\nsphere\nvort"));
+    s = job(OUT, SCRATCH); /* a folder goes in, and keeps what it says */
     CHECK(convert(summary, &s, &error) == LENSNET_OK);
     CHECK(!strcmp(labels_of(SCRATCH), "no\nsphere\nvort"));
-    s = job(SCRATCH, "build"); /* case 10: the metadata of a lensnet file go out again */
+    s = job(SCRATCH, OUT); /* case 10: the metadata of a lensnet file go out again */
     s.folder = 1;
     CHECK(convert(summary, &s, &error) == LENSNET_OK);
-    CHECK(file_has("build/config.json", "\"1\": \"sphere\"") &&
-          file_has("build/config.json", "\"image_size\": 128"));
+    CHECK(file_has(OUT "/config.json", "\"1\": \"sphere\"") &&
+          file_has(OUT "/config.json", "\"image_size\": 128"));
     for (i = 0; i < 2; i++) { /* the count is checked, with and without a folder */
         s.told = told;
         s.told_count = 1;
@@ -375,7 +377,7 @@ static void test_folder(void)
     }
     for (i = 0; i < sizeof files / sizeof *files; i++) {
         char path[60];
-        snprintf(path, sizeof path, "build/%s", files[i]);
+        snprintf(path, sizeof path, OUT "/%s", files[i]);
         CHECK(remove(path) == 0);
     }
 }
