@@ -17783,6 +17783,7 @@ typedef struct lnp_config {
     size_t shortest;              /* size.shortest_edge */
     double crop_share;            /* the part of that which is kept */
     int normalises, standard;     /* do_normalize; a processor of transformers' own */
+    int other;                    /* 1: of another kind of model */
     lensnet_archive_pair *labels; /* key and value as read, while a file is read */
     size_t label_count, label_capacity;
 } lnp_config;
@@ -17825,17 +17826,30 @@ static double lnp_json_number(lnp_json *json)
     return value;
 }
 
-/* An array of numbers, or one number; how many there are. Only `capacity` are kept. */
+static int lnp_json_is_number(lnp_json *json)
+{
+    const char c = lnp_json_peek(json);
+    return lnp_is_digit(c) || c == '-';
+}
+
+/* An array of numbers, or one number; how many there are. Only `capacity` are kept. Of anything else,
+ * none: a file of that name may be another program's. */
 static size_t lnp_json_numbers(lnp_json *json, double *values, size_t capacity)
 {
     size_t count = 0;
-    if (lnp_json_peek(json) != '[') {
+    if (lnp_json_is_number(json)) {
         values[0] = lnp_json_number(json);
         return 1;
     }
+    if (lnp_json_peek(json) != '[') {
+        lnp_json_skip(json);
+        return 0;
+    }
     lnp_json_begin(json, '[');
     while (lnp_json_more(json, ']', &count)) {
-        double value = lnp_json_number(json);
+        const int number = lnp_json_is_number(json);
+        double value = number ? lnp_json_number(json) : 0;
+        if (!number) lnp_json_skip(json);
         if (count <= capacity) values[count - 1] = value;
     }
     return count;
@@ -17957,7 +17971,8 @@ static void lnp_config_size(lnp_config *c, lnp_json *json)
     lnp_json_begin(json, '{');
     while (lnp_json_more(json, '}', &count)) {
         const char *key = lnp_json_key(json);
-        double side = key ? lnp_json_number(json) : 0;
+        double side = 0;
+        if (key && !lnp_json_numbers(json, &side, 1)) continue;
         if (!json->problem && !(side >= 1 && side <= LENSNET_IMAGE_LIMIT))
             lnp_json_fail(json, "an impossible size");
         if (json->problem) return;
@@ -17972,7 +17987,7 @@ static void lnp_config_resize(lnp_config *c, lnp_json *json)
     const char *name = NULL;
     if (lnp_json_peek(json) == '"') {
         name = lnp_json_string(json);
-    } else if (lnp_json_peek(json) != 'n') {
+    } else if (lnp_json_is_number(json)) {
         double number = lnp_json_number(json);
         name = number == 0 ? "nearest" : number == 2 ? "bilinear" : number == 3 ? "bicubic" : NULL;
     } else {
@@ -17999,13 +18014,13 @@ static int lnp_config_image_field(lnp_config *c, const char *key, lnp_json *json
         lnp_config_numbers(c, LNP_KEY_MEAN, json, 1);
     else if (!strcmp(key, "image_std") || !strcmp(key, "std") || !strcmp(key, "deviation"))
         lnp_config_numbers(c, LNP_KEY_DEVIATION, json, 1);
-    else if (!strcmp(key, "rescale_factor"))
+    else if (!strcmp(key, "rescale_factor") && lnp_json_is_number(json))
         c->factor = lnp_json_number(json);
     else if (!strcmp(key, "do_rescale"))
         c->standard |= lnp_json_flag(json) ? 3 : 1;
     else if (!strcmp(key, "do_normalize"))
         c->normalises = lnp_json_flag(json);
-    else if (!strcmp(key, "crop_pct") && lnp_json_peek(json) != 'n')
+    else if (!strcmp(key, "crop_pct") && lnp_json_is_number(json))
         c->crop_share = lnp_json_number(json);
     else if (!strcmp(key, "size"))
         lnp_config_size(c, json);
@@ -18015,15 +18030,22 @@ static int lnp_config_image_field(lnp_config *c, const char *key, lnp_json *json
         lnp_config_text(c, LNP_KEY_NORMALISATION, json);
     else if (!strcmp(key, "stretch"))
         lnp_config_text(c, LNP_KEY_STRETCH, json);
-    else if (!strcmp(key, "crop"))
+    else if (!strcmp(key, "crop") && lnp_json_is_number(json))
         lnp_config_say_number(c, LNP_KEY_CROP, lnp_json_number(json));
-    else if (!strcmp(key, "bands"))
+    else if (!strcmp(key, "bands") && lnp_json_is_number(json))
         lnp_config_say_number(c, LNP_KEY_BANDS, lnp_json_number(json));
-    else if (!strcmp(key, "resized"))
+    else if (!strcmp(key, "resized") && lnp_json_is_number(json))
         lnp_config_say_number(c, LNP_KEY_RESIZED, lnp_json_number(json));
     else
         return 0;
     return 1;
+}
+
+/* A configuration of something else says nothing of this network. */
+static void lnp_config_type(lnp_config *c, lnp_json *json)
+{
+    const char *type = lnp_json_string(json);
+    c->other = type && strcmp(type, "convnextv2") != 0;
 }
 
 static void lnp_config_field(lnp_config *c, const char *key, lnp_json *json)
@@ -18033,11 +18055,13 @@ static void lnp_config_field(lnp_config *c, const char *key, lnp_json *json)
         lnp_config_labels(c, json);
     else if (!strcmp(key, "image_size") || !strcmp(key, "input_size"))
         lnp_config_side(c, json);
+    else if (!strcmp(key, "model_type") && lnp_json_peek(json) == '"')
+        lnp_config_type(c, json);
     else if (!strcmp(key, "depths"))
         lnp_config_four(c->depths, json);
     else if (!strcmp(key, "hidden_sizes"))
         lnp_config_four(c->widths, json);
-    else if (!strcmp(key, "layer_norm_eps"))
+    else if (!strcmp(key, "layer_norm_eps") && lnp_json_is_number(json))
         lnp_config_say_number(c, LNP_KEY_EPSILON, lnp_json_number(json));
     else if (!strcmp(key, "pretrained_cfg") && lnp_json_peek(json) == '{')
         lnp_config_object(c, json);
@@ -18140,6 +18164,14 @@ static void lnp_config_standard(lnp_config *c)
     lnp_config_say(c, LNP_KEY_NORMALISATION, "dataset");
 }
 
+/* Do the metadata say all that is asked for? Then nothing beside the file is looked at. */
+static int lnp_is_complete(const lensnet_archive *archive)
+{
+    return lensnet_archive_metadata(archive, lnp_key_names[LNP_KEY_LABELS]) &&
+           lensnet_archive_metadata(archive, lnp_key_names[LNP_KEY_IMAGE_SIZE]) &&
+           lensnet_archive_metadata(archive, lnp_key_names[LNP_KEY_NORMALISATION]);
+}
+
 /* Reads both files, where they are; those of another network say nothing. */
 static lensnet_result lnp_config_open(lnp_config *c, const lnp_checkpoint *file,
                                       lensnet_error *error)
@@ -18152,7 +18184,7 @@ static lensnet_result lnp_config_open(lnp_config *c, const lnp_checkpoint *file,
     c->factor = 1.0 / 255;
     c->normalises = 1;
     for (i = 0; i < (int)LNP_KEYS; i++) lnp_text_begin(&c->said[i], &c->host);
-    if (archive->parts[0].memory) return LENSNET_OK;
+    if (archive->parts[0].memory || lnp_is_complete(archive)) return LENSNET_OK;
     result = lnp_config_read(c, archive, "config.json", error);
     if (!result && c->said[LNP_KEY_MEAN].length) /* timm's */
         lnp_config_say(c, LNP_KEY_NORMALISATION, "dataset");
@@ -18173,6 +18205,7 @@ static lensnet_result lnp_config_open(lnp_config *c, const lnp_checkpoint *file,
 static int lnp_config_is_other(const lnp_config *c, const lnp_checkpoint *file)
 {
     size_t i;
+    if (c->other) return 1;
     for (i = 0; i < 4; i++)
         if ((c->depths[i] && c->depths[i] != file->net.depths[i]) ||
             (c->widths[i] && c->widths[i] != file->net.widths[i]))
@@ -18382,7 +18415,7 @@ static lensnet_result lnp_sources_read(lnp_sources *s, lensnet_model_desc *desc,
     if (lnp_config_is_other(&s->config, s->file)) {
         lnp_config_release(&s->config);
         memset(&s->config, 0, sizeof s->config);
-        lnp_note(s, "the config.json beside it is of a network of other sizes: not used", "");
+        lnp_note(s, "the config.json beside it is of another network: not used", "");
     }
     epsilon = lnp_said(s, LNP_KEY_EPSILON);
     if (epsilon) {

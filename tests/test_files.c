@@ -1237,7 +1237,14 @@ static void test_config(const small_net *net)
     CHECK(!strcmp(d.labels[2], "vort") && contains(notes, "no labels"));
     CHECK(load_hf(&d, notes, "{\"depths\":[2,2,6,2],\"image_size\":96}", NULL, NULL, &error) ==
           LENSNET_OK);
-    CHECK(d.preprocess.image_size == 224 && contains(notes, "network of other sizes"));
+    CHECK(d.preprocess.image_size == 224 && contains(notes, "another network"));
+    /* and what another program keeps under that name is passed over */
+    CHECK(load_hf(&d, notes,
+                  "{\"model_type\":\"vit\",\"image_size\":96,\"size\":\"large\",\"mean\":{\"a\":1},"
+                  "\"depths\":\"deep\",\"crop\":null,\"resize\":[1],\"id2label\":4}",
+                  "{\"size\":{\"height\":\"tall\"},\"image_mean\":null,\"crop_pct\":null}", NULL,
+                  &error) == LENSNET_OK);
+    CHECK(d.preprocess.image_size == 224 && contains(notes, "another network"));
     /* transformers' processor: (x / 255 - mean) / deviation, 256 of which 224 are kept */
     CHECK(
         load_hf(&d, notes, hf,
