@@ -101,6 +101,15 @@ static double state_number(const lensnet_archive *state, const char *key, int *g
     return value;
 }
 
+/* A count among them: what no int holds is damage too. */
+static int state_count(const lensnet_archive *state, const char *key, int *good)
+{
+    const double value = state_number(state, key, good);
+    if (value >= 0 && value <= 1e9) return (int)value;
+    *good = 0;
+    return 0;
+}
+
 /* The position, from the metadata of a state; data and settings are open. */
 static int state_restore_position(run *r, const lensnet_archive *state, const char *path,
                                   lensnet_error *error)
@@ -116,8 +125,8 @@ static int state_restore_position(run *r, const lensnet_archive *state, const ch
     at->best_auc = state_number(state, "best_auc", &good);
     at->plateau.has_best = state_number(state, "plateau_has_best", &good) != 0;
     at->plateau.best = state_number(state, "plateau_best", &good);
-    at->plateau.bad_epochs = (int)state_number(state, "plateau_bad_epochs", &good);
-    at->plateau.cooldown_left = (int)state_number(state, "plateau_cooldown", &good);
+    at->plateau.bad_epochs = state_count(state, "plateau_bad_epochs", &good);
+    at->plateau.cooldown_left = state_count(state, "plateau_cooldown", &good);
     good = good && epoch >= 0 && epoch <= (double)r->settings.epochs && step >= 0 &&
            step <= (double)run_steps(r, DATASET_TRAIN);
     if (good) {
