@@ -241,6 +241,30 @@ job_sanitize() {
     fi
 }
 
+# Teams where OpenMP grants fewer threads than asked for or nests, where there is no OpenMP, and with
+# LLVM's; there, with archer, ThreadSanitizer knows what OpenMP's regions order.
+job_teams() {
+    LENSNET_TEST_QUICK=1 ELSEWHERE=yes
+    export LENSNET_TEST_QUICK
+    name=teams
+    build tests/test_threads.c "$BUILD/$name" -O1 >"$BUILD/$name.log" 2>&1
+    check $name "$BUILD/$name.log"
+    for setting in OMP_THREAD_LIMIT=2 OMP_DYNAMIC=true OMP_MAX_ACTIVE_LEVELS=3 OMP_WAIT_POLICY=active; do
+        (export "${setting?}"; : >"$BUILD/teams_$setting.log"
+        run_counted "teams_$setting" "$BUILD/$name" "$BUILD/teams_$setting.log")
+    done
+    build_and_run teams_none tests/test_threads.c -O1 -fno-openmp -Wno-unknown-pragmas
+    if ! have clang || ! (CC=clang; links -fopenmp -fsanitize=thread); then
+        skip teams_race "clang cannot link with -fopenmp and -fsanitize=thread"
+        return
+    fi
+    OMP_TOOL_LIBRARIES=$(clang -print-file-name=libarcher.so)
+    TSAN_OPTIONS="ignore_noninstrumented_modules=1 die_after_fork=0 exitcode=66"
+    export OMP_TOOL_LIBRARIES TSAN_OPTIONS
+    have setarch && RUNNER="setarch -R"
+    (CC=clang; build_and_run teams_race tests/test_threads.c -O1 -g -fsanitize=thread)
+}
+
 # NEON, under an emulator.
 job_aarch64() {
     if have aarch64-linux-gnu-gcc && have qemu-aarch64; then
@@ -421,6 +445,7 @@ all_jobs() {
     for test in test_files test_gemm test_depthwise; do
         [ -f tests/$test.c ] && echo "sanitize $test"
     done
+    echo "teams"
     echo "aarch64"
     for mode in c99 native clang plain; do echo "bits $mode"; done
     for compiler in gcc clang; do
