@@ -134,6 +134,7 @@
  *   undefined reference to sqrt          add -lm
  *   unknown option -fopenmp              leave it out: one thread
  *   "compiled with a part of fast-math"  drop -Ofast, -ffast-math, their parts, clang's -ffp-contract=fast
+ *   "computes in wider numbers"          x87: -msse2 -mfpmath=sse
  *   two threads are no faster than one   other processes use the processors: see THREADS
  *   a child hangs after fork()           host.threads = 1 for the objects that it makes: see THREADS
  *   "Thread creation failed", and ends   the system grants fewer threads: host.threads or OMP_THREAD_LIMIT
@@ -1536,6 +1537,8 @@ LENSNET_API uint64_t lensnet_random_stream(const char *text);
 #define LENSNET_IMPLEMENTED
 
 #include <errno.h>
+#include <fenv.h>
+#include <float.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -1781,10 +1784,10 @@ LNP_INLINE uint64_t lnp_mode_get(void)
     return mode;
 }
 LNP_INLINE void lnp_mode_set(uint64_t mode) { __asm__ __volatile__("msr fpcr, %0" : : "r"(mode)); }
-#else
-#define LNP_DEFAULT_MODE 0u
-LNP_INLINE uint64_t lnp_mode_get(void) { return 0; }
-LNP_INLINE void lnp_mode_set(uint64_t mode) { (void)mode; }
+#else /* rounding only: C has no word for flushing */
+#define LNP_DEFAULT_MODE ((uint64_t)FE_TONEAREST)
+LNP_INLINE uint64_t lnp_mode_get(void) { return (uint64_t)fegetround(); }
+LNP_INLINE void lnp_mode_set(uint64_t mode) { (void)fesetround((int)mode); }
 #endif
 
 /* Entry points stand between these two; the second gives the host its mode back. Workers see to theirs
@@ -3144,6 +3147,21 @@ static int lnp_arithmetic_is_exact(lensnet_isa isa)
     (void)isa;
     lnp_mode_leave(mode);
     return exact;
+}
+static lensnet_result lnp_arithmetic_check(lensnet_isa isa, lensnet_error *error)
+{
+    if (lnp_arithmetic_is_exact(isa)) return LENSNET_OK;
+#if FLT_EVAL_METHOD + 0 != 0
+    return lnp_fail(error, LENSNET_ERROR_NUMBER,
+                    "this program computes in wider numbers than float (FLT_EVAL_METHOD is %d: x87?); "
+                    "results would not be the same bits everywhere: compile with -msse2 -mfpmath=sse",
+                    (int)FLT_EVAL_METHOD);
+#else
+    return lnp_fail(error, LENSNET_ERROR_NUMBER,
+                    "this program was compiled with a part of fast-math or with clang's "
+                    "-ffp-contract=fast; results would not be the same bits everywhere: compile "
+                    "without these");
+#endif
 }
 /* =================================================================================================
  * >>vectors  The one language of the kernels: vectors of the compiler (gcc and clang), with C's own
@@ -9166,12 +9184,8 @@ lensnet_result lensnet_graph_allocate(lensnet_graph *g, lensnet_error *error)
     if (!g || !g->planned)
         return lnp_fail(error, LENSNET_ERROR_STATE, "graph: call lensnet_graph_plan first");
     if (g->memory) return lnp_fail(error, LENSNET_ERROR_STATE, "graph is allocated already");
-    if (!lnp_arithmetic_is_exact(lnp_detect_isa(g->host.isa_cap)))
-        return lnp_fail(
-            error, LENSNET_ERROR_NUMBER,
-            "this program was compiled with a part of fast-math or with clang's "
-            "-ffp-contract=fast; results would not be the same bits everywhere: compile "
-            "without these");
+    result = lnp_arithmetic_check(lnp_detect_isa(g->host.isa_cap), error);
+    if (result) return result;
     result = lnp_allocate_packed(g->parameters, error);
     if (result) return result;
     g->memory_bytes = lnp_memory_bytes(g);
