@@ -196,7 +196,9 @@ LENSNET_API const char *lensnet_result_text(lensnet_result result);
 /* Instruction sets, from portable to fastest. The same bits come out of each. */
 typedef enum lensnet_isa {
     LENSNET_ISA_REFERENCE = 0,   /* the plain `_ref` loops */
-    LENSNET_ISA_PORTABLE = 1,    /* vectors as the compiler's default target allows (SSE2, NEON) */
+    LENSNET_ISA_PORTABLE = 1,    /* NEON, or what the compiler's default target has; without a fused
+                                  * multiply-add (x86 below AVX2, WebAssembly) its exact emulation, whose
+                                  * products take some 40 times as long as AVX2's */
     LENSNET_ISA_AVX2 = 2,        /* AVX2 + FMA */
     LENSNET_ISA_AVX512 = 3,      /* AVX-512 F, DQ, BW, VL */
     LENSNET_ISA_AVX512_BF16 = 4, /* the same, and its products in bfloat16 */
@@ -3094,7 +3096,8 @@ const char *lensnet_isa_text(lensnet_isa isa)
  * product, exact in double, and c are added with rounding to odd (the neighbour with an odd last
  * bit when inexact), after which the rounding to float cannot go wrong: double has more than the
  * two extra bits that this needs (Boldo & Melquiond, "Emulation of FMA and correctly rounded sums:
- * proved algorithms using rounding to odd", 2008). Correct, and some ten times slower. The C
+ * proved algorithms using rounding to odd", 2008). Correct, and slow; lnp_fma_four does four
+ * in less than the time of two. The C
  * library's fmaf is not called: it is slower still and, on some systems, wrong. */
 #if defined(__FMA__) || defined(__aarch64__)
 LNP_INLINE float lnp_fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
@@ -3275,17 +3278,14 @@ LNP_TARGET_BFLOAT static inline void lnp_fma_pairs(lnp_v16 *sum, const lnp_v16 *
 }
 #endif
 
-/* Four at a time of what lnp_fma does for one: a baseline with the instruction has it, elsewhere the
- * sum in double is rounded to odd, by integers alone, for comparisons of wide vectors are what
- * compilers take apart. `inexact` has its top bit set where something was lost; where the sum is
+#if LNP_FMA_EMULATED
+typedef uint32_t lnp_u4 __attribute__((vector_size(16), aligned(4), may_alias));
+
+/* Four at a time of what lnp_fma does for one, by integers alone, for comparisons of wide vectors are
+ * what compilers take apart. `inexact` has its top bit set where something was lost; where the sum is
  * infinite or no number, what was lost is no number either and must not count. */
-LNP_INLINE lnp_v4 lnp_fma_four(lnp_v4 a, lnp_v4 b, lnp_v4 c)
+LNP_UNUSED static lnp_v4 lnp_fma_four_odd(lnp_v4 a, lnp_v4 b, lnp_v4 c)
 {
-#if LNP_NEON
-    return (lnp_v4)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
-#elif !LNP_FMA_EMULATED
-    return (lnp_v4)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
-#else
     const lnp_d4 product = __builtin_convertvector(a, lnp_d4) * __builtin_convertvector(b, lnp_d4);
     const lnp_d4 addend = __builtin_convertvector(c, lnp_d4);
     const lnp_d4 sum = product + addend, part = sum - product;
@@ -3295,14 +3295,47 @@ LNP_INLINE lnp_v4 lnp_fma_four(lnp_v4 a, lnp_v4 b, lnp_v4 c)
     const lnp_q4 inexact = ((lnp_q4)lost | (lnp_q4)(0.0 - lost)) & ~no_number;
     const lnp_q4 too_far = ((lnp_q4)lost ^ bits) & inexact; /* the sum was rounded away from zero */
     return __builtin_convertvector((lnp_d4)((bits - (too_far >> 63)) | inexact >> 63), lnp_v4);
+}
+
+/* Is a top bit set in any lane? */
+LNP_INLINE int lnp_any_top(lnp_q4 a, lnp_u4 b)
+{
+#if LNP_X86
+    union {
+        lnp_q4 all;
+        __m128d half[2];
+    } lanes;
+    lanes.all = a;
+    return _mm_movemask_pd(_mm_or_pd(lanes.half[0], lanes.half[1])) | _mm_movemask_ps((__m128)b);
+#else
+    return (int)((a[0] | a[1] | a[2] | a[3]) >> 63) | (int)((b[0] | b[1] | b[2] | b[3]) >> 31);
 #endif
 }
 
-/* Whether a multiply-add of this set is a score of instructions: then little else counts. */
-LNP_INLINE int lnp_fma_is_emulated(lensnet_isa isa)
+/* A sum rounded to double and then to float is right unless the double lies in the middle between two
+ * floats (its last 29 bits are 1 0...0), or the float is so small that it has fewer bits. That is rare:
+ * only then is it done again the long way. */
+LNP_INLINE lnp_v4 lnp_fma_four(lnp_v4 a, lnp_v4 b, lnp_v4 c)
 {
-    return LNP_FMA_EMULATED && isa == LENSNET_ISA_PORTABLE;
+    const lnp_d4 product = __builtin_convertvector(a, lnp_d4) * __builtin_convertvector(b, lnp_d4);
+    const lnp_d4 sum = product + __builtin_convertvector(c, lnp_d4);
+    const lnp_v4 rounded = __builtin_convertvector(sum, lnp_v4);
+    const lnp_q4 middle = (((lnp_q4)sum & 0x1fffffffu) ^ 0x10000000u) - 1u;
+    const lnp_u4 magnitude = (lnp_u4)rounded & 0x7fffffffu;
+    const lnp_u4 small = (magnitude - 0x00800001u) & ~(magnitude - 1u);
+    if (__builtin_expect(lnp_any_top(middle, small), 0)) return lnp_fma_four_odd(a, b, c);
+    return rounded;
 }
+#else
+LNP_INLINE lnp_v4 lnp_fma_four(lnp_v4 a, lnp_v4 b, lnp_v4 c)
+{
+#if LNP_NEON
+    return (lnp_v4)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return (lnp_v4)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+#endif
+}
+#endif
 
 /* Lanes of a register. */
 LNP_INLINE size_t lnp_lanes_of(lensnet_isa isa)
@@ -3629,6 +3662,8 @@ typedef struct lnp_adamw_constants {
            (float *y, size_t y_stride, const float *x, size_t x_stride, const float *mean,         \
             const float *rstd, const float *w, const float *b, size_t rows, size_t columns),       \
            (y, y_stride, x, x_stride, mean, rstd, w, b, rows, columns))                            \
+    LNP_NORM_MORE_KERNELS(KERNEL)
+#define LNP_NORM_MORE_KERNELS(KERNEL)                                                              \
     KERNEL(layer_norm_backward,                                                                    \
            (float *dx, float *dw, float *db, const float *dy, const float *x, const float *mean,   \
             const float *rstd, const float *w, size_t rows, size_t c),                             \
@@ -7196,8 +7231,8 @@ static size_t lnp_filter_index(size_t taps, size_t stride)
 
 /* Kernels for `lanes` channels at once; a table holds them from wide to narrow, down to 1, so that
  * any number of channels is a few wide vectors and a narrower rest. */
-typedef struct lnp_depthwise_level {
-    size_t lanes, widest; /* widest: pixels of a tile */
+typedef struct lnp_depthwise_level { /* NULL: left to the next level */
+    size_t lanes, widest;            /* widest: pixels of a tile */
     lnp_depthwise_forward_fn *forward[LNP_FILTER_COUNT];
     lnp_depthwise_gradient_fn *gradient[LNP_FILTER_COUNT - LNP_FILTER_PARTS];
 } lnp_depthwise_level;
@@ -7583,7 +7618,7 @@ LNP_INLINE void lnp_depthwise_any_row(lensnet_isa isa, int size, int stride, int
     size_t i;
     for (i = 0; i < s->out_w; i++, x += stride, dy += step) {
         const ptrdiff_t left = (ptrdiff_t)s->w - x;
-        if (!lnp_fma_is_emulated(isa) && x >= 0 && left >= size)
+        if (x >= 0 && left >= size)
             lnp_depthwise_step(isa, size, two, sum, dy, in + x * step, step, next, 0, size);
         else
             lnp_depthwise_step(isa, size, two, sum, dy, in + x * step, step, next,
@@ -7602,8 +7637,7 @@ LNP_INLINE void lnp_depthwise_gradient_row(lensnet_isa isa, int size, int stride
     int v;
     LNP_UNROLL
     for (v = 0; v < count; v++) sum[v] = lnp_load(isa, dk + v * 16);
-    if (!lnp_fma_is_emulated(isa) && stride == 1 && s->padding == (size_t)half &&
-        s->w >= (size_t)size - 1) {
+    if (stride == 1 && s->padding == (size_t)half && s->w >= (size_t)size - 1) {
         size_t inside;
         in -= half * step;
         LNP_UNROLL
@@ -7674,24 +7708,26 @@ LNP_WHOLE_FILTERS(LNP_FILTER_GRADIENT_AVX2, avx2)
 LNP_DEPTHWISE_LEVEL(avx2, 8, 8)
 #endif
 #if LNP_AVX512
-#define LNP_FILTER_FORWARD_AVX512(taps, stride, name)                                              \
-    LNP_DEPTHWISE_FORWARD(name, LNP_TARGET_AVX512, LENSNET_ISA_AVX512, 16, taps, stride)
-#define LNP_FILTER_GRADIENT_AVX512(size, stride, name)                                             \
-    LNP_DEPTHWISE_GRADIENT(name, LNP_TARGET_AVX512, LENSNET_ISA_AVX512, 1, size, stride)
-LNP_FILTERS(LNP_FILTER_FORWARD_AVX512, avx512)
-LNP_WHOLE_FILTERS(LNP_FILTER_GRADIENT_AVX512, avx512)
-LNP_DEPTHWISE_LEVEL(avx512, 16, 16)
+/* The filter of ConvNeXt alone: the others are served by AVX2, half a vector at a time, so that nobody
+ * waits for more code. */
+LNP_DEPTHWISE_FORWARD(avx512, LNP_TARGET_AVX512, LENSNET_ISA_AVX512, 16, 7, 1)
+LNP_DEPTHWISE_GRADIENT(avx512, LNP_TARGET_AVX512, LENSNET_ISA_AVX512, 1, 7, 1)
+static const lnp_depthwise_level lnp_depthwise_avx512 = {
+    16,
+    16,
+    {NULL, NULL, NULL, NULL, NULL, lnp_depthwise_forward_7_1_avx512, NULL, NULL, NULL},
+    {NULL, NULL, lnp_depthwise_gradient_7_1_avx512, NULL, NULL, NULL}};
 #endif
 
-/* NEON; elsewhere the emulated multiply-add, one pixel at a time. */
-#define LNP_PORTABLE_PIXELS (LNP_FMA_EMULATED ? 1 : 16)
+#if !LNP_FMA_EMULATED /* else the plain twin: a hundredth of the arithmetic does not pay for its code */
 #define LNP_FILTER_FORWARD_PORTABLE(taps, stride, name)                                            \
-    LNP_DEPTHWISE_FORWARD(name, LNP_UNUSED, LENSNET_ISA_PORTABLE, LNP_PORTABLE_PIXELS, taps, stride)
+    LNP_DEPTHWISE_FORWARD(name, LNP_UNUSED, LENSNET_ISA_PORTABLE, 16, taps, stride)
 #define LNP_FILTER_GRADIENT_PORTABLE(size, stride, name)                                           \
-    LNP_DEPTHWISE_GRADIENT(name, LNP_UNUSED, LENSNET_ISA_PORTABLE, LNP_NEON, size, stride)
+    LNP_DEPTHWISE_GRADIENT(name, LNP_UNUSED, LENSNET_ISA_PORTABLE, 1, size, stride)
 LNP_FILTERS(LNP_FILTER_FORWARD_PORTABLE, portable)
 LNP_WHOLE_FILTERS(LNP_FILTER_GRADIENT_PORTABLE, portable)
-LNP_DEPTHWISE_LEVEL(portable, 4, LNP_PORTABLE_PIXELS)
+LNP_DEPTHWISE_LEVEL(portable, 4, 16)
+#endif
 #endif
 
 /* The kernels of one instruction set, which must be one that lnp_detect_isa gave. */
@@ -7705,7 +7741,7 @@ static lnp_depthwise_kernels lnp_depthwise_kernels_for(lensnet_isa isa)
 #if LNP_X86
     if (isa >= LENSNET_ISA_AVX2) kernels.level[levels++] = &lnp_depthwise_avx2;
 #endif
-#if LNP_VECTORS
+#if LNP_VECTORS && !LNP_FMA_EMULATED
     if (isa == LENSNET_ISA_PORTABLE) kernels.level[levels++] = &lnp_depthwise_portable;
 #endif
     (void)isa;
@@ -7727,7 +7763,7 @@ static void lnp_depthwise_run_pass(const lnp_depthwise_kernels *kernels, float *
     if (y0 >= y1 || !pass->out_w) return;
     for (c = 0; c < pass->c; c += (*level)->lanes) {
         size_t width;
-        while ((*level)->lanes > pass->c - c) level++;
+        while ((*level)->lanes > pass->c - c || !(*level)->forward[filter]) level++;
         width = lnp_depthwise_width(pass->taps, stride, (*level)->widest, pass->out_w);
         for (x = 0; x < pass->out_w; x += width)
             (*level)->forward[filter](out + c, bias ? bias + c : NULL, in + c,
@@ -7889,7 +7925,7 @@ static void lnp_depthwise_band_sums(const lnp_depthwise_kernels *kernels,
         rows->column_sum(sums + 16 * s->size * s->size, dy + y * line + first, s->c, s->out_w,
                          end - first);
         for (c = first; c < end; c += (*level)->lanes) {
-            while ((*level)->lanes > end - c) level++;
+            while ((*level)->lanes > end - c || !(*level)->gradient[filter]) level++;
             (*level)->gradient[filter](sums + (c - first), dy + c, x + c, s, y);
         }
     }
