@@ -43,7 +43,7 @@ program() {
 # data: 24 small images a class, and weights trained on them
 data() {
     program simulate && program train || return 1
-    [ -s "$WORK/whole/best.safetensors" ] && return
+    [ "$WORK/whole/best.safetensors" -nt "$WORK/train" ] && return # of this very program
     (cd "$WORK" && rm -rf data whole && ./simulate data --train 16 --val 8 --test 8 >/dev/null &&
         ./train data $recipe --out whole >/dev/null)
 }
