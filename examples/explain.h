@@ -3,10 +3,10 @@
  * brought to the image's size. Include system.h, then lensnet.h first.
  *
  * The score is the class's logit minus the mean of all logits, so that what speaks for every class alike does
- * not count. Grad-CAM (Selvaraju et al. 2017) averages the gradient over the pixels first; for lens images,
- * where a subhalo is one place in a ring, that loses the place: on simulated images its tenth of brightest
- * pixels met the quarter that substructure changes most less often than chance, this map's three times as
- * often. */
+ * not count. Grad-CAM (Selvaraju et al. 2017) averages the gradient over the pixels first, which loses the
+ * place where a subhalo is one place in a ring. On 40 simulated images its tenth of brightest pixels met the
+ * quarter that substructure changes most no more often than chance, this map's about three times as often;
+ * the map was chosen on those images, so the figure is a hint and no measurement. */
 #ifndef EXPLAIN_H
 #define EXPLAIN_H
 
