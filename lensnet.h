@@ -1,5 +1,5 @@
 /* lensnet.h - ConvNeXt V2 for gravitational-lens images, training and inference, in one C header.
- * Version 0.2.0, MIT licence (at the end). C99 and C++11; libc, libm and, optionally, OpenMP.
+ * Version 0.3.0, MIT licence (at the end). C99 and C++11; libc, libm and, optionally, OpenMP.
  *
  * Do this in one C or C++ file, and include the header plainly wherever else it is needed:
  *
@@ -146,7 +146,7 @@
 #include <stdint.h>
 
 #define LENSNET_VERSION_MAJOR 0
-#define LENSNET_VERSION_MINOR 2
+#define LENSNET_VERSION_MINOR 3
 #define LENSNET_VERSION_PATCH 0
 #define LENSNET_NUMERICS      2 /* stored in training states; changes when the bits of results do */
 
@@ -20263,7 +20263,7 @@ lensnet_result lensnet_classify(const lensnet_classifier *classifier, const floa
  * >>history  Versions, and what changed the bits: then LENSNET_NUMERICS grows, results differ in their last
  * digits and training states of the version before are refused.
  *
- * since 0.2.0  Several losses in one graph with targets by name; extra heads on a model; operators and
+ * 0.3.0        2026-11-25: several losses in one graph with targets by name; extra heads on a model; operators and
  *              losses from outside the header (lensnet_operator); sigmoid, SiLU, multiply, concat,
  *              channel scale, group norm, softmax, attention, dropout, average pool; depthwise 3 x 3 and
  *              5 x 5, stride 2; bfloat16 products; images of several bands, crops; temperature,
