@@ -177,7 +177,9 @@ begin_endless() {
 }
 begin_endless held
 refused "a run is under way there (process $pid on" ./train --resume --out held
-kill -HUP $pid
+lost=HUP # who runs this under nohup ignores it, and so does what he starts
+(sh -c 'kill -HUP $$') 2>/dev/null && lost=TERM
+kill -$lost $pid
 wait $pid
 [ $? -eq 130 ] && grep -q '^stopped in epoch' endless.txt && [ -s held/last.safetensors ] &&
     [ ! -e held/lock ] && grep -q '^interrupted: ' endless.err
@@ -326,7 +328,7 @@ refused "$image: the file is cut short" $train
 spoil sh -c "printf '\\211PNG and so on' >$image"
 refused "$image: it is a PNG picture" $train
 spoil sh -c "printf '\\223NUMPY\\001\\000v\\000%-117s\\n' \"{'descr': '|O', 'fortran_order': False, 'shape': (), }\" >$image"
-refused "$image: it is a pickled object array" $train
+refused "$image: its pickle is damaged: cut off at byte 0" $train
 spoil sh -c "printf '\\223NUMPY\\001\\000v\\000%-117s\\n\\000\\000\\300\\177' \"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1), }\" >$image"
 refused "$image: the pixel in row 0, column 0 is NaN" $train
 spoil sh -c ": >$image"
@@ -353,7 +355,9 @@ done
 refused "these are weights of ConvNeXt V2 atto, not of pico" \
     ./train data --weights whole/best.safetensors --variant pico --out refused
 refused "zero.safetensors/run" ./train data --weights none --size 32 --epochs 1 --out zero.safetensors/run
-refused "zero.safetensors/run" ./evaluate whole/best.safetensors data --out zero.safetensors/run
+run ./evaluate whole/best.safetensors data --out zero.safetensors/run # a note on the split comes before it
+[ $? -eq 1 ] && grep '^error: ' err.txt | grep -qF zero.safetensors/run
+good "evaluate must say that it cannot write into a file"
 refused "zero.safetensors: it is no training state" \
     sh -c 'mkdir -p foreign && cp whole/best.safetensors foreign/last.safetensors &&
            ./train --resume --out foreign 2>&1 | sed "s/foreign.last/zero/" >&2; exit 1'
@@ -362,7 +366,7 @@ refused "'axion' is not one of the classes" ./evaluate whole/best.safetensors ba
 refused "there is nothing to train on" ./train --out refused
 refused "there is no option --epoch; is --epochs meant?" ./train data --epoch 3 --out refused
 refused "--epochs takes a whole number" ./train data --weights none --epochs many --out refused
-refused "--schedule is one of constant, cosine, plateau" \
+refused "--schedule is one of constant, cosine, hold, plateau" \
     ./train data --weights none --schedule step --out refused
 refused "recipe reference starts from ImageNet weights" ./train data --recipe reference --out refused
 refused "--views" ./classify --views 9 whole/best.safetensors mixed.npy
