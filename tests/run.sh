@@ -501,7 +501,7 @@ all_jobs | while read -r job; do
         echo "$job"
     else
         for wanted in "$@"; do
-            case $name in $wanted* | test_$wanted*) echo "$job" ;; esac
+            case $name in $wanted* | test_$wanted*) echo "$job"; break ;; esac
         done
     fi
 done | xargs -P "${JOBS:-2}" -I '{}' sh -c 'sh tests/run.sh --job {}'

@@ -6,7 +6,10 @@
  *   check_pytorch logits FILE IMAGES N H W OUT     logits of FILE's network for raw floats (N, H, W, 3)
  *   check_pytorch train FILE IMAGES N H W RATE STEPS OUT
  *                                                  AdamW steps, all labels i mod K; prints each loss and
- *                                                  saves the weights as OUT */
+ *                                                  saves the weights as OUT
+ *   check_pytorch losses X T N H W OUT             0.5 times squared error plus 2 times binary cross-entropy
+ *                                                  of raw floats X and targets T (N, H, W, 3): prints both
+ *                                                  losses, writes the gradient of X */
 #define LENSNET_IMPLEMENTATION
 #include "../lensnet.h"
 #include "../examples/huggingface.h"
@@ -111,8 +114,46 @@ static int train(char **arguments)
     return must(lensnet_model_save(j.model, arguments[7], LENSNET_DTYPE_F32, &error));
 }
 
+static int losses(char **arguments)
+{
+    lensnet_graph_options options = lensnet_graph_defaults();
+    lensnet_batch batch = lensnet_batch_defaults();
+    lensnet_parameters *none;
+    lensnet_graph *graph;
+    lensnet_tensor x;
+    lensnet_target target = {"t", NULL};
+    lensnet_outputs outputs;
+    size_t count;
+    FILE *file = fopen(arguments[5], "wb");
+    options.batch = batch.count = (size_t)atol(arguments[2]);
+    options.height = (size_t)atol(arguments[3]);
+    options.width = (size_t)atol(arguments[4]);
+    options.training = options.input_gradient = 1;
+    count = options.batch * options.height * options.width * 3;
+    must(lensnet_parameters_create(&none, NULL, &error));
+    must(lensnet_parameters_allocate(none, 1, 0, &error));
+    must(lensnet_graph_create(&graph, none, &options, &error));
+    x = lensnet_input(graph, 3);
+    lensnet_squared_error(graph, x, "t", 0.5f);
+    lensnet_binary_cross_entropy(graph, x, "t", 2);
+    must(lensnet_graph_plan(graph, NULL, &error));
+    must(lensnet_graph_allocate(graph, &error));
+    batch.images = read_floats(arguments[0], count);
+    batch.channels = 3;
+    target.values = read_floats(arguments[1], count);
+    batch.named = &target;
+    batch.named_count = 1;
+    memset(&outputs, 0, sizeof outputs);
+    outputs.input_gradients = (float *)malloc(count * sizeof(float));
+    if (!file || !outputs.input_gradients) return 1;
+    must(lensnet_forward_backward(graph, &batch, &outputs, &error));
+    printf("%.17g %.17g\n", outputs.losses[0], outputs.losses[1]);
+    return fwrite(outputs.input_gradients, sizeof(float), count, file) != count || fclose(file) != 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 8 && strcmp(argv[1], "losses") == 0) return losses(argv + 2);
     if (argc == 5 && strcmp(argv[1], "save") == 0) return save(argv + 2);
     if (argc == 8 && strcmp(argv[1], "logits") == 0) return logits(argv + 2);
     if (argc == 10 && strcmp(argv[1], "train") == 0) return train(argv + 2);

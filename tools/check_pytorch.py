@@ -10,7 +10,8 @@ Builds tools/check_pytorch.c with $CC (default cc) and checks, for atto and tiny
   2. lensnet loads a folder that transformers saved, and gives its logits (within 3e-5);
   3. lensnet loads a file with timm's names (timm's own class made it), and gives its logits (3e-5);
   4. ten training steps with AdamW beside PyTorch's, from the same weights: losses within 1e-4, and the
-     weights afterwards.
+     weights afterwards;
+  5. squared error and binary cross-entropy, values and gradients.
 Prints one line per check and closes with "N passed, N failed".
 """
 import os
@@ -151,12 +152,31 @@ def beside_pytorch(program, folder, variant, side, rate, steps=10, classes=3, co
     check('ten steps of %s at %d: weights (rate %g)' % (variant, side, rate), difference, steps * rate)
 
 
+def losses(program, folder):
+    x, path = images(folder, 3, 20, 24)
+    x = (3 * x).requires_grad_()
+    targets = torch.rand(x.shape, generator=torch.Generator().manual_seed(8))
+    for name, tensor in (('x', x), ('t', targets)):
+        tensor.detach().permute(0, 2, 3, 1).contiguous().numpy().tofile(os.path.join(folder, name))
+    theirs = (torch.nn.functional.mse_loss(x, targets),
+              torch.nn.functional.binary_cross_entropy_with_logits(x, targets))
+    (0.5 * theirs[0] + 2 * theirs[1]).backward()
+    out = os.path.join(folder, 'dx')
+    answer = subprocess.run([program, 'losses', os.path.join(folder, 'x'), os.path.join(folder, 't'), '3', '20', '24',
+                             out], check=True, capture_output=True, text=True)
+    for what, ours, their in zip(('squared error', 'binary cross-entropy'), answer.stdout.split(), theirs):
+        check(what, abs(float(ours) - their.item()), 2e-6)
+    ours = torch.from_numpy(numpy.fromfile(out, dtype=numpy.float32)).reshape(3, 20, 24, 3).permute(0, 3, 1, 2)
+    check('their gradient, of the largest', largest_difference(ours, x.grad) / float(x.grad.abs().max()), 1e-6)
+
+
 def main():
     print('torch %s, transformers %s, timm %s' % (torch.__version__, transformers.__version__, timm.__version__))
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         program = build(folder)
+        losses(program, folder)
         for variant in ('atto', 'tiny'):
             ours_to_transformers(program, folder, variant, 3)
             transformers_to_ours(program, folder, variant, 5)
