@@ -728,6 +728,8 @@ static int picture_open(picture_file *f, size_t *frame, int *one, const char *pa
     int n = 0, good, fits;
     memset(f, 0, sizeof *f);
     f->path = path;
+    *frame = 0;
+    *one = 0;
     if (!name) return npy_fail(text, "%s: no memory for its name", path);
     memcpy(name, path, size);
     if (stat(path, &info) != 0) n = picture_brackets(numbers, name);

@@ -142,6 +142,7 @@ SYSTEM_API int run_folder_keep(run_folder *f, lensnet_error *error)
     unlink(f->between);
     good = link(f->last, f->between) == 0 ? rename(f->between, f->previous) == 0
                                           : rename(f->last, f->previous) == 0;
+    unlink(f->between); /* renaming a link to the file it already names does nothing (POSIX) */
     return good || dataset_fail(error, "%s: the state before it cannot be kept: %s", f->previous,
                                 strerror(errno));
 }

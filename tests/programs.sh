@@ -235,6 +235,12 @@ for file in best.safetensors last.safetensors history.csv predictions.csv; do
     cmp whole/$file damaged/$file >/dev/null 2>&1
     good "$file of the run that lost its last state must be that of the other to the byte"
 done
+# killed between keeping the old state and saving the new one: both names are one file's
+cp -r parts linked
+ln -f linked/last.safetensors linked/last.previous.safetensors
+run ./train --resume --out linked && cmp -s whole/last.safetensors linked/last.safetensors &&
+    [ -z "$(find linked -name '*.tmp-*')" ]
+good "a state under both names is gone on from, and nothing is left over"
 # one bit in the middle of the numbers
 size=$(wc -c <parts/last.safetensors)
 cp parts/last.safetensors damaged/last.safetensors
