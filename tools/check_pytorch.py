@@ -92,8 +92,9 @@ def ours_to_transformers(program, folder, variant, classes):
     model, info = transformers.ConvNextV2ForImageClassification.from_pretrained(saved, output_loading_info=True)
     problems = sum(len(info[key]) for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
     check('transformers loads our %s: tensors that do not fit' % variant, problems, 0)
-    processor = transformers.AutoImageProcessor.from_pretrained(saved)
-    pixels = processor(images=numpy.zeros((150, 150, 3), numpy.uint8), return_tensors='pt')['pixel_values']
+    processor = transformers.AutoImageProcessor.from_pretrained(saved, trust_remote_code=True)
+    grey = numpy.arange(150 * 150, dtype=numpy.float32).reshape(150, 150)
+    pixels = processor(images=grey, return_tensors='pt')['pixel_values']
     check('its image processor: difference in size', max(abs(side - 224) for side in pixels.shape[2:]), 0)
     x, path = images(folder, 2, 224, 224)
     with torch.no_grad():
