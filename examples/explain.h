@@ -52,23 +52,31 @@ static int explain_graph(explainer *e, int stage, lensnet_error *error)
     return 1;
 }
 
-/* Loads the weights with gradients; zero `e` before use, explain_close in any case. */
-NPY_API int explain_open(explainer *e, const char *path, const lensnet_host *host,
-                         lensnet_error *error)
+/* Explains a model with gradients, which becomes the explainer's; explain_close in any case. */
+NPY_API int explain_model(explainer *e, lensnet_model *model, lensnet_error *error)
 {
-    lensnet_load_options load = lensnet_load_defaults();
     size_t pixels;
     memset(e, 0, sizeof *e);
-    load.host = host;
-    if (lensnet_model_load(&e->model, path, &load, NULL, error)) return 0;
-    e->preprocess = lensnet_model_description(e->model)->preprocess;
-    e->classes = lensnet_model_description(e->model)->classes;
+    e->model = model;
+    e->preprocess = lensnet_model_description(model)->preprocess;
+    e->classes = lensnet_model_description(model)->classes;
     if (!explain_graph(e, EXPLAIN_STAGE, error)) return 0;
     pixels = (size_t)e->preprocess.image_size * (size_t)e->preprocess.image_size;
     e->input = (float *)malloc(pixels * (size_t)e->preprocess.channels * sizeof(float));
     e->targets = (float *)malloc(e->classes * sizeof(float));
     e->map = (float *)malloc(e->side * e->side * sizeof(float));
     return (e->input && e->targets && e->map) || dataset_no_memory(error);
+}
+
+/* The same for the weights in a file. */
+NPY_API int explain_open(explainer *e, const char *path, const lensnet_host *host,
+                         lensnet_error *error)
+{
+    lensnet_load_options load = lensnet_load_defaults();
+    lensnet_model *model;
+    memset(e, 0, sizeof *e);
+    load.host = host;
+    return !lensnet_model_load(&model, path, &load, NULL, error) && explain_model(e, model, error);
 }
 
 /* Runs the network forward and back: the stage's map and its gradient stand in the graph then. */

@@ -9,7 +9,7 @@
 #include "provenance.h"
 #include "text.h"
 
-#include "png.h"
+#include "heat.h"
 
 enum { HTML_PICTURES = 12, HTML_EXPLAINED = 3 }; /* of a kind; of each class */
 
@@ -51,6 +51,8 @@ static const char html_head[] =
     ".plots figure,.pictures figure{margin:0}.plots svg{width:100%;height:auto;display:block}\n"
     ".pictures{display:grid;gap:.8rem;grid-template-columns:repeat(auto-fill,minmax(140px,1fr))}\n"
     ".pictures img{width:100%;image-rendering:pixelated;display:block}\n"
+    ".looks{display:grid;gap:.8rem;grid-template-columns:repeat(3,minmax(0,260px));margin-bottom:"
+    ".8rem}.looks figure{margin:0}.looks img{width:100%;image-rendering:pixelated;display:block}\n"
     "figcaption{font-size:.8rem;color:var(--faint);overflow-wrap:anywhere}p{max-width:70ch}\n"
     "@media (prefers-color-scheme:dark){:root{--ink:#e4e8ec;--faint:#9aa5b1;--line:#39424c;"
     "--page:#14181d}.plots svg{filter:invert(.9) hue-rotate(180deg)}}\n"
@@ -189,64 +191,13 @@ static void html_plots(html_report *r)
 
 /* ---- images ---- */
 
-static int html_compare_floats(const void *a, const void *b)
-{
-    const float x = *(const float *)a, y = *(const float *)b;
-    return x < y ? -1 : x > y;
-}
-
-/* Values as 0 ... levels - 1: the darkest and brightest hundredth are cut, the root taken. */
-static int html_levels(unsigned char *levels, const float *values, size_t count, int most)
-{
-    float *sorted = (float *)malloc(count * sizeof *sorted);
-    double low, span;
-    size_t i;
-    if (!sorted) return 0;
-    memcpy(sorted, values, count * sizeof *sorted);
-    qsort(sorted, count, sizeof *sorted, html_compare_floats);
-    low = (double)sorted[count / 100];
-    span = (double)sorted[count - 1 - count / 200] - low;
-    for (i = 0; i < count; i++) {
-        double v = span > 0 ? ((double)values[i] - low) / span : 0;
-        v = v > 1 ? 1 : v > 0 ? sqrt(v) : 0;
-        levels[i] = (unsigned char)(v * (most - 1) + 0.5);
-    }
-    free(sorted);
-    return 1;
-}
-
-/* 16 greys times 16 strengths of a warm colour over them. */
-static void html_palette(unsigned char *palette)
-{
-    int grey, heat, c;
-    for (heat = 0; heat < 16; heat++)
-        for (grey = 0; grey < 16; grey++)
-            for (c = 0; c < 3; c++) {
-                static const double warm[3] = {255, 130, 20};
-                const double a = 0.75 * heat / 15.0, base = grey * 17.0;
-                palette[3 * (16 * heat + grey) + c] =
-                    (unsigned char)(base + a * (warm[c] - base) + 0.5);
-            }
-}
-
 /* An image, and over it, where `heat` is not NULL, a map of its size. */
 static void html_picture(svg_sheet *s, const float *pixels, const float *heat, size_t height,
                          size_t width, const char *words)
 {
-    unsigned char *levels = (unsigned char *)malloc(2 * height * width), palette[768];
-    size_t i;
-    int good = levels && html_levels(levels, pixels, height * width, 16);
-    if (good && heat) good = html_levels(levels + height * width, heat, height * width, 16);
-    s->failed |= !good;
-    if (good) {
-        for (i = 0; heat && i < height * width; i++)
-            levels[i] = (unsigned char)(levels[i] + 16 * levels[height * width + i]);
-        html_palette(palette);
-        svg_add(s, "<img alt=\"%s\" src=\"", words);
-        png_data(s, levels, width, height, palette);
-        svg_add(s, "\">\n");
-    }
-    free(levels);
+    svg_add(s, "<img alt=\"%s\" src=\"", words);
+    heat_data(s, pixels, heat, height, width);
+    svg_add(s, "\">\n");
 }
 
 static void html_caption(svg_sheet *s, const evaluation *e, size_t i)
@@ -268,6 +219,38 @@ static void html_caption(svg_sheet *s, const evaluation *e, size_t i)
     svg_add(s, " %.1f %%", 100 * (double)p->probability);
     if (e->reliability.foreign) svg_add(s, "<br>foreign %.2f", (double)p->foreign);
     svg_add(s, "</figcaption>");
+}
+
+/* Where simulate --maps leaves what the substructure of DATA/SPLIT/CLASS/NAME.npy changes in it:
+ * DATA/maps/SPLIT/CLASS/NAME-change.npy. To be freed; NULL: there is no such file. */
+static char *html_map_path(const char *path)
+{
+    const size_t length = strlen(path), room = length + 32;
+    size_t from = length, slashes = 0;
+    char *map;
+    while (from > 0 && (slashes += path[from - 1] == '/') < 3) from--;
+    if (slashes == 2 && from == 0) slashes = 3; /* SPLIT/CLASS/NAME.npy, seen from inside DATA */
+    if (slashes < 3 || !system_ends_in(path, ".npy") || !(map = (char *)malloc(room))) return NULL;
+    snprintf(map, room, "%.*smaps/%.*s-change.npy", (int)from, path, (int)(length - from - 4),
+             path + from);
+    if (system_exists(map)) return map;
+    free(map);
+    return NULL;
+}
+
+/* The map of an image from a file, into memory of its own; NULL where there is none of its size. */
+static float *html_map(const dataset_image *image, const char *path)
+{
+    char *name = path ? html_map_path(path) : NULL, problem[NPY_TEXT];
+    picture map;
+    if (!name || !picture_read(&map, name, 1, problem)) {
+        free(name);
+        return NULL;
+    }
+    free(name);
+    if (map.height == image->picture.height && map.width == image->picture.width) return map.pixels;
+    picture_free(&map);
+    return NULL;
 }
 
 /* Reads image i again; 0 leaves it out. Sides above 1000 pixels are not shown. */
@@ -335,11 +318,34 @@ static double html_foreign(const evaluation *e, size_t i)
 
 /* ---- where it looks ---- */
 
+/* What is known of the image: where substructure changes it. */
+static void html_truth(html_report *r, const dataset_image *image, size_t i)
+{
+    const size_t h = image->picture.height, w = image->picture.width;
+    float *read = html_map(image, r->e->split->files[i].path);
+    float *map = read ? read : image->map;
+    size_t k;
+    double most = 0;
+    for (k = 0; map && k < h * w; k++) {
+        map[k] = fabsf(map[k]);
+        if ((double)map[k] > most) most = (double)map[k];
+    }
+    if (most > 0) {
+        svg_add(&r->sheet, "<figure>");
+        html_picture(&r->sheet, image->picture.pixels, map, h, w, "what the substructure changes");
+        svg_add(&r->sheet,
+                "<figcaption>what its substructure changes: at most %.1f sigma of a "
+                "pixel&#39;s noise</figcaption></figure>\n",
+                most);
+    }
+    free(read);
+}
+
 static void html_explain_one(html_report *r, explainer *x, size_t i)
 {
     dataset_image image;
     float *map;
-    size_t h, w, k;
+    size_t h, w;
     svg_sheet *s = &r->sheet;
     if (!html_read(&image, r, i)) return;
     h = image.picture.height;
@@ -349,18 +355,14 @@ static void html_explain_one(html_report *r, explainer *x, size_t i)
     if (map && image.picture.bands == 1 &&
         explain_image(map, x, image.picture.pixels, h, w, (size_t)r->e->predictions[i].index,
                       r->error)) {
-        svg_add(s, "<figure>");
+        svg_add(s, "<div class=\"looks\"><figure>");
         html_picture(s, image.picture.pixels, NULL, h, w, "image");
         html_caption(s, r->e, i);
         svg_add(s, "</figure>\n<figure>");
         html_picture(s, image.picture.pixels, map, h, w, "where the network looks");
         svg_add(s, "<figcaption>where it looks</figcaption></figure>\n");
-        for (k = 0; image.map && k < h * w; k++) image.map[k] = fabsf(image.map[k]);
-        if (image.map) {
-            svg_add(s, "<figure>");
-            html_picture(s, image.picture.pixels, image.map, h, w, "what the substructure changes");
-            svg_add(s, "<figcaption>what the substructure changes</figcaption></figure>\n");
-        }
+        html_truth(r, &image, i);
+        svg_add(s, "</div>\n");
     }
     free(map);
     dataset_image_free(&image);
@@ -375,9 +377,9 @@ static void html_explain(html_report *r, const lensnet_host *host)
     html_section(
         &r->sheet, "Where it looks",
         "Gradient of the answer times activation in the network&#39;s second stage, over the "
-        "image; for simulated images beside what subhalos or the vortex change in it.");
+        "image; beside it, where simulate --maps or train --simulate knows, what subhalos or the "
+        "vortex change.");
     if (explain_open(&x, r->e->weights, host, r->error)) {
-        svg_add(&r->sheet, "<div class=\"pictures\">\n");
         for (k = 0; k < r->e->classes; k++) {
             size_t shown = 0;
             for (i = 0; i < r->e->count && shown < HTML_EXPLAINED; i++) {
@@ -386,7 +388,6 @@ static void html_explain(html_report *r, const lensnet_host *host)
                 shown++;
             }
         }
-        svg_add(&r->sheet, "</div>\n");
     }
     explain_close(&x);
 }

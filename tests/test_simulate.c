@@ -889,8 +889,10 @@ static void test_set(void)
 {
     lensnet_error error;
     double *file, *image = (double *)malloc(22500 * sizeof(double));
+    float *change = (float *)malloc(2 * 22500 * sizeof(float));
     sim_params p = sim_defaults(SIM_TEST_I);
     sim_workspace *w;
+    int i, same = 0;
     remove_tree("build/universe");
     CHECK(run_line(&error, "build/universe --train 2,1,3 --val 1 --seed 8 --threads 2 --maps"));
     CHECK(sim_workspace_create(&w, &p, LENSNET_ISA_BEST, NULL) == LENSNET_OK);
@@ -904,6 +906,12 @@ static void test_set(void)
     free(file);
     free(read_npy("build/universe/maps/train/sphere/000000-deflection.npy", 45000));
     free(read_npy("build/universe/maps/val/vort/000000-convergence.npy", 22500));
+    sim_image_mapped(change, change + 22500, w, 8, SIM_SPHERE, 0);
+    file = read_npy("build/universe/maps/train/sphere/000000-change.npy", 22500);
+    for (i = 0; file && i < 22500; i++) same += file[i] == (double)change[22500 + i];
+    CHECK(same == 22500);
+    free(file);
+    free(change);
     CHECK(system_exists("build/universe/truth.csv") &&
           !system_exists("build/universe/truth.csv.part"));
     CHECK(!system_exists("build/universe/test") &&

@@ -382,7 +382,7 @@ static void print_help(const job *j)
            "  --seed N                       another set (default 0)\n"
            "  --float32                      half the bytes; default float64\n"
            "  --noiseless                    expected counts, --noise none\n"
-           "  --maps                         deflection and convergence too, in FOLDER/maps\n"
+           "  --maps                         deflection, convergence, what substructure changes\n"
            "  --threads N                    default: all\n"
            "  --gallery FILE.svg             draws examples of each class\n"
            "  --benchmark                    images per second, in memory\n\n"
@@ -531,7 +531,9 @@ static int write_maps(const job *j, image_name name, const worker *at, const sim
 {
     const int height = j->params.height, width = j->params.width;
     double *map = (double *)at->pixels;
+    float *change = (float *)(map + (size_t)height * (size_t)width);
     char path[PATH_ROOM];
+    int i;
     snprintf(path, sizeof path, "%s/maps/%s/%s/%06ld-deflection.npy", j->folder,
              split_names[name.split], sim_class_names[name.label], name.number);
     sim_deflection_map(map, at->workspace, truth);
@@ -539,6 +541,11 @@ static int write_maps(const job *j, image_name name, const worker *at, const sim
     snprintf(path, sizeof path, "%s/maps/%s/%s/%06ld-convergence.npy", j->folder,
              split_names[name.split], sim_class_names[name.label], name.number);
     sim_convergence_map(map, at->workspace, truth);
+    if (!write_npy(path, map, 0, 0, height, width, error)) return 0;
+    snprintf(path, sizeof path, "%s/maps/%s/%s/%06ld-change.npy", j->folder,
+             split_names[name.split], sim_class_names[name.label], name.number);
+    sim_change_map(change, at->workspace, truth);
+    for (i = 0; i < height * width; i++) map[i] = (double)change[i];
     return write_npy(path, map, 0, 0, height, width, error);
 }
 

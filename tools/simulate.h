@@ -212,8 +212,7 @@ SIM_API void sim_image(double *pixels, sim_truth *truth, sim_workspace *workspac
 SIM_API void sim_image_float(float *pixels, sim_truth *truth, sim_workspace *workspace,
                              uint64_t seed, int label, uint64_t index);
 
-/* The same with a map (height * width) of what subhalos or the vortex change: the expected counts with
- * them less those without, in standard deviations of a pixel's noise. It costs a second image. */
+/* The same with its sim_change_map. It costs a second image. */
 SIM_API void sim_image_mapped(float *pixels, float *map, sim_workspace *workspace, uint64_t seed,
                               int label, uint64_t index);
 
@@ -234,6 +233,9 @@ SIM_API void sim_deflection_map(double *deflection, sim_workspace *workspace,
                                 const sim_truth *truth);
 SIM_API void sim_convergence_map(double *convergence, sim_workspace *workspace,
                                  const sim_truth *truth);
+/* What subhalos or the vortex change of the image (height * width): the expected counts with them less
+ * those without, in standard deviations of a pixel's noise; 0 for class `no`. */
+SIM_API void sim_change_map(float *change, sim_workspace *workspace, const sim_truth *truth);
 
 /* Mpc. */
 SIM_API double sim_comoving_distance(const sim_params *params, double z);
@@ -1653,26 +1655,35 @@ SIM_API void sim_image_float(float *pixels, sim_truth *truth, sim_workspace *w, 
     for (i = 0; i < count; i++) pixels[i] = (float)w->counts[i];
 }
 
+SIM_API void sim_change_map(float *map, sim_workspace *w, const sim_truth *truth)
+{
+    const size_t count = (size_t)w->params.height * (size_t)w->params.width;
+    sim_truth smooth = *truth;
+    size_t i;
+    smooth.label = 0;
+    smooth.subhalos = 0;
+    smooth.vortex_mass = 0;
+    if (truth->label) {
+        sim_expected_here(w, &smooth);
+        for (i = 0; i < count; i++) map[i] = (float)w->means[i];
+    }
+    sim_expected_here(w, truth);
+    for (i = 0; i < count; i++) {
+        const double expected = w->means[i];
+        map[i] = truth->label && expected > 0
+                     ? (float)((expected - (double)map[i]) / sqrt(expected))
+                     : 0;
+    }
+}
+
 SIM_API void sim_image_mapped(float *pixels, float *map, sim_workspace *w, uint64_t seed, int label,
                               uint64_t index)
 {
     const size_t count = (size_t)w->params.height * (size_t)w->params.width;
-    sim_truth truth, smooth;
+    sim_truth truth;
     size_t i;
     sim_draw_exaggerated(w, &truth, seed, label, index);
-    smooth = truth;
-    smooth.label = 0;
-    smooth.subhalos = 0;
-    smooth.vortex_mass = 0;
-    if (label) {
-        sim_expected_here(w, &smooth);
-        for (i = 0; i < count; i++) map[i] = (float)w->means[i];
-    }
-    sim_expected_here(w, &truth);
-    for (i = 0; i < count; i++) {
-        const double expected = w->means[i];
-        map[i] = label && expected > 0 ? (float)((expected - (double)map[i]) / sqrt(expected)) : 0;
-    }
+    sim_change_map(map, w, &truth); /* leaves what is expected of the image behind */
     sim_observe_here(w, &truth);
     for (i = 0; i < count; i++) pixels[i] = (float)w->counts[i];
 }
