@@ -8,6 +8,8 @@
 #ifndef DENSE_H
 #define DENSE_H
 
+#include <math.h>
+
 #ifndef LENSNET_H
 #error "dense.h: include lensnet.h first"
 #endif
