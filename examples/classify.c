@@ -9,6 +9,8 @@
  * or a FITS file says them. A file that cannot be used, or in which every pixel is the same, is reported
  * on stderr and the others go on; the exit status is 1 then.
  *
+ * ./classify --explain looks WEIGHTS lens.npy      draws where the network looks, in looks/000001-lens.svg
+ *
  * A survey in parts, by as many machines as there are:
  *   ./classify --csv --list survey.csv --part 3/8 WEIGHTS >part3.csv
  *   ./classify --merge part1.csv part2.csv ... >answers.csv         what the undivided run prints */
@@ -19,7 +21,11 @@
 
 #include "arguments.h"
 #include "catalogue.h"
+#include "explain.h"
 #include "predict.h"
+#include "svg.h"
+
+#include "heat.h"
 #include "reading.h"
 #include "weights.h"
 
@@ -32,6 +38,10 @@ static argument options[] = {
      "images to classify: a path a line, or CSV with columns\nfile, id, ra, dec; - is stdin", 0},
     {"--part", "I/N", NULL, "the I-th of N parts of the images, for --csv and --json", 0},
     {"--merge", NULL, NULL, "join the tables of all parts, given in order", 0},
+    {"--explain", "FOLDER", NULL,
+     "draw where the network looks, a figure (.svg) for each image,\n"
+     "named by its row in the table",
+     0},
     {"--views", "N", "1", "8: mean over flips and quarter turns, slower and a little better", 0},
     {"--stack", NULL, "no", "files in folders may be stacks (N, H, W)", 0},
     {"--nan", "MODE", "refuse", "pixels that are not finite: refuse, zero, median", 0},
@@ -51,6 +61,7 @@ enum {
     LIST,
     PART,
     MERGE,
+    EXPLAIN,
     VIEWS,
     STACK,
     NANS,
@@ -74,6 +85,8 @@ typedef struct output {
     const lensnet_preprocess *network;
     const dataset_split *images;
     const catalogue *list;
+    const char *weights;  /* the file */
+    explainer *explainer; /* NULL: nothing is drawn */
     size_t classes;
     int name_width, label_width;
     size_t *found; /* images of each class, and of none */
@@ -87,6 +100,8 @@ typedef struct output {
     /* of all */
     size_t mended, other_size;
     size_t first_other[3]; /* its index, height and width */
+    int undrawn;           /* 1: a figure could not be drawn; `problem` says why */
+    lensnet_error problem;
 } output;
 
 /* ---- what to classify ---- */
@@ -293,6 +308,45 @@ static int is_other_size(const picture *p, const lensnet_preprocess *network)
            fabs((double)p->width - known) > 0.1 * known;
 }
 
+/* The name of the figure of an image: FOLDER/ROW-NAME.svg, rows counted from 1. To be freed. */
+static char *figure_path(const char *image, size_t index)
+{
+    const char *slash = strrchr(image, '/'), *name = slash ? slash + 1 : image;
+    const size_t room = strlen(name) + 40;
+    const char *point = strrchr(name, '.');
+    char *file = (char *)malloc(room), *path;
+    if (!file) return NULL;
+    snprintf(file, room, "%06zu-%.*s.svg", index + 1,
+             (int)(point && !strchr(point, '[') ? point - name : (long)strlen(name)), name);
+    path = system_path(options[EXPLAIN].value, file);
+    free(file);
+    return path;
+}
+
+/* Draws where the network looks; an image that is too large for it is left out. */
+static int draw_figure(const output *o, size_t index, const picture *p,
+                       const lensnet_prediction *prediction, lensnet_error *error)
+{
+    const char *image = o->images->files[index].path;
+    char *path = figure_path(image, index), title[256], source[1024];
+    float *map = (float *)malloc(p->height * p->width * sizeof *map);
+    const char *label = lensnet_classifier_label(o->classifier, (size_t)prediction->index);
+    int good = (path && map) || dataset_no_memory(error);
+    snprintf(title, sizeof title, "%s%.60s, %.1f %%",
+             prediction->unknown ? "unknown; nearest " : "", label,
+             100 * (double)prediction->probability);
+    snprintf(source, sizeof source, "%.400s by %.400s; lensnet %d.%d.%d, numerics %d", image,
+             o->weights, LENSNET_VERSION_MAJOR, LENSNET_VERSION_MINOR, LENSNET_VERSION_PATCH,
+             LENSNET_NUMERICS);
+    good = good &&
+           explain_image(map, o->explainer, p->pixels, p->height, p->width,
+                         (size_t)prediction->index, error) &&
+           !heat_save(path, p->pixels, map, p->height, p->width, title, source, error);
+    free(map);
+    free(path);
+    return good;
+}
+
 static void see(void *user, size_t index, const dataset_image *image,
                 const lensnet_prediction *prediction)
 {
@@ -310,6 +364,8 @@ static void see(void *user, size_t index, const dataset_image *image,
     o->blank = prediction && is_blank(p);
     o->value = prediction ? p->pixels[0] : 0;
     if (!prediction || o->blank) return;
+    if (o->explainer && p->height <= HEAT_MOST && p->width <= HEAT_MOST)
+        o->undrawn |= !draw_figure(o, index, p, prediction, &o->problem);
     o->mended += image->mended > 0;
     if (is_other_size(p, o->network) && !o->other_size++) {
         o->first_other[0] = index;
@@ -350,7 +406,7 @@ static int receive(void *user, size_t index, const float *probabilities, const c
     print_row(o, path, best, probabilities);
     o->found[strcmp(o->label, lensnet_classifier_label(o->classifier, best)) ? o->classes : best]++;
     o->good++;
-    return !ferror(stdout);
+    return !ferror(stdout) && !o->undrawn;
 }
 
 /* ---- the program ---- */
@@ -371,8 +427,33 @@ static void measure_columns(output *o)
     }
 }
 
-static int classify(const lensnet_classifier *classifier, dataset_split *images,
-                    const catalogue *list, lensnet_error *error)
+/* The weights once more, with gradients; nothing where --explain is not given. */
+static int open_explainer(explainer *x, const char *path, const lensnet_host *host,
+                          lensnet_error *error)
+{
+    lensnet_load_options load = lensnet_load_defaults();
+    lensnet_model *model = NULL;
+    weights_file file;
+    weights_told told;
+    int good;
+    memset(x, 0, sizeof *x);
+    if (!options[EXPLAIN].value) return 1;
+    if (!system_make_folder(options[EXPLAIN].value))
+        return dataset_fail(error, "%s: the folder cannot be made: %s; choose another --explain",
+                            options[EXPLAIN].value, strerror(errno));
+    if (!weights_told_read(&told, &options[WEIGHTS])) return dataset_no_memory(error);
+    load.host = host;
+    load.told = told.pairs;
+    load.told_count = told.count;
+    good = !weights_open(&file, path, options[WEIGHTS + WEIGHTS_KEY].value, error) &&
+           !lensnet_model_load_archive(&model, file.archive, &load, NULL, error);
+    weights_close(&file);
+    weights_told_free(&told);
+    return good && explain_model(x, model, error);
+}
+
+static int classify(const lensnet_classifier *classifier, const char *weights, explainer *x,
+                    dataset_split *images, const catalogue *list, lensnet_error *error)
 {
     output o;
     double start = system_seconds();
@@ -382,6 +463,8 @@ static int classify(const lensnet_classifier *classifier, dataset_split *images,
     o.network = lensnet_classifier_preprocess(classifier);
     o.images = images;
     o.list = list;
+    o.weights = weights;
+    o.explainer = options[EXPLAIN].value ? x : NULL;
     o.classes = lensnet_classifier_classes(classifier);
     o.found = (size_t *)calloc(o.classes + 1, sizeof *o.found);
     if (!o.found) return dataset_no_memory(error);
@@ -395,6 +478,10 @@ static int classify(const lensnet_classifier *classifier, dataset_split *images,
     print_foot(&o, system_seconds() - start);
     print_notes(&o);
     free(o.found);
+    if (o.undrawn) {
+        *error = o.problem;
+        return 0;
+    }
     if (good && o.bad)
         good =
             dataset_fail(error, "%zu of %zu files could not be classified", o.bad, images->count);
@@ -436,10 +523,12 @@ int main(int argc, char **argv)
     lensnet_classifier *classifier = NULL;
     catalogue list;
     dataset_split images;
+    explainer x;
     lensnet_error error;
     int good, words = arguments_parse(options, OPTIONS, usage, argc, argv);
     memset(&images, 0, sizeof images);
     memset(&list, 0, sizeof list);
+    memset(&x, 0, sizeof x);
     error.text[0] = 0;
     if (options[MERGE].given) {
         if (!words) arguments_fail("--merge needs the tables of the parts\n%s", usage);
@@ -461,7 +550,9 @@ int main(int argc, char **argv)
         (lensnet_precision)arguments_choice(&options[PRECISION], arguments_precisions, 2);
     good = collect_all(&images, &list, words, argv, &error) &&
            !weights_classifier(&classifier, argv[1], &choice, &options[WEIGHTS], &error) &&
-           classify(classifier, &images, &list, &error);
+           open_explainer(&x, argv[1], &host, &error) &&
+           classify(classifier, argv[1], &x, &images, &list, &error);
+    explain_close(&x);
     lensnet_classifier_destroy(classifier);
     dataset_split_free(&images);
     catalogue_free(&list);

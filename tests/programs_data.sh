@@ -133,3 +133,14 @@ for kind in csv json; do
 done
 refused "--part is I/N" ./classify --csv --part 4/3 whole/best.safetensors data/val
 refused "its first line is not that of" ./classify --merge all.csv part1.txt
+
+# ---- where it looks ----------------------------------------------------------------------------------
+
+run ./classify --csv --explain looks --list list.csv whole/best.safetensors && cmp out.txt all.csv &&
+    [ "$(find looks -type f | wc -l)" -eq 7 ] && [ "$(grep -c 'data:image/png' looks/000004-000003.svg)" -eq 2 ] &&
+    grep -q '^<desc>data/val/no/000003.npy by whole/best.safetensors; lensnet [0-9.]*, numerics [0-9]' looks/000004-000003.svg
+good "classify --explain draws a figure for each row, and changes no answer"
+cp -r looks once && run ./classify --explain looks --threads 1 --batch 2 --list list.csv whole/best.safetensors &&
+    diff -r looks once >/dev/null
+good "the figures are the same bytes whatever the threads and the batch"
+refused "choose another --explain" ./classify --csv --explain mixed.npy/looks whole/best.safetensors mixed.npy
