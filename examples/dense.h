@@ -14,6 +14,8 @@
 #error "dense.h: include lensnet.h first"
 #endif
 
+#include <math.h>
+
 enum { DENSE_CELL = 4, DENSE_STRIDE = 16, DENSE_PARTS = DENSE_STRIDE / DENSE_CELL };
 
 /* Values of a target for images of side `side`: (side / 16, side / 16, 16). */

@@ -12,6 +12,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- the operator: (N, H, W, C) -> (N, H, W, C), weight a: C values ------------------------------- */
 

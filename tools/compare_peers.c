@@ -6,6 +6,9 @@
 #define LENSNET_IMPLEMENTATION
 #include "../lensnet.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 static lensnet_error error;
