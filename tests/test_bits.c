@@ -278,7 +278,46 @@ static int write_hashes(void)
 
 /* ---- all ways ------------------------------------------------------------------------------------ */
 
-static void check_instruction_sets(const outcome *expected, const network *net, const way *base)
+/* What one run can afford. Without fused vectors a network takes a hundred times as long as with them, and
+ * once more under an emulator: of such ways only those of `small` are all gone every day.
+ *   LENSNET_TEST_QUICK    `small` and `odd`, few ways
+ *   LENSNET_TEST_HASHES   every network one way: the hashes, for emulators
+ *   LENSNET_TEST_WHOLE    every network, every way (tests/long.sh bits) */
+typedef enum effort { EFFORT_HASHES, EFFORT_QUICK, EFFORT_DAILY, EFFORT_WHOLE } effort;
+
+static effort effort_asked(void)
+{
+    if (getenv("LENSNET_TEST_WHOLE")) return EFFORT_WHOLE;
+    if (getenv("LENSNET_TEST_HASHES")) return EFFORT_HASHES;
+    return getenv("LENSNET_TEST_QUICK") ? EFFORT_QUICK : EFFORT_DAILY;
+}
+
+static int is_slow(const way *w)
+{
+    lensnet_host host = lensnet_host_defaults();
+    host.isa_cap = w->isa;
+    return lensnet_isa_in_use(&host) < LENSNET_ISA_AVX2;
+}
+
+/* Is the way worth its time, beside the first one of this network? */
+static int affordable(effort e, const network *net, const way *w)
+{
+    if (e == EFFORT_WHOLE || net == &networks[0]) return 1;
+    if (e == EFFORT_HASHES) return 0;
+    if (!is_slow(w)) return 1;
+    if (e == EFFORT_QUICK || net != &networks[1] || w->plain) return 0;
+    return w->isa != LENSNET_ISA_REFERENCE || w->precision == LENSNET_PRECISION_FP32;
+}
+
+/* Is the network? */
+static int network_affordable(effort e, const network *net, const way *base)
+{
+    if (e != EFFORT_QUICK || net == &networks[0]) return 1;
+    return net == &networks[1] && (base->precision == LENSNET_PRECISION_FP32 || !is_slow(base));
+}
+
+static void check_instruction_sets(const outcome *expected, const network *net, const way *base,
+                                   effort e)
 {
     static const lensnet_isa caps[] = {LENSNET_ISA_REFERENCE, LENSNET_ISA_PORTABLE,
                                        LENSNET_ISA_AVX2, LENSNET_ISA_AVX512,
@@ -293,9 +332,8 @@ static void check_instruction_sets(const outcome *expected, const network *net, 
             continue;
         }
         if (caps[i] == LENSNET_ISA_AVX512_BF16 && w.precision == LENSNET_PRECISION_FP32) continue;
-        check_way(expected, net, &w);
-        w.plain = 1;
-        check_way(expected, net, &w);
+        for (w.plain = 0; w.plain <= 1; w.plain++)
+            if (affordable(e, net, &w)) check_way(expected, net, &w);
     }
 }
 
@@ -321,7 +359,7 @@ static void check_splits(const outcome *expected, const network *net, const way 
     }
 }
 
-static void test_network(const network *net, const way *base, int quick)
+static void test_network(const network *net, const way *base, effort e)
 {
     outcome expected;
     way w = *base;
@@ -329,19 +367,19 @@ static void test_network(const network *net, const way *base, int quick)
     check_hashes(net, base, &expected);
     w.odd_host = 1;
     w.threads = 2;
-    check_way(&expected, net, &w);
+    if (affordable(e, net, &w)) check_way(&expected, net, &w);
     w = *base;
     CHECK(expected.loss == expected.loss && expected.loss > 0);
-    if (quick) {
+    if (e <= EFFORT_QUICK) {
         w.threads = 2;
         w.micro_batch = 4;
         w.recompute = 1;
-        check_way(&expected, net, &w);
+        if (affordable(e, net, &w)) check_way(&expected, net, &w);
         w.isa = LENSNET_ISA_REFERENCE;
         w.plain = 1;
-        check_way(&expected, net, &w);
+        if (affordable(e, net, &w)) check_way(&expected, net, &w);
     } else {
-        check_instruction_sets(&expected, net, base);
+        check_instruction_sets(&expected, net, base, e);
         check_splits(&expected, net, base);
     }
     release(&expected);
@@ -349,13 +387,12 @@ static void test_network(const network *net, const way *base, int quick)
 
 int main(int argc, char **argv)
 {
-    const int quick = getenv("LENSNET_TEST_QUICK") != NULL;
+    const effort e = effort_asked();
     size_t i;
     const way *w;
     if (argc == 2 && strcmp(argv[1], "--write") == 0) return write_hashes();
     for (w = base_ways; w < base_ways + PRECISIONS; w++)
         for (i = 0; i < NETWORKS; i++)
-            if (!quick || strcmp(networks[i].name, "large") != 0)
-                test_network(&networks[i], w, quick);
+            if (network_affordable(e, &networks[i], w)) test_network(&networks[i], w, e);
     return test_end();
 }
