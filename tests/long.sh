@@ -2,8 +2,8 @@
 # long.sh - what takes longer than tests/run.sh may: faults in the programs' memory, kill -9 at many moments,
 # planted mistakes, fuzzing, coverage, other processors and C libraries, load.
 #   sh tests/long.sh                 everything, an hour or more
-#   sh tests/long.sh PART ...        malloc kill mutants fuzz coverage elsewhere load
-#   sh tests/long.sh --sample N      one part for about a minute, the N-th in turn
+#   sh tests/long.sh PART ...        malloc kill bits sanitize mutants fuzz coverage elsewhere load
+#   sh tests/long.sh --sample N      one part for a minute or two, the N-th in turn
 # MORE=10 makes malloc, kill, mutants, fuzz and load ten times as long; RUNNER stands before each command.
 # What a part needs and does not find it says and leaves out. The latest figures are in tests/README.md.
 # Closes with "N passed, N failed"; the exit status follows.
@@ -32,11 +32,14 @@ good() {
     fi
 }
 
-# program NAME: one of examples/ or tools/, built into $WORK unless it is there and newer than the header
+# program NAME: one of examples/ or tools/, built into $WORK unless it is there, or where run.sh puts it,
+# and newer than the header
 program() {
     source=examples/$1.c
     [ -f "$source" ] || source=tools/$1.c
+    built=build/tests/$(dirname "$source")_$1
     [ "$WORK/$1" -nt lensnet.h ] && [ "$WORK/$1" -nt "$source" ] && return
+    [ "$built" -nt lensnet.h ] && [ "$built" -nt "$source" ] && cp "$built" "$WORK/$1" && return
     $RUNNER $CC -O1 -fopenmp -I. "$source" -o "$WORK/$1" -lm
 }
 
@@ -143,6 +146,23 @@ part_kill() {
     cd ../..
 }
 
+# ---- bits and sanitize: what the suite has only in part ----------------------------------------------
+
+part_bits() {
+    $RUNNER $CC -O2 -fopenmp -I. tests/test_bits.c -o "$WORK/bits" -lm &&
+        (unset LENSNET_TEST_QUICK; LENSNET_TEST_WHOLE=1 $RUNNER "$WORK/bits") >"$WORK/bits.log" 2>&1
+    good "the same bits of every network, every way ($(tail -1 "$WORK/bits.log"))"
+}
+
+part_sanitize() {
+    for name in test_bits test_threads test_rows; do
+        $RUNNER $CC -O1 -w -fsanitize=address,undefined -fno-sanitize-recover=all -fopenmp -I. \
+            "tests/$name.c" -o "$WORK/sanitize_$name" -lm &&
+            $RUNNER "$WORK/sanitize_$name" >"$WORK/sanitize_$name.log" 2>&1
+        good "under the sanitizers: $name ($(tail -1 "$WORK/sanitize_$name.log"))"
+    done
+}
+
 # ---- mutants: are the tests able to fail? ------------------------------------------------------------
 
 part_mutants() {
@@ -165,7 +185,7 @@ part_fuzz() {
         $RUNNER clang $flags -I. "$source" -o "$WORK/$name" -lm || { false; good "$name builds"; continue; }
         mkdir -p "$WORK/corpus_$name"
         # shellcheck disable=SC2046
-        $RUNNER "$WORK/$name" -max_total_time=$((60 * MORE)) -timeout=60 -rss_limit_mb=2048 -max_len=20000 \
+        $RUNNER "$WORK/$name" -max_total_time=$((${FUZZ_SECONDS:-60} * MORE)) -timeout=60 -rss_limit_mb=2048 -max_len=20000 \
             -dict=tests/fuzz.dict -print_final_stats=1 -artifact_prefix="$WORK/" "$WORK/corpus_$name" \
             $(seeds "$name") >"$WORK/$name.log" 2>&1
         good "$name: $(sed -n 's/^stat::number_of_executed_units: *//p' "$WORK/$name.log") executions, $(
@@ -249,11 +269,11 @@ part_load() {
 
 # ---- all together ------------------------------------------------------------------------------------
 
-parts="malloc kill mutants fuzz coverage elsewhere load"
+parts="malloc kill bits sanitize mutants fuzz coverage elsewhere load"
 if [ "$1" = --sample ]; then
     # of those that are quick; the others take too long for every day
     turn=$((${2:-0} % 4))
-    FUZZERS="fuzz_npy fuzz_picture" # the others take minutes to compile
+    FUZZERS="fuzz_npy fuzz_picture" FUZZ_SECONDS=20 # the others take minutes to compile
     set -- malloc kill fuzz load
     shift $turn
     set -- "$1"

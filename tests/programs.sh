@@ -47,12 +47,16 @@ openmp=-fopenmp
 echo 'int main(void) { return 0; }' >$WORK/probe.c
 $CC $openmp $WORK/probe.c -o $WORK/probe 2>/dev/null || openmp=
 build() { $CC -O1 $openmp -I. "$1" -o "$WORK/$(basename "$1" .c)" -lm >"$WORK/$(basename "$1").log" 2>&1; }
-(build examples/train.c; build examples/hello.c; build examples/own_network.c; build examples/finetune.c; build examples/own_operator.c) &
-build tools/simulate.c
-build examples/evaluate.c
-build examples/classify.c
-build tools/check_data.c
-wait
+# PROGRAMS: the folder in which run.sh has built them already, as examples_train and so on
+for source in examples/train.c examples/hello.c examples/own_network.c examples/finetune.c examples/own_operator.c \
+    tools/simulate.c examples/evaluate.c examples/classify.c tools/check_data.c; do
+    program=$(basename $source .c)
+    if [ -z "$PROGRAMS" ]; then
+        build $source
+    else
+        ln -s "$PROGRAMS/$(dirname $source)_$program" $WORK/$program
+    fi
+done
 cd $WORK || exit 1
 for program in train hello finetune own_network own_operator simulate evaluate classify check_data; do
     [ -x ./$program ]
