@@ -72,6 +72,15 @@ FIXTURE_UNUSED static double fixture_number(const char *text, const char *path)
     return value;
 }
 
+/* `width` bytes of a little-endian file as this machine has them */
+FIXTURE_UNUSED static void fixture_little(void *to, const char *from, size_t width)
+{
+    const int one = 1;
+    const int swap = *(const char *)&one == 0;
+    size_t i;
+    for (i = 0; i < width; i++) ((char *)to)[swap ? width - 1 - i : i] = from[i];
+}
+
 /* the elements of a .npy file as doubles (f4, f8, i8; little-endian; C order); free() them */
 FIXTURE_UNUSED static double *fixture_npy(const char *path, int *count)
 {
@@ -93,12 +102,12 @@ FIXTURE_UNUSED static double *fixture_npy(const char *path, int *count)
         float single;
         int64_t integer;
         if (kind == 'f' && width == 4) {
-            memcpy(&single, at, sizeof single);
+            fixture_little(&single, at, sizeof single);
             values[i] = single;
         } else if (kind == 'f' && width == 8) {
-            memcpy(&values[i], at, sizeof *values);
+            fixture_little(&values[i], at, sizeof *values);
         } else if (kind == 'i' && width == 8) {
-            memcpy(&integer, at, sizeof integer);
+            fixture_little(&integer, at, sizeof integer);
             values[i] = (double)integer;
         } else {
             fixture_fail("an element type the tests do not read", path);
