@@ -263,8 +263,7 @@ job_sanitize() {
         # shellcheck disable=SC2086
         build_and_run "sanitize_$1" "tests/$1.c" $flags
     else
-        with_library sanitize "$flags" test_model test_train test_alloc test_host test_faults test_classify \
-            test_gradients
+        with_library sanitize "$flags" test_model test_train test_host test_faults test_classify test_gradients
     fi
 }
 

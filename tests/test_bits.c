@@ -302,10 +302,11 @@ static int is_slow(const way *w)
 /* Is the way worth its time, beside the first one of this network? */
 static int affordable(effort e, const network *net, const way *w)
 {
-    if (e == EFFORT_WHOLE || net == &networks[0]) return 1;
-    if (e == EFFORT_HASHES) return 0;
-    if (!is_slow(w)) return 1;
-    if (e == EFFORT_QUICK || net != &networks[1] || w->plain) return 0;
+    if (e == EFFORT_WHOLE || !is_slow(w)) return 1;
+    if (e <= EFFORT_QUICK)
+        return e == EFFORT_QUICK && net == &networks[0] && w->precision == LENSNET_PRECISION_FP32;
+    if (net == &networks[0]) return 1;
+    if (net != &networks[1] || w->plain) return 0;
     return w->isa != LENSNET_ISA_REFERENCE || w->precision == LENSNET_PRECISION_FP32;
 }
 
