@@ -4,9 +4,9 @@
  *
  * The score is the class's logit minus the mean of all logits, so that what speaks for every class alike does
  * not count. Grad-CAM (Selvaraju et al. 2017) averages the gradient over the pixels first, which loses the
- * place where a subhalo is one place in a ring. On 40 simulated images its tenth of brightest pixels met the
- * quarter that substructure changes most no more often than chance, this map's about three times as often;
- * the map was chosen on those images, so the figure is a hint and no measurement. */
+ * place where a subhalo is one place in a ring. tools/check_explain.c measures both; with an atto of AUC 0.983,
+ * of the brightest tenth of this map 2.46 +- 0.04 times as much as chance makes lies in the quarter
+ * that substructure changes most, of Grad-CAM's 1.56 +- 0.09 times. */
 #ifndef EXPLAIN_H
 #define EXPLAIN_H
 

@@ -154,7 +154,7 @@ static int compare_all(bench *b, size_t images, uint64_t seed, lensnet_error *er
 {
     const size_t count = (SIM_CLASSES - 1) * images;
     double *shares = (double *)malloc((METHODS + 1) * count * sizeof *shares);
-    double *some = shares + METHODS * count, one[METHODS];
+    double *some = shares + METHODS * count, one[METHODS] = {0, 0};
     int *right = (int *)malloc(count * sizeof *right);
     size_t i, n;
     int method, label, good = (shares && right) || dataset_no_memory(error);
