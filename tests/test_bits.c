@@ -306,8 +306,7 @@ static int affordable(effort e, const network *net, const way *w)
     if (e <= EFFORT_QUICK)
         return e == EFFORT_QUICK && net == &networks[0] && w->precision == LENSNET_PRECISION_FP32;
     if (net == &networks[0]) return 1;
-    if (net != &networks[1] || w->plain) return 0;
-    return w->isa != LENSNET_ISA_REFERENCE || w->precision == LENSNET_PRECISION_FP32;
+    return net == &networks[1] && !w->plain && w->isa != LENSNET_ISA_REFERENCE;
 }
 
 /* Is the network? */
