@@ -3239,6 +3239,26 @@ LNP_TARGET_AVX2 static inline void lnp_root_avx2(lnp_v8 *v)
 {
     *v = (lnp_v8)_mm256_sqrt_ps((__m256)*v);
 }
+
+LNP_TARGET_AVX2 static inline __m256i lnp_first_lanes_avx2(size_t count)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)lnp_min(count, 8)), lane);
+}
+
+/* The first n lanes from memory, *fill in the others. */
+LNP_TARGET_AVX2 static inline void lnp_load_part_avx2(float *copy, const float *x, size_t n,
+                                                      const lnp_v8 *fill)
+{
+    const __m256i lanes = lnp_first_lanes_avx2(n);
+    const __m256 part = _mm256_maskload_ps(x, lanes);
+    _mm256_storeu_ps(copy, _mm256_blendv_ps((__m256)*fill, part, _mm256_castsi256_ps(lanes)));
+}
+
+LNP_TARGET_AVX2 static inline void lnp_store_part_avx2(float *y, const float *copy, size_t n)
+{
+    _mm256_maskstore_ps(y, lnp_first_lanes_avx2(n), _mm256_loadu_ps(copy));
+}
 #endif
 
 #if LNP_AVX512
@@ -3478,6 +3498,13 @@ LNP_INLINE lnp_v16 lnp_load_part(lensnet_isa isa, const float *x, size_t n, floa
         return v;
     }
 #endif
+#if LNP_X86
+    if (isa == LENSNET_ISA_AVX2) {
+        lnp_load_part_avx2(copy, x, n, &rest.v8);
+        lnp_load_part_avx2(copy + 8, x + 8, n > 8 ? n - 8 : 0, &rest.v8);
+        return lnp_load_16(copy);
+    }
+#endif
     LNP_UNROLL
     for (l = 0; l < 16; l += lanes) {
         if (l + lanes <= n)
@@ -3501,6 +3528,16 @@ LNP_INLINE void lnp_store_part(lensnet_isa isa, float *y, lnp_v16 v, size_t n)
     }
 #endif
     lnp_store_16(isa, copy, v);
+#if LNP_X86
+    if (isa == LENSNET_ISA_AVX2) { /* widths are multiples of 8, and masks slow for stores */
+        if (n >= 8)
+            lnp_store(isa, y, lnp_load(isa, copy));
+        else
+            lnp_store_part_avx2(y, copy, n);
+        if (n > 8) lnp_store_part_avx2(y + 8, copy + 8, n - 8);
+        return;
+    }
+#endif
     for (l = 0; l + lanes <= n; l += lanes) lnp_store(isa, y + l, lnp_load(isa, copy + l));
     for (; l < n; l++) y[l] = copy[l];
 }
@@ -4011,9 +4048,9 @@ typedef struct lnp_operand {
 
 #define LNP_OPERANDS 7 /* of a kernel, at most */
 
-/* A kernel at work on four rows of 16 columns, of which the first `rows` count. Four, because one
- * vector alone waits for its own results most of the time. */
-typedef void lnp_row_step(lensnet_isa isa, const lnp_operand *operand, int rows,
+/* A kernel at work: on four rows of 16 columns, because one vector alone waits for its own results most
+ * of the time; or, at an edge, on one row of n <= 16. `rows` is a constant. */
+typedef void lnp_row_step(lensnet_isa isa, const lnp_operand *operand, int rows, size_t n,
                           const void *context);
 
 LNP_INLINE lnp_operand lnp_rows_at(const float *at, size_t stride)
@@ -4024,123 +4061,82 @@ LNP_INLINE lnp_operand lnp_rows_at(const float *at, size_t stride)
     return operand;
 }
 
-static void lnp_copy_few(float *to, const float *from, size_t count)
+/* The step at row r and column i. */
+LNP_INLINE void lnp_step_at(lensnet_isa isa, lnp_row_step *step, const lnp_operand *operand,
+                            int count, size_t r, size_t i, int rows, size_t n)
 {
-    if (count == 8) /* the widths of networks are multiples of it */
-        memcpy(to, from, 8 * sizeof(float));
-    else
-        memcpy(to, from, count * sizeof(float));
-}
-
-/* At an edge, where fewer than four rows or 16 columns are left, a kernel works on copies. */
-static lnp_operand lnp_edge_in(float *block, lnp_operand from, size_t rows, size_t columns)
-{
-    size_t r;
-    memset(block, 0, 64 * sizeof(float));
-    for (r = 0; r < (from.stride ? rows : 1); r++)
-        lnp_copy_few(block + 16 * r, from.at + r * from.stride, columns);
-    return lnp_rows_at(block, from.stride ? 16 : 0);
-}
-
-static void lnp_edge_out(lnp_operand to, const float *block, size_t rows, size_t columns)
-{
-    size_t r;
-    for (r = 0; r < (to.stride ? rows : 1); r++)
-        lnp_copy_few(to.at + r * to.stride, block + 16 * r, columns);
-}
-
-/* One block of up to four rows and 16 columns. Bit k of `written`: operand k is an output. */
-LNP_INLINE void lnp_row_block_step(lensnet_isa isa, lnp_row_step *step, const lnp_operand *operand,
-                                   int count, unsigned written, size_t rows, size_t columns,
-                                   const void *context)
-{
-    float block[LNP_OPERANDS][64];
     lnp_operand here[LNP_OPERANDS];
-    const int edge = rows < 4 || columns < 16;
     int k;
     LNP_UNROLL
     for (k = 0; k < count; k++)
-        here[k] = edge ? lnp_edge_in(block[k], operand[k], rows, columns) : operand[k];
-    step(isa, here, (int)rows, context);
-    for (k = 0; edge && k < count; k++)
-        if (written >> k & 1u) lnp_edge_out(operand[k], block[k], rows, columns);
+        here[k] = lnp_rows_at(operand[k].at + r * operand[k].stride + i, operand[k].stride);
+    step(isa, here, rows, n, NULL);
 }
 
 LNP_INLINE void lnp_over_rows(lensnet_isa isa, lnp_row_step *step, const lnp_operand *operand,
-                              int count, unsigned written, size_t rows, size_t columns)
+                              int count, size_t rows, size_t columns)
 {
-    lnp_operand here[LNP_OPERANDS];
-    size_t r, i;
-    int k;
-    for (r = 0; r < rows; r += 4)
-        for (i = 0; i < columns; i += 16) {
-            LNP_UNROLL
-            for (k = 0; k < count; k++)
-                here[k] = lnp_rows_at(operand[k].at + r * operand[k].stride + i, operand[k].stride);
-            lnp_row_block_step(isa, step, here, count, written, lnp_min(4, rows - r),
-                               lnp_min(16, columns - i), NULL);
-        }
+    size_t r, i, edge;
+    for (r = 0; r < rows; r += 4) {
+        for (i = 0; r + 4 <= rows && i + 16 <= columns; i += 16)
+            lnp_step_at(isa, step, operand, count, r, i, 4, 16);
+        for (; i < columns; i += 16)
+            for (edge = r; edge < lnp_min(r + 4, rows); edge++)
+                lnp_step_at(isa, step, operand, count, edge, i, 1, lnp_min(16, columns - i));
+    }
 }
 
-/* The same along n values: a block is 64 of them. */
+/* The same along n values: 64 of them as four rows, what is left as rows of 16. */
 LNP_INLINE void lnp_over_values(lensnet_isa isa, lnp_row_step *step, const lnp_operand *operand,
-                                int count, unsigned written, size_t n, const void *context)
+                                int count, size_t n, const void *context)
 {
-    float block[LNP_OPERANDS][64];
     lnp_operand here[LNP_OPERANDS];
     size_t i;
     int k;
-    for (i = 0; i < n; i += 64) {
-        const size_t left = n - i;
+    for (i = 0; i + 64 <= n; i += 64) {
         LNP_UNROLL
-        for (k = 0; k < count; k++) {
-            here[k] = lnp_rows_at(operand[k].at + i, 16);
-            if (left >= 64) continue;
-            memset(block[k], 0, sizeof block[k]);
-            memcpy(block[k], here[k].at, left * sizeof(float));
-            here[k].at = block[k];
-        }
-        step(isa, here, 4, context);
-        for (k = 0; left < 64 && k < count; k++)
-            if (written >> k & 1u) memcpy(operand[k].at + i, block[k], left * sizeof(float));
+        for (k = 0; k < count; k++) here[k] = lnp_rows_at(operand[k].at + i, 16);
+        step(isa, here, 4, 16, context);
+    }
+    for (; i < n; i += 16) {
+        LNP_UNROLL
+        for (k = 0; k < count; k++) here[k] = lnp_rows_at(operand[k].at + i, 16);
+        step(isa, here, 1, lnp_min(16, n - i), context);
     }
 }
 
-LNP_INLINE void lnp_load_four(lnp_v16 *v, lnp_operand x)
+LNP_INLINE void lnp_load_rows(lensnet_isa isa, lnp_v16 *v, lnp_operand x, int rows, size_t n)
 {
     int r;
     LNP_UNROLL
-    for (r = 0; r < 4; r++) v[r] = lnp_load_16(x.at + (size_t)r * x.stride);
+    for (r = 0; r < rows; r++) v[r] = lnp_load_n(isa, x.at + (size_t)r * x.stride, n, 0.0f);
 }
 
-LNP_INLINE void lnp_store_four(lensnet_isa isa, lnp_operand y, const lnp_v16 *v)
+LNP_INLINE void lnp_store_rows(lensnet_isa isa, lnp_operand y, const lnp_v16 *v, int rows, size_t n)
 {
     int r;
     LNP_UNROLL
-    for (r = 0; r < 4; r++) lnp_store_16(isa, y.at + (size_t)r * y.stride, v[r]);
+    for (r = 0; r < rows; r++) lnp_store_n(isa, y.at + (size_t)r * y.stride, v[r], n);
 }
 
-/* sums += the rows, in order */
-LNP_INLINE void lnp_add_four(lensnet_isa isa, float *sums, const lnp_v16 *v, int rows)
+/* sums += one row, or four in order */
+LNP_INLINE void lnp_add_rows(lensnet_isa isa, float *sums, const lnp_v16 *v, int rows, size_t n)
 {
-    int r;
-    if (rows == 4) {
-        lnp_store_16(isa, sums, lnp_load_16(sums) + v[0] + v[1] + v[2] + v[3]);
-        return;
-    }
-    LNP_UNROLL
-    for (r = 0; r < 3; r++)
-        if (r < rows) lnp_store_16(isa, sums, lnp_load_16(sums) + v[r]);
+    const lnp_v16 sum = lnp_load_n(isa, sums, n, 0.0f) + v[0];
+    if (rows == 4)
+        lnp_store_n(isa, sums, sum + v[1] + v[2] + v[3], n);
+    else
+        lnp_store_n(isa, sums, sum, n);
 }
 
 /* -- GELU ------------------------------------------------------------------------------------- */
 
 /* exp(-t^2/2) for 0 <= t <= LNP_GAUSS_END, from t2 = t^2 */
-LNP_INLINE void lnp_gauss_four(lnp_v16 *e, const lnp_v16 *t2)
+LNP_INLINE void lnp_gauss_rows(lnp_v16 *e, const lnp_v16 *t2, int rows)
 {
     int r;
     LNP_UNROLL
-    for (r = 0; r < 4; r++) {
+    for (r = 0; r < rows; r++) {
         const lnp_v16 w = t2[r] * LNP_GAUSS_RATE, shifted = w + LNP_GAUSS_MAGIC;
         const lnp_v16 f = w - (shifted - LNP_GAUSS_MAGIC), f2 = f * f;
         const lnp_v16 p4 = LNP_GAUSS_E6 * f2 + (LNP_GAUSS_E5 * f + LNP_GAUSS_E4);
@@ -4150,11 +4146,11 @@ LNP_INLINE void lnp_gauss_four(lnp_v16 *e, const lnp_v16 *t2)
 }
 
 /* exp(t^2/2) Phi(-t) for 0 <= t <= LNP_GAUSS_END */
-LNP_INLINE void lnp_gauss_tail_four(lnp_v16 *tail, const lnp_v16 *t, const lnp_v16 *t2)
+LNP_INLINE void lnp_gauss_tail_rows(lnp_v16 *tail, const lnp_v16 *t, const lnp_v16 *t2, int rows)
 {
     int r;
     LNP_UNROLL
-    for (r = 0; r < 4; r++) {
+    for (r = 0; r < rows; r++) {
         const lnp_v16 p2 = LNP_GAUSS_N4 * t2[r] + (LNP_GAUSS_N3 * t[r] + LNP_GAUSS_N2);
         const lnp_v16 q4 = LNP_GAUSS_D5 * t[r] + LNP_GAUSS_D4;
         const lnp_v16 q2 = q4 * t2[r] + (LNP_GAUSS_D3 * t[r] + LNP_GAUSS_D2);
@@ -4173,19 +4169,19 @@ LNP_INLINE lnp_v16 lnp_gauss_argument(lnp_v16 x)
 }
 
 /* y = gelu(x), and slope = gelu'(x) unless NULL; y may be x */
-LNP_INLINE void lnp_gelu_four(lnp_v16 *y, lnp_v16 *slope, const lnp_v16 *x)
+LNP_INLINE void lnp_gelu_rows(lnp_v16 *y, lnp_v16 *slope, const lnp_v16 *x, int rows)
 {
     lnp_v16 t[4], t2[4], tail[4], e[4];
     int r;
     LNP_UNROLL
-    for (r = 0; r < 4; r++) {
+    for (r = 0; r < rows; r++) {
         t[r] = lnp_gauss_argument(x[r]);
         t2[r] = t[r] * t[r];
     }
-    lnp_gauss_tail_four(tail, t, t2);
-    lnp_gauss_four(e, t2);
+    lnp_gauss_tail_rows(tail, t, t2, rows);
+    lnp_gauss_rows(e, t2, rows);
     LNP_UNROLL
-    for (r = 0; r < 4; r++) {
+    for (r = 0; r < rows; r++) {
         const lnp_u16 bits = (lnp_u16)x[r], negative = lnp_top(bits);
         if (slope) {
             const lnp_v16 side = e[r] * (t[r] * LNP_INV_SQRT_2PI - tail[r]);
@@ -4196,56 +4192,55 @@ LNP_INLINE void lnp_gelu_four(lnp_v16 *y, lnp_v16 *slope, const lnp_v16 *x)
     }
 }
 
-LNP_INLINE void lnp_gelu_step(lensnet_isa isa, const lnp_operand *o, int rows, const void *context)
+LNP_INLINE void lnp_gelu_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
+                              const void *context)
 {
     lnp_v16 v[4];
-    (void)rows;
     (void)context;
-    lnp_load_four(v, o[1]);
-    lnp_gelu_four(v, NULL, v);
-    lnp_store_four(isa, o[0], v);
+    lnp_load_rows(isa, v, o[1], rows, n);
+    lnp_gelu_rows(v, NULL, v, rows);
+    lnp_store_rows(isa, o[0], v, rows, n);
 }
 
 LNP_INLINE void lnp_gelu_body(lensnet_isa isa, float *y, const float *x, size_t n)
 {
     const lnp_operand o[] = {lnp_rows_at(y, 0), lnp_rows_at(x, 0)};
-    lnp_over_values(isa, lnp_gelu_step, o, 2, 1, n, NULL);
+    lnp_over_values(isa, lnp_gelu_step, o, 2, n, NULL);
 }
 
-LNP_INLINE void lnp_gelu_backward_step(lensnet_isa isa, const lnp_operand *o, int rows,
+LNP_INLINE void lnp_gelu_backward_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
                                        const void *context)
 {
     lnp_v16 x[4], d[4], slope[4];
     int r;
-    (void)rows;
     (void)context;
-    lnp_load_four(x, o[2]);
-    lnp_gelu_four(x, slope, x);
-    lnp_load_four(d, o[1]);
+    lnp_load_rows(isa, x, o[2], rows, n);
+    lnp_gelu_rows(x, slope, x, rows);
+    lnp_load_rows(isa, d, o[1], rows, n);
     LNP_UNROLL
-    for (r = 0; r < 4; r++) d[r] = d[r] * slope[r];
-    lnp_store_four(isa, o[0], d);
+    for (r = 0; r < rows; r++) d[r] = d[r] * slope[r];
+    lnp_store_rows(isa, o[0], d, rows, n);
 }
 
 LNP_INLINE void lnp_gelu_backward_body(lensnet_isa isa, float *dx, const float *dy, const float *x,
                                        size_t n)
 {
     const lnp_operand o[] = {lnp_rows_at(dx, 0), lnp_rows_at(dy, 0), lnp_rows_at(x, 0)};
-    lnp_over_values(isa, lnp_gelu_backward_step, o, 3, 1, n, NULL);
+    lnp_over_values(isa, lnp_gelu_backward_step, o, 3, n, NULL);
 }
 
-LNP_INLINE void lnp_gelu_squares_step(lensnet_isa isa, const lnp_operand *o, int rows,
+LNP_INLINE void lnp_gelu_squares_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
                                       const void *context)
 {
     lnp_v16 v[4];
     int r;
     (void)context;
-    lnp_load_four(v, o[1]);
-    lnp_gelu_four(v, NULL, v);
-    lnp_store_four(isa, o[0], v);
+    lnp_load_rows(isa, v, o[1], rows, n);
+    lnp_gelu_rows(v, NULL, v, rows);
+    lnp_store_rows(isa, o[0], v, rows, n);
     LNP_UNROLL
-    for (r = 0; r < 4; r++) v[r] = v[r] * v[r];
-    lnp_add_four(isa, o[2].at, v, rows);
+    for (r = 0; r < rows; r++) v[r] = v[r] * v[r];
+    lnp_add_rows(isa, o[2].at, v, rows, n);
 }
 
 LNP_INLINE void lnp_gelu_squares_body(lensnet_isa isa, float *a, size_t a_stride, const float *h,
@@ -4253,45 +4248,45 @@ LNP_INLINE void lnp_gelu_squares_body(lensnet_isa isa, float *a, size_t a_stride
 {
     const lnp_operand o[] = {lnp_rows_at(a, a_stride), lnp_rows_at(h, h_stride),
                              lnp_rows_at(sums, 0)};
-    lnp_over_rows(isa, lnp_gelu_squares_step, o, 3, 1 | 4, rows, columns);
+    lnp_over_rows(isa, lnp_gelu_squares_step, o, 3, rows, columns);
 }
 
 /* -- sums over rows --------------------------------------------------------------------------- */
 
-LNP_INLINE void lnp_column_sum_step(lensnet_isa isa, const lnp_operand *o, int rows,
+LNP_INLINE void lnp_column_sum_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
                                     const void *context)
 {
     lnp_v16 v[4];
     (void)context;
-    lnp_load_four(v, o[1]);
-    lnp_add_four(isa, o[0].at, v, rows);
+    lnp_load_rows(isa, v, o[1], rows, n);
+    lnp_add_rows(isa, o[0].at, v, rows, n);
 }
 
 LNP_INLINE void lnp_column_sum_body(lensnet_isa isa, float *sums, const float *x, size_t stride,
                                     size_t rows, size_t columns)
 {
     const lnp_operand o[] = {lnp_rows_at(sums, 0), lnp_rows_at(x, stride)};
-    lnp_over_rows(isa, lnp_column_sum_step, o, 2, 1, rows, columns);
+    lnp_over_rows(isa, lnp_column_sum_step, o, 2, rows, columns);
 }
 
-LNP_INLINE void lnp_column_products_step(lensnet_isa isa, const lnp_operand *o, int rows,
+LNP_INLINE void lnp_column_products_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
                                          const void *context)
 {
     lnp_v16 a[4], b[4];
     int r;
     (void)context;
-    lnp_load_four(a, o[1]);
-    lnp_load_four(b, o[2]);
+    lnp_load_rows(isa, a, o[1], rows, n);
+    lnp_load_rows(isa, b, o[2], rows, n);
     LNP_UNROLL
-    for (r = 0; r < 4; r++) a[r] = a[r] * b[r];
-    lnp_add_four(isa, o[0].at, a, rows);
+    for (r = 0; r < rows; r++) a[r] = a[r] * b[r];
+    lnp_add_rows(isa, o[0].at, a, rows, n);
 }
 
 LNP_INLINE void lnp_column_products_body(lensnet_isa isa, float *sums, const float *a,
                                          const float *b, size_t stride, size_t rows, size_t columns)
 {
     const lnp_operand o[] = {lnp_rows_at(sums, 0), lnp_rows_at(a, stride), lnp_rows_at(b, stride)};
-    lnp_over_rows(isa, lnp_column_products_step, o, 3, 1, rows, columns);
+    lnp_over_rows(isa, lnp_column_products_step, o, 3, rows, columns);
 }
 
 /* -- LayerNorm -------------------------------------------------------------------------------- */
@@ -4506,21 +4501,21 @@ LNP_INLINE void lnp_scale_shift_rows_body(lensnet_isa isa, float *y, size_t y_st
     }
 }
 
-LNP_INLINE void lnp_grn_first_step(lensnet_isa isa, const lnp_operand *o, int rows,
+LNP_INLINE void lnp_grn_first_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
                                    const void *context)
 {
     lnp_v16 h[4], da[4], slope[4];
     int r;
     (void)context;
-    lnp_load_four(h, o[4]);
-    lnp_load_four(da, o[5]);
-    lnp_gelu_four(h, slope, h);
-    lnp_store_four(isa, o[0], h);
-    lnp_store_four(isa, o[1], slope);
+    lnp_load_rows(isa, h, o[4], rows, n);
+    lnp_load_rows(isa, da, o[5], rows, n);
+    lnp_gelu_rows(h, slope, h, rows);
+    lnp_store_rows(isa, o[0], h, rows, n);
+    lnp_store_rows(isa, o[1], slope, rows, n);
     LNP_UNROLL
-    for (r = 0; r < 4; r++) h[r] = da[r] * h[r];
-    lnp_add_four(isa, o[2].at, h, rows);
-    lnp_add_four(isa, o[3].at, da, rows);
+    for (r = 0; r < rows; r++) h[r] = da[r] * h[r];
+    lnp_add_rows(isa, o[2].at, h, rows, n);
+    lnp_add_rows(isa, o[3].at, da, rows, n);
 }
 
 LNP_INLINE void lnp_grn_backward_first_body(lensnet_isa isa, float *a, float *slope,
@@ -4531,34 +4526,34 @@ LNP_INLINE void lnp_grn_backward_first_body(lensnet_isa isa, float *a, float *sl
     const lnp_operand o[] = {lnp_rows_at(a, stride),   lnp_rows_at(slope, stride),
                              lnp_rows_at(products, 0), lnp_rows_at(dbeta, 0),
                              lnp_rows_at(h, stride),   lnp_rows_at(da, stride)};
-    lnp_over_rows(isa, lnp_grn_first_step, o, 6, 1 | 2 | 4 | 8, rows, columns);
+    lnp_over_rows(isa, lnp_grn_first_step, o, 6, rows, columns);
 }
 
-/* v = dy * factor + coef * x */
-LNP_INLINE void lnp_grn_backward_four(lnp_v16 *v, lnp_operand dy, lnp_operand x, lnp_operand factor,
-                                      lnp_operand coef)
+/* v = dy * factor + coef * x, of these operands: dy, x, factor, coef */
+LNP_INLINE void lnp_grn_backward_values(lensnet_isa isa, lnp_v16 *v, const lnp_operand *o, int rows,
+                                        size_t n)
 {
-    const lnp_v16 f = lnp_load_16(factor.at), k = lnp_load_16(coef.at);
-    lnp_v16 values[4];
+    const lnp_v16 f = lnp_load_n(isa, o[2].at, n, 0.0f), k = lnp_load_n(isa, o[3].at, n, 0.0f);
+    lnp_v16 x[4];
     int r;
-    lnp_load_four(v, dy);
-    lnp_load_four(values, x);
+    lnp_load_rows(isa, v, o[0], rows, n);
+    lnp_load_rows(isa, x, o[1], rows, n);
     LNP_UNROLL
-    for (r = 0; r < 4; r++) v[r] = v[r] * f + k * values[r];
+    for (r = 0; r < rows; r++) v[r] = v[r] * f + k * x[r];
 }
 
-LNP_INLINE void lnp_grn_second_step(lensnet_isa isa, const lnp_operand *o, int rows,
+LNP_INLINE void lnp_grn_second_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
                                     const void *context)
 {
     lnp_v16 v[4], slope[4];
     int r;
     (void)context;
-    lnp_grn_backward_four(v, o[2], o[3], o[5], o[6]);
-    lnp_load_four(slope, o[4]);
+    lnp_grn_backward_values(isa, v, o + 2, rows, n);
+    lnp_load_rows(isa, slope, o[6], rows, n);
     LNP_UNROLL
-    for (r = 0; r < 4; r++) v[r] = v[r] * slope[r];
-    lnp_store_four(isa, o[0], v);
-    lnp_add_four(isa, o[1].at, v, rows);
+    for (r = 0; r < rows; r++) v[r] = v[r] * slope[r];
+    lnp_store_rows(isa, o[0], v, rows, n);
+    lnp_add_rows(isa, o[1].at, v, rows, n);
 }
 
 LNP_INLINE void lnp_grn_backward_second_body(lensnet_isa isa, float *dh, float *db, const float *da,
@@ -4566,21 +4561,20 @@ LNP_INLINE void lnp_grn_backward_second_body(lensnet_isa isa, float *dh, float *
                                              const float *factor, const float *coef, size_t stride,
                                              size_t rows, size_t columns)
 {
-    const lnp_operand o[] = {lnp_rows_at(dh, stride),    lnp_rows_at(db, 0),
-                             lnp_rows_at(da, stride),    lnp_rows_at(a, stride),
-                             lnp_rows_at(slope, stride), lnp_rows_at(factor, 0),
-                             lnp_rows_at(coef, 0)};
-    lnp_over_rows(isa, lnp_grn_second_step, o, 7, 1 | 2, rows, columns);
+    const lnp_operand o[] = {lnp_rows_at(dh, stride),   lnp_rows_at(db, 0),
+                             lnp_rows_at(da, stride),   lnp_rows_at(a, stride),
+                             lnp_rows_at(factor, 0),    lnp_rows_at(coef, 0),
+                             lnp_rows_at(slope, stride)};
+    lnp_over_rows(isa, lnp_grn_second_step, o, 7, rows, columns);
 }
 
-LNP_INLINE void lnp_grn_rows_step(lensnet_isa isa, const lnp_operand *o, int rows,
+LNP_INLINE void lnp_grn_rows_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
                                   const void *context)
 {
     lnp_v16 v[4];
-    (void)rows;
     (void)context;
-    lnp_grn_backward_four(v, o[1], o[2], o[3], o[4]);
-    lnp_store_four(isa, o[0], v);
+    lnp_grn_backward_values(isa, v, o + 1, rows, n);
+    lnp_store_rows(isa, o[0], v, rows, n);
 }
 
 LNP_INLINE void lnp_grn_backward_rows_body(lensnet_isa isa, float *dx, const float *dy,
@@ -4589,71 +4583,70 @@ LNP_INLINE void lnp_grn_backward_rows_body(lensnet_isa isa, float *dx, const flo
 {
     const lnp_operand o[] = {lnp_rows_at(dx, stride), lnp_rows_at(dy, stride),
                              lnp_rows_at(x, stride), lnp_rows_at(factor, 0), lnp_rows_at(coef, 0)};
-    lnp_over_rows(isa, lnp_grn_rows_step, o, 5, 1, rows, columns);
+    lnp_over_rows(isa, lnp_grn_rows_step, o, 5, rows, columns);
 }
 
 /* -- elementwise ------------------------------------------------------------------------------ */
 
 /* y = z * s + x, or z * s where there is no x (two operands). */
-LNP_INLINE void lnp_scaled_step(lensnet_isa isa, const lnp_operand *o, const void *context,
-                                int with_x)
+LNP_INLINE void lnp_scaled_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
+                                const void *context, int with_x)
 {
     const lnp_v16 s = lnp_splat_16(isa, *(const float *)context);
     lnp_v16 z[4], x[4];
     int r;
-    lnp_load_four(z, o[1]);
-    if (with_x) lnp_load_four(x, o[2]);
+    lnp_load_rows(isa, z, o[1], rows, n);
+    if (with_x) lnp_load_rows(isa, x, o[2], rows, n);
     LNP_UNROLL
-    for (r = 0; r < 4; r++) {
+    for (r = 0; r < rows; r++) {
         z[r] = z[r] * s;
         if (with_x) z[r] = z[r] + x[r];
     }
-    lnp_store_four(isa, o[0], z);
+    lnp_store_rows(isa, o[0], z, rows, n);
 }
 
-LNP_INLINE void lnp_add_scaled_step(lensnet_isa isa, const lnp_operand *o, int rows,
+LNP_INLINE void lnp_add_scaled_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
                                     const void *context)
 {
-    (void)rows;
-    lnp_scaled_step(isa, o, context, 1);
+    lnp_scaled_step(isa, o, rows, n, context, 1);
 }
 
-LNP_INLINE void lnp_scale_step(lensnet_isa isa, const lnp_operand *o, int rows, const void *context)
+LNP_INLINE void lnp_scale_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
+                               const void *context)
 {
-    (void)rows;
-    lnp_scaled_step(isa, o, context, 0);
+    lnp_scaled_step(isa, o, rows, n, context, 0);
 }
 
 LNP_INLINE void lnp_add_scaled_body(lensnet_isa isa, float *y, const float *x, const float *z,
                                     float s, size_t n)
 {
     const lnp_operand o[] = {lnp_rows_at(y, 0), lnp_rows_at(z, 0), lnp_rows_at(x, 0)};
-    lnp_over_values(isa, lnp_add_scaled_step, o, 3, 1, n, &s);
+    lnp_over_values(isa, lnp_add_scaled_step, o, 3, n, &s);
 }
 
 LNP_INLINE void lnp_scale_body(lensnet_isa isa, float *y, const float *x, float s, size_t n)
 {
     const lnp_operand o[] = {lnp_rows_at(y, 0), lnp_rows_at(x, 0)};
-    lnp_over_values(isa, lnp_scale_step, o, 2, 1, n, &s);
+    lnp_over_values(isa, lnp_scale_step, o, 2, n, &s);
 }
 
-LNP_INLINE void lnp_add_step(lensnet_isa isa, const lnp_operand *o, int rows, const void *context)
+LNP_INLINE void lnp_add_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
+                             const void *context)
 {
     lnp_v16 a[4], b[4];
     int r;
-    (void)rows;
     (void)context;
-    lnp_load_four(a, o[1]);
-    lnp_load_four(b, o[2]);
+    lnp_load_rows(isa, a, o[1], rows, n);
+    lnp_load_rows(isa, b, o[2], rows, n);
     LNP_UNROLL
-    for (r = 0; r < 4; r++) a[r] = a[r] + b[r];
-    lnp_store_four(isa, o[0], a);
+    for (r = 0; r < rows; r++) a[r] = a[r] + b[r];
+    lnp_store_rows(isa, o[0], a, rows, n);
 }
 
 LNP_INLINE void lnp_add_body(lensnet_isa isa, float *y, const float *a, const float *b, size_t n)
 {
     const lnp_operand o[] = {lnp_rows_at(y, 0), lnp_rows_at(a, 0), lnp_rows_at(b, 0)};
-    lnp_over_values(isa, lnp_add_step, o, 3, 1, n, NULL);
+    lnp_over_values(isa, lnp_add_step, o, 3, n, NULL);
 }
 
 /* Lanes x < 0 or x = -0, without NaN: the bits lie between 80000000 and ff800000. */
@@ -4662,64 +4655,62 @@ LNP_INLINE lnp_u16 lnp_negative(lnp_u16 x) { return lnp_top((x + 0x007fffffu) & 
 /* Lanes x <= 0: the above, and +0, the only word without its top bit that gets it by - 1. */
 LNP_INLINE lnp_u16 lnp_not_positive(lnp_u16 x) { return lnp_negative(x) | lnp_top((x - 1u) & ~x); }
 
-LNP_INLINE void lnp_relu_step(lensnet_isa isa, const lnp_operand *o, int rows, const void *context)
+LNP_INLINE void lnp_relu_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
+                              const void *context)
 {
     lnp_v16 v[4];
     int r;
-    (void)rows;
     (void)context;
-    lnp_load_four(v, o[1]);
+    lnp_load_rows(isa, v, o[1], rows, n);
     LNP_UNROLL
-    for (r = 0; r < 4; r++) v[r] = (lnp_v16)((lnp_u16)v[r] & ~lnp_negative((lnp_u16)v[r]));
-    lnp_store_four(isa, o[0], v);
+    for (r = 0; r < rows; r++) v[r] = (lnp_v16)((lnp_u16)v[r] & ~lnp_negative((lnp_u16)v[r]));
+    lnp_store_rows(isa, o[0], v, rows, n);
 }
 
 LNP_INLINE void lnp_relu_body(lensnet_isa isa, float *y, const float *x, size_t n)
 {
     const lnp_operand o[] = {lnp_rows_at(y, 0), lnp_rows_at(x, 0)};
-    lnp_over_values(isa, lnp_relu_step, o, 2, 1, n, NULL);
+    lnp_over_values(isa, lnp_relu_step, o, 2, n, NULL);
 }
 
-LNP_INLINE void lnp_relu_backward_step(lensnet_isa isa, const lnp_operand *o, int rows,
+LNP_INLINE void lnp_relu_backward_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
                                        const void *context)
 {
     lnp_v16 d[4], x[4];
     int r;
-    (void)rows;
     (void)context;
-    lnp_load_four(d, o[1]);
-    lnp_load_four(x, o[2]);
+    lnp_load_rows(isa, d, o[1], rows, n);
+    lnp_load_rows(isa, x, o[2], rows, n);
     LNP_UNROLL
-    for (r = 0; r < 4; r++) d[r] = (lnp_v16)((lnp_u16)d[r] & ~lnp_not_positive((lnp_u16)x[r]));
-    lnp_store_four(isa, o[0], d);
+    for (r = 0; r < rows; r++) d[r] = (lnp_v16)((lnp_u16)d[r] & ~lnp_not_positive((lnp_u16)x[r]));
+    lnp_store_rows(isa, o[0], d, rows, n);
 }
 
 LNP_INLINE void lnp_relu_backward_body(lensnet_isa isa, float *dx, const float *dy, const float *x,
                                        size_t n)
 {
     const lnp_operand o[] = {lnp_rows_at(dx, 0), lnp_rows_at(dy, 0), lnp_rows_at(x, 0)};
-    lnp_over_values(isa, lnp_relu_backward_step, o, 3, 1, n, NULL);
+    lnp_over_values(isa, lnp_relu_backward_step, o, 3, n, NULL);
 }
 
-LNP_INLINE void lnp_average_step(lensnet_isa isa, const lnp_operand *o, int rows,
+LNP_INLINE void lnp_average_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
                                  const void *context)
 {
     const lnp_v16 s = lnp_splat_16(isa, *(const float *)context);
     lnp_v16 e[4], w[4];
     int r;
-    (void)rows;
-    lnp_load_four(e, o[0]);
-    lnp_load_four(w, o[1]);
+    lnp_load_rows(isa, e, o[0], rows, n);
+    lnp_load_rows(isa, w, o[1], rows, n);
     LNP_UNROLL
-    for (r = 0; r < 4; r++) e[r] = (w[r] - e[r]) * s + e[r];
-    lnp_store_four(isa, o[0], e);
+    for (r = 0; r < rows; r++) e[r] = (w[r] - e[r]) * s + e[r];
+    lnp_store_rows(isa, o[0], e, rows, n);
 }
 
 LNP_INLINE void lnp_average_towards_body(lensnet_isa isa, float *e, const float *w, float s,
                                          size_t n)
 {
     const lnp_operand o[] = {lnp_rows_at(e, 0), lnp_rows_at(w, 0)};
-    lnp_over_values(isa, lnp_average_step, o, 2, 1, n, &s);
+    lnp_over_values(isa, lnp_average_step, o, 2, n, &s);
 }
 
 /* -- optimiser -------------------------------------------------------------------------------- */
@@ -4763,7 +4754,7 @@ LNP_INLINE void lnp_chunk_squares_body(lensnet_isa isa, double *sum, const float
 }
 
 /* m = beta1 m + (1 - beta1) g, v = beta2 v + ((1 - beta2) g) g */
-LNP_INLINE void lnp_adamw_moments_step(lensnet_isa isa, const lnp_operand *o, int rows,
+LNP_INLINE void lnp_adamw_moments_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
                                        const void *context)
 {
     const lnp_adamw_constants *k = (const lnp_adamw_constants *)context;
@@ -4771,17 +4762,16 @@ LNP_INLINE void lnp_adamw_moments_step(lensnet_isa isa, const lnp_operand *o, in
     const lnp_v16 beta2 = lnp_splat_16(isa, k->beta2), rest2 = lnp_splat_16(isa, k->rest2);
     lnp_v16 m[4], v[4], g[4];
     int r;
-    (void)rows;
-    lnp_load_four(m, o[0]);
-    lnp_load_four(v, o[1]);
-    lnp_load_four(g, o[2]);
+    lnp_load_rows(isa, m, o[0], rows, n);
+    lnp_load_rows(isa, v, o[1], rows, n);
+    lnp_load_rows(isa, g, o[2], rows, n);
     LNP_UNROLL
-    for (r = 0; r < 4; r++) {
+    for (r = 0; r < rows; r++) {
         m[r] = m[r] * beta1 + rest1 * g[r];
         v[r] = v[r] * beta2 + rest2 * g[r] * g[r];
     }
-    lnp_store_four(isa, o[0], m);
-    lnp_store_four(isa, o[1], v);
+    lnp_store_rows(isa, o[0], m, rows, n);
+    lnp_store_rows(isa, o[1], v, rows, n);
 }
 
 LNP_INLINE void lnp_adamw_moments_body(lensnet_isa isa, float *m, float *v, const float *g,
@@ -4789,11 +4779,11 @@ LNP_INLINE void lnp_adamw_moments_body(lensnet_isa isa, float *m, float *v, cons
 {
     const lnp_adamw_constants constants = *k;
     const lnp_operand o[] = {lnp_rows_at(m, 0), lnp_rows_at(v, 0), lnp_rows_at(g, 0)};
-    lnp_over_values(isa, lnp_adamw_moments_step, o, 3, 1 | 2, n, &constants);
+    lnp_over_values(isa, lnp_adamw_moments_step, o, 3, n, &constants);
 }
 
 /* p = p decay - step m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon) */
-LNP_INLINE void lnp_adamw_apply_step(lensnet_isa isa, const lnp_operand *o, int rows,
+LNP_INLINE void lnp_adamw_apply_step(lensnet_isa isa, const lnp_operand *o, int rows, size_t n,
                                      const void *context)
 {
     const lnp_adamw_constants *k = (const lnp_adamw_constants *)context;
@@ -4801,13 +4791,12 @@ LNP_INLINE void lnp_adamw_apply_step(lensnet_isa isa, const lnp_operand *o, int 
     const lnp_v16 root = lnp_splat_16(isa, k->root), epsilon = lnp_splat_16(isa, k->epsilon);
     lnp_v16 p[4], m[4], roots[4];
     int r;
-    (void)rows;
-    lnp_load_four(p, o[0]);
-    lnp_load_four(m, o[1]);
-    lnp_load_four(roots, o[2]);
+    lnp_load_rows(isa, p, o[0], rows, n);
+    lnp_load_rows(isa, m, o[1], rows, n);
+    lnp_load_rows(isa, roots, o[2], rows, n);
     LNP_UNROLL
-    for (r = 0; r < 4; r++) p[r] = p[r] * decay - step * (m[r] / (roots[r] / root + epsilon));
-    lnp_store_four(isa, o[0], p);
+    for (r = 0; r < rows; r++) p[r] = p[r] * decay - step * (m[r] / (roots[r] / root + epsilon));
+    lnp_store_rows(isa, o[0], p, rows, n);
 }
 
 LNP_INLINE void lnp_adamw_apply_body(lensnet_isa isa, float *p, const float *m, const float *root,
@@ -4815,7 +4804,7 @@ LNP_INLINE void lnp_adamw_apply_body(lensnet_isa isa, float *p, const float *m, 
 {
     const lnp_adamw_constants constants = *k;
     const lnp_operand o[] = {lnp_rows_at(p, 0), lnp_rows_at(m, 0), lnp_rows_at(root, 0)};
-    lnp_over_values(isa, lnp_adamw_apply_step, o, 3, 1, n, &constants);
+    lnp_over_values(isa, lnp_adamw_apply_step, o, 3, n, &constants);
 }
 
 #endif
@@ -5385,12 +5374,6 @@ static const lnp_gemm_kernels lnp_gemm_portable = {
 #define LNP_GRADIENT_AVX2(rows, vectors) lnp_gradient_##rows##x##vectors##_avx2,
 LNP_HEIGHTS_6(LNP_TILE_AVX2, 1)
 LNP_HEIGHTS_6(LNP_TILE_AVX2, 2)
-
-LNP_TARGET_AVX2 static __m256i lnp_first_lanes_avx2(size_t count)
-{
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)lnp_min(count, 8)), lane);
-}
 
 LNP_TARGET_AVX2 static void lnp_copy_block_avx2(float *packed, size_t width, const float *source,
                                                 size_t stride, size_t rows, size_t count)

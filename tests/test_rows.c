@@ -218,8 +218,8 @@ static void test_gauss_accuracy(void)
             arguments[r] = lnp_splat_16(LENSNET_ISA_PORTABLE, t);
             squares[r] = arguments[r] * arguments[r];
         }
-        lnp_gauss_four(gauss, squares);
-        lnp_gauss_tail_four(tails, arguments, squares);
+        lnp_gauss_rows(gauss, squares, 4);
+        lnp_gauss_tail_rows(tails, arguments, squares, 4);
         lnp_store_16(LENSNET_ISA_PORTABLE, e, gauss[0]);
         lnp_store_16(LENSNET_ISA_PORTABLE, tail, tails[0]);
         exact = expl(-(long double)t * t / 2);
