@@ -4,11 +4,16 @@
  *
  * The lock is the kernel's (flock): it goes with the process, however that ends, so a killed run's folder
  * is free at once. On network file systems it holds between machines where the server keeps locks (NFS
- * does, by default); where there are none the run says so and goes on without. */
+ * does, by default); where there are none the run says so and goes on without. On Windows whoever has the
+ * lock's file open holds it. */
 #ifndef RUN_FOLDER_H
 #define RUN_FOLDER_H
 
+#ifdef _WIN32
+#include <share.h>
+#else
 #include <sys/file.h>
+#endif
 
 typedef struct run_folder {
     char *lock_path;       /* FOLDER/lock; names the process that holds it */
@@ -41,11 +46,27 @@ static const char *run_folder_owner(char *text, int descriptor)
 
 static void run_folder_sign(int descriptor)
 {
-    char host[100] = "", text[200];
+    char host[100] = "this machine", text[200];
+#ifndef _WIN32
     gethostname(host, sizeof host - 1);
+#endif
     snprintf(text, sizeof text, "process %ld on %s\n", (long)getpid(), host);
     if (ftruncate(descriptor, 0) != 0 || write(descriptor, text, strlen(text)) < 0)
         return; /* a lock without a name holds as well */
+}
+
+/* Opens the lock's file, -1 if it cannot be; *taken is 0 if it is ours now, else errno says why not. */
+static int run_folder_open_lock(const char *path, int *taken)
+{
+#ifdef _WIN32
+    const int descriptor = _sopen(path, O_RDWR | O_CREAT, _SH_DENYRW, S_IREAD | S_IWRITE);
+    *taken = 0;
+    return descriptor;
+#else
+    const int descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666);
+    *taken = descriptor >= 0 ? flock(descriptor, LOCK_EX | LOCK_NB) : -1;
+    return descriptor;
+#endif
 }
 
 /* 1 if the lock's file still stands under its name: its last owner may have removed it meanwhile. */
@@ -61,8 +82,8 @@ SYSTEM_API int run_folder_lock(run_folder *f, lensnet_error *error)
 {
     char owner[200];
     while (!f->lock) {
-        const int descriptor = open(f->lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666);
-        const int taken = descriptor >= 0 ? flock(descriptor, LOCK_EX | LOCK_NB) : -1;
+        int taken;
+        const int descriptor = run_folder_open_lock(f->lock_path, &taken);
         if (descriptor < 0)
             return dataset_fail(error, "%s: the lock cannot be made: %s; choose another --out",
                                 f->lock_path, strerror(errno));
@@ -90,8 +111,13 @@ SYSTEM_API int run_folder_lock(run_folder *f, lensnet_error *error)
 SYSTEM_API void run_folder_release(run_folder *f)
 {
     if (f->lock) {
+#ifdef _WIN32
+        close(f->lock); /* what is open cannot be removed there */
+        unlink(f->lock_path);
+#else
         unlink(f->lock_path);
         close(f->lock);
+#endif
     }
     free(f->lock_path);
     free(f->last);
@@ -109,6 +135,19 @@ static int run_folder_is_temporary(const char *name)
     return ending && ending[5] && ending[5 + strspn(ending + 5, "0123456789")] == 0;
 }
 
+/* Removes a temporary file unless a process holds it. */
+static void run_folder_remove(const char *path)
+{
+#ifdef _WIN32
+    unlink(path); /* what is open cannot be removed there */
+#else
+    int file = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+    if (file < 0) return;
+    if (flock(file, LOCK_EX | LOCK_NB) == 0) unlink(path);
+    close(file);
+#endif
+}
+
 /* Removes the temporary files that no process holds. */
 SYSTEM_API void run_folder_clean(const char *folder)
 {
@@ -118,11 +157,7 @@ SYSTEM_API void run_folder_clean(const char *folder)
     for (i = 0; i < names.count; i++) {
         char *path =
             run_folder_is_temporary(names.items[i]) ? system_path(folder, names.items[i]) : NULL;
-        int file = path ? open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK) : -1;
-        if (file >= 0) {
-            if (flock(file, LOCK_EX | LOCK_NB) == 0) unlink(path);
-            close(file);
-        }
+        if (path) run_folder_remove(path);
         free(path);
     }
     system_names_free(&names);
@@ -139,9 +174,14 @@ SYSTEM_API int run_folder_keep(run_folder *f, lensnet_error *error)
         f->last_damaged = 0;
         return 1;
     }
+#ifdef _WIN32
+    unlink(f->previous); /* rename() replaces nothing there */
+    good = rename(f->last, f->previous) == 0;
+#else
     unlink(f->between);
     good = link(f->last, f->between) == 0 ? rename(f->between, f->previous) == 0
                                           : rename(f->last, f->previous) == 0;
+#endif
     unlink(f->between); /* renaming a link to the file it already names does nothing (POSIX) */
     return good || dataset_fail(error, "%s: the state before it cannot be kept: %s", f->previous,
                                 strerror(errno));

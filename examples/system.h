@@ -1,5 +1,5 @@
 /* system.h - what the examples need from the operating system: folders, a clock, signals. POSIX, and
- * Windows as mingw has it (there all but train.c's lock compiles).
+ * Windows as mingw has it.
  * Include it before any other header: it asks for POSIX declarations. */
 #ifndef SYSTEM_H
 #define SYSTEM_H

@@ -335,7 +335,7 @@ job_program() {
 job_windows() {
     windows=x86_64-w64-mingw32-gcc
     have $windows || { skip windows "$windows not found"; return; }
-    for source in examples/classify.c examples/evaluate.c tools/check_data.c tools/simulate.c tools/convert.c; do
+    for source in examples/train.c examples/classify.c examples/evaluate.c tools/check_data.c tools/simulate.c tools/convert.c; do
         name=windows_$(basename $source .c)
         $windows -fsyntax-only -Werror=implicit-function-declaration $source >"$BUILD/$name.log" 2>&1
         check "$name" "$BUILD/$name.log"
@@ -455,6 +455,7 @@ job_programs() {
     done
     job_program tools/simulate.c
     job_program tools/check_data.c
+    job_program tools/convert.c
     PROGRAMS=$PWD/$BUILD
     export PROGRAMS
     (RUNNER=sh; run_counted programs tests/programs.sh "$BUILD/programs.log")
