@@ -18489,8 +18489,8 @@ static lensnet_result lnp_sources_read(lnp_sources *s, lensnet_model_desc *desc,
         result = lnp_labels_split(&s->labels, labels, error);
         if (!result && s->labels.count != desc->classes)
             result = lnp_fail(error, LENSNET_ERROR_FORMAT,
-                              "%zu labels are said (\"%.60s\"), but the network has %zu classes",
-                              s->labels.count, labels, desc->classes);
+                              "%zu labels are said, but the network has %zu classes",
+                              s->labels.count, desc->classes);
         if (result) return result;
         desc->labels = lnp_label_pointers(&s->labels);
     }

@@ -488,17 +488,6 @@ static int classify(const lensnet_classifier *classifier, const char *weights, e
     return good;
 }
 
-/* The weights come first; who gives them last is told so. */
-static void check_order(int words, char **argv)
-{
-    static const char *const endings[] = {".safetensors", ".pth", ".pt", ".bin", ".ckpt"};
-    size_t i;
-    for (i = 0; words > 1 && i < sizeof endings / sizeof *endings; i++)
-        if (system_ends_in(argv[2], endings[i]) && !system_ends_in(argv[1], endings[i]) &&
-            (dataset_is_image(argv[1]) || system_is_folder(argv[1])))
-            arguments_fail("the weights come first: classify %s %s", argv[2], argv[1]);
-}
-
 static int collect_all(dataset_split *images, catalogue *list, int words, char **argv,
                        lensnet_error *error)
 {
@@ -541,7 +530,7 @@ int main(int argc, char **argv)
     if (options[CSV].given && options[JSON].given) arguments_fail("choose one of --csv and --json");
     if (options[PART].value && !options[CSV].given && !options[JSON].given)
         arguments_fail("--part is for --csv or --json");
-    check_order(words, argv);
+    weights_check_order("classify", words, argv);
     reading_from_options(&images.reading, options, OPTIONS);
     host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
     choice.host = &host;

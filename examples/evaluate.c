@@ -251,6 +251,7 @@ int main(int argc, char **argv)
     memcpy(what.argv, argv, (size_t)argc * sizeof *argv); /* parsing moves the words */
     words = arguments_parse(options, OPTIONS, usage, argc, argv);
     if (words != 2 && words != 3) arguments_fail("weights and a data folder are needed\n%s", usage);
+    if (words == 2) weights_check_order("evaluate", words, argv);
     what.weights = argv[1];
     what.data = argv[words];
     memset(&data, 0, sizeof data);

@@ -10,6 +10,7 @@
 #define LENSNET_IMPLEMENTATION
 #include "../lensnet.h"
 
+#include "arguments.h"
 #include "dataset.h"
 
 enum { EPOCHS = 5, BATCH = 16 };
@@ -87,12 +88,10 @@ static int finetune(const char *weights, const char *data, const char *out, lens
 
 int main(int argc, char **argv)
 {
+    static const char usage[] = "usage: finetune WEIGHTS DATA OUT.safetensors";
     lensnet_error error;
-    if (argc != 4) {
-        fprintf(stderr, "usage: finetune WEIGHTS DATA OUT.safetensors\n");
-        return 2;
-    }
-    if (finetune(argv[1], argv[2], argv[3], &error)) return 0;
+    if (arguments_parse(NULL, 0, usage, argc, argv) != 3) arguments_fail("%s", usage);
+    if (finetune(argv[1], argv[2], argv[3], &error)) return arguments_flush() ? 0 : 1;
     fprintf(stderr, "error: %s\n", error.text);
     return 1;
 }

@@ -725,7 +725,10 @@ NPY_API int dataset_open_as(dataset *d, const char *data, const dataset_reading 
     int kind, good = 1;
     memset(d, 0, sizeof *d);
     for (kind = 0; reading && kind < DATASET_SPLITS; kind++) d->split[kind].reading = *reading;
-    if (!system_is_folder(data))
+    if (!system_is_folder(data) && system_exists(data))
+        good =
+            dataset_fail(error, "%s: it is a file, and a folder of images is expected here", data);
+    else if (!system_is_folder(data))
         good = dataset_fail(error,
                             "%s: there is no such folder; expected %s/train/CLASS/NAME.npy and "
                             "%s/val/CLASS/NAME.npy",

@@ -320,7 +320,9 @@ static int npy_refuse_magic(const unsigned char *b, size_t size, const char *pat
                  {"\200\003", 2, "it is a Python pickle"},
                  {"\200\004", 2, "it is a Python pickle"},
                  {"\200\005", 2, "it is a Python pickle"}};
-    const char *found = "its first bytes are not those of a .npy file";
+    const char *found = size > 8 && b[8] == '{' && !b[7]
+                            ? "it is a safetensors file (are weights and image exchanged?)"
+                            : "its first bytes are not those of a .npy file";
     size_t i;
     if (size == 0) found = "the file is empty (0 bytes)";
     for (i = 0; i < sizeof known / sizeof *known; i++)

@@ -797,7 +797,7 @@ static int picture_check_bands(const picture_file *f, size_t bands, int one, cha
         return npy_fail(
             text,
             "%s: its shape is (%s), %lu bands, but grey images are wanted; save one band, "
-            "or train a network for them (--bands %lu)",
+            "or train a network for them (--bands %lu); --stack takes them for so many images",
             f->path, shape, (unsigned long)f->array.bands, (unsigned long)f->array.bands);
     return npy_fail(text, "%s: its shape is (%s), %lu band%s, but images of %lu are wanted",
                     f->path, shape, (unsigned long)f->array.bands, f->array.bands == 1 ? "" : "s",

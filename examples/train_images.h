@@ -11,8 +11,8 @@ static int data_open(run *r, lensnet_error *error)
     dataset_reading reading;
     const size_t simulate = (size_t)arguments_whole(train_value(OPTION_SIMULATE), 0, 100000000);
     if (!simulate && !r->data_path)
-        return dataset_fail(error, "there is nothing to train on: name a folder DATA, or say "
-                                   "--simulate 3000; --help says more");
+        arguments_fail("there is nothing to train on: name a folder DATA, or say --simulate 3000; "
+                       "--help says more");
     reading_from_options(&reading, train_options, OPTION_COUNT);
     if (!simulate || strcmp(train_value(OPTION_MIX)->value, "yes") == 0)
         return (r->data_path || dataset_fail(error, "--mix yes needs a folder DATA")) &&

@@ -112,6 +112,35 @@ static lensnet_result weights_open_torch(weights_file *file, const char *path, c
     return result ? result : lensnet_archive_open(&file->archive, path, &host, error);
 }
 
+/* "facebook/convnextv2-tiny-1k-224", where no such folder is: a name of the hub, most likely. */
+static int weights_is_hub_name(const char *path)
+{
+    const char *slash = strchr(path, '/');
+    return slash && slash != path && slash[1] && !strpbrk(slash + 1, "/.") && path[0] != '.' &&
+           path[0] != '~' && !system_exists(path);
+}
+
+static int weights_is_file(const char *path)
+{
+    static const char *const endings[] = {".safetensors", ".pth", ".pt", ".bin", ".ckpt"};
+    size_t i;
+    for (i = 0; i < sizeof endings / sizeof *endings; i++)
+        if (system_ends_in(path, endings[i])) return 1;
+    return 0;
+}
+
+/* The weights come first; who gives them last is told so. `words` stand in argv[1 ...]. */
+WEIGHTS_API void weights_check_order(const char *program, int words, char **argv)
+{
+    lensnet_archive *archive;
+    if (words < 2 || !weights_is_file(argv[2]) || weights_is_file(argv[1]) ||
+        !system_exists(argv[1]) || torch_file_probe(argv[1]))
+        return;
+    if (lensnet_archive_open(&archive, argv[1], NULL, NULL))
+        arguments_fail("the weights come first: %s %s %s", program, argv[2], argv[1]);
+    lensnet_archive_close(archive);
+}
+
 /* Opens what stands at `path`. `key`: of several sets of weights in a file of torch.save, the one that
  * is wanted; NULL: the one that timm would take. To be closed in any case. */
 WEIGHTS_API lensnet_result weights_open(weights_file *file, const char *path, const char *key,
@@ -122,6 +151,12 @@ WEIGHTS_API lensnet_result weights_open(weights_file *file, const char *path, co
     memset(file, 0, sizeof *file);
     if (torch_file_probe(path)) return weights_open_torch(file, path, key, error);
     result = lensnet_archive_open(&file->archive, path, NULL, error);
+    if (result && weights_is_hub_name(path))
+        return lnp_fail(error, result,
+                        "there is no folder '%.150s' here, and nothing is fetched: download "
+                        "https://huggingface.co/%.150s/resolve/main/model.safetensors, and the "
+                        "config.json beside it",
+                        path, path);
     if (!result || !system_is_folder(path)) return result;
     file->path = system_path(path, "pytorch_model.bin");
     if (file->path && torch_file_probe(file->path)) {

@@ -49,7 +49,7 @@ $CC $openmp $WORK/probe.c -o $WORK/probe 2>/dev/null || openmp=
 build() { $CC -O1 $openmp -I. "$1" -o "$WORK/$(basename "$1" .c)" -lm >"$WORK/$(basename "$1").log" 2>&1; }
 # PROGRAMS: the folder in which run.sh has built them already, as examples_train and so on
 for source in examples/train.c examples/hello.c examples/own_network.c examples/finetune.c examples/own_operator.c \
-    tools/simulate.c examples/evaluate.c examples/classify.c tools/check_data.c; do
+    tools/simulate.c examples/evaluate.c examples/classify.c tools/check_data.c tools/convert.c; do
     program=$(basename $source .c)
     if [ -z "$PROGRAMS" ]; then
         build $source
@@ -58,7 +58,7 @@ for source in examples/train.c examples/hello.c examples/own_network.c examples/
     fi
 done
 cd $WORK || exit 1
-for program in train hello finetune own_network own_operator simulate evaluate classify check_data; do
+for program in train hello finetune own_network own_operator simulate evaluate classify check_data convert; do
     [ -x ./$program ]
     good "examples or tools: $program.c must compile"
 done

@@ -14,7 +14,7 @@ complained() {
 
 # ---- command lines -----------------------------------------------------------------------------------
 
-for program in train hello own_network simulate evaluate classify check_data; do
+for program in train hello finetune own_network simulate evaluate classify check_data convert; do
     run ./$program --help && [ -s out.txt ] && [ ! -s err.txt ]
     good "$program --help: on stdout, status 0"
     run ./$program --version && grep -q '^lensnet [0-9]' out.txt
@@ -23,17 +23,29 @@ for program in train hello own_network simulate evaluate classify check_data; do
     [ $? -eq 2 ] && [ ! -s out.txt ] && [ -s err.txt ]
     good "$program --no-such-option: status 2"
 done
+for program in train hello finetune own_network simulate evaluate classify check_data convert; do
+    run ./$program
+    [ $? -eq 2 ] && [ -s err.txt ]
+    good "$program without a word: status 2"
+done
 refused "is --epochs meant?" ./train data --epcohs 3 --out refused
 refused "is --batch meant?" ./classify --bat=3 whole/best.safetensors data/val
 refused "takes no value" ./classify --csv=yes whole/best.safetensors data/val
 refused "the weights come first: classify whole/best.safetensors data/val" \
     ./classify data/val whole/best.safetensors
+refused "the weights come first: evaluate whole/best.safetensors data" \
+    ./evaluate data whole/best.safetensors
+refused "are weights and image exchanged?" ./hello mixed.npy whole/best.safetensors
+refused "whole/best.safetensors: it is a file, and a folder" ./finetune data whole/best.safetensors refused
+refused "huggingface.co/facebook/convnextv2-tiny-1k-224/resolve/main/model.safetensors" \
+    ./classify facebook/convnextv2-tiny-1k-224 mixed.npy
 run ./classify --batch=3 --views=1 whole/best.safetensors data/val && cut -c1-60 out.txt | head -30 >batch3.txt &&
     cut -c1-60 table.txt | head -30 | cmp - batch3.txt
 good "--option=value, and no other answer in batches of 3"
 if [ -w /dev/full ]; then
     for command in "./classify whole/best.safetensors data/val" "./classify --help" "./check_data data" \
-        "./evaluate whole/best.safetensors data" "./hello whole/best.safetensors mixed.npy"; do
+        "./evaluate whole/best.safetensors data" "./convert whole/best.safetensors --verify" \
+        "./simulate full_disk --val 1" "./hello whole/best.safetensors mixed.npy"; do
         OMP_NUM_THREADS=1 $command >/dev/full 2>err.txt
         [ $? -eq 1 ] && grep -q '^error: .*output' err.txt
         good "a full disk on stdout is an error: $command"
@@ -73,6 +85,39 @@ run ./evaluate whole/best.safetensors flat --classes axion=vort && grep -q 'accu
 good "evaluate on a flat set"
 run ./evaluate whole/best.safetensors data --split val && grep -q "no folder 'test'" err.txt
 good "evaluate --split val says that it is half"
+
+# ---- weights -----------------------------------------------------------------------------------------
+
+# answers OPTIONS ...: what classify says of an image, without the name of anything
+answers() { run ./classify --csv "$@" mixed.npy && sed 1d out.txt | cut -d, -f5-; }
+answers whole/best.safetensors >wanted.txt
+answers whole/huggingface | cmp - wanted.txt
+good "a Hugging Face folder answers as its weights do"
+refused "2 labels are said" ./classify --labels a,b whole/best.safetensors mixed.npy
+run ./classify --csv --labels axion,cdm,no_sub --size 40 --crop 100 --normalise minmax whole/best.safetensors \
+    mixed.npy && head -1 out.txt | grep -q ',axion,cdm,no_sub$'
+good "classify --labels --size --crop --normalise"
+cp out.txt said.txt
+run ./convert whole/best.safetensors told.safetensors --labels axion,cdm,no_sub --size 40 --crop 100 \
+    --normalise minmax && run ./classify --csv told.safetensors mixed.npy && cmp out.txt said.txt
+good "what convert is told, classify then knows"
+refused "2 labels are said" ./convert whole/best.safetensors refused --labels a,b
+for kind in lfs page json; do
+    case $kind in
+    lfs) words='git lfs pull' && echo 'version https://git-lfs.github.com/spec/v1' >wrong.$kind ;;
+    page) words='resolve/main' && echo '<!DOCTYPE html><html><body>Quota exceeded</body></html>' >wrong.$kind ;;
+    json) words='give the folder it lies in' && echo '{"model_type": "convnextv2"}' >wrong.$kind ;;
+    esac
+    refused "$words" ./classify wrong.$kind mixed.npy
+done
+mkdir -p copied && run ./convert whole/best.safetensors copied --folder &&
+    run grep -qx '  "image_size": 32,' copied/config.json && run grep -q '"0": "no"' copied/config.json
+good "convert --folder keeps labels and size"
+shipped=../../weights/lensnet-atto.safetensors # calibrated
+run ./convert $shipped again.safetensors && answers $shipped >wanted.txt && answers again.safetensors | cmp - wanted.txt
+good "convert keeps the calibration"
+run ./convert $shipped copied --folder && grep -q 'the calibration stays behind' out.txt
+good "convert --folder says that the calibration stays behind"
 
 # ---- files -------------------------------------------------------------------------------------------
 

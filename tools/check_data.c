@@ -439,8 +439,8 @@ static int check_set(data_set *set)
     }
     dataset_print_notes(&set->data, stdout);
     if (set->problems)
-        printf("%lu images, %lu problems\n", (unsigned long)set->count,
-               (unsigned long)set->problems);
+        printf("%lu images, %lu problem%s\n", (unsigned long)set->count,
+               (unsigned long)set->problems, set->problems == 1 ? "" : "s");
     else
         printf("%lu images, nothing wrong\n", (unsigned long)set->count);
     return set->problems != 0;

@@ -1033,16 +1033,27 @@ static int run_benchmark(const job *j, lensnet_error *error)
  * >>main
  * ---------------------------------------------------------------------------------------------- */
 
+/* 0 where the command line asks for nothing. */
+static int asks(const job *j, lensnet_error *error)
+{
+    return j->help || j->folder || j->benchmark || j->gallery ||
+           fail(error, "say where the images go, e.g. simulate universe --train 100; see --help");
+}
+
 static int run_job(const job *j, lensnet_error *error)
 {
     if (sim_check(&j->params, error) != LENSNET_OK) return 0;
     if (j->benchmark && !run_benchmark(j, error)) return 0;
     if (j->gallery && !make_gallery(j, error)) return 0;
     if (j->folder) return make_set(j, error);
-    if (!j->benchmark && !j->gallery)
-        return fail(error,
-                    "say where the images go, e.g. simulate universe --train 100; see --help");
     return 1;
+}
+
+/* What was printed must have arrived. */
+static int flush_output(lensnet_error *error)
+{
+    return (fflush(stdout) == 0 && !ferror(stdout)) ||
+           fail(error, "the output could not be written: %s", strerror(errno));
 }
 
 int main(int count, char **arguments)
@@ -1053,14 +1064,11 @@ int main(int count, char **arguments)
     if (count == 2 && strcmp(arguments[1], "--version") == 0)
         return printf("lensnet %d.%d.%d\n", LENSNET_VERSION_MAJOR, LENSNET_VERSION_MINOR,
                       LENSNET_VERSION_PATCH) < 0;
-    if (parse_arguments(&j, count, arguments, &error)) {
-        if (j.help) {
-            print_help(&j);
-            return fflush(stdout) != 0;
-        }
-        if (run_job(&j, &error)) return 0;
+    if (parse_arguments(&j, count, arguments, &error) && asks(&j, &error)) {
+        if (j.help) print_help(&j);
+        if ((j.help || run_job(&j, &error)) && flush_output(&error)) return 0;
         status = 1;
     }
-    fprintf(stderr, "simulate: %s%s\n", error.text, full_stop(error.text));
+    fprintf(stderr, "error: %s%s\n", error.text, full_stop(error.text));
     return status;
 }
