@@ -35,6 +35,7 @@ typedef struct weights {
     char (*names)[LNP_NAME_CAPACITY];
     float *values;
     size_t count, numbers;
+    size_t calibrated, calibrated_numbers; /* the same of what evaluate --calibrate left */
 } weights;
 
 /* --- reading ---------------------------------------------------------------------------------- */
@@ -55,6 +56,35 @@ static void source_close(source *in)
 {
     if (in->sources.file) lnp_sources_release(&in->sources);
     weights_close(&in->file);
+}
+
+/* Is it a tensor of evaluate --calibrate? */
+static int is_calibration(const lensnet_archive_entry *entry)
+{
+    return strncmp(entry->name, "lensnet.calibration.", 20) == 0 ||
+           strncmp(entry->name, "lensnet.foreign.", 16) == 0;
+}
+
+/* Counts, or with room for them describes, the tensors of a calibration, which follow the parameters. */
+static void weights_describe_calibration(weights *w, const source *in)
+{
+    const lensnet_archive *archive = in->file.archive;
+    size_t i;
+    for (i = 0, w->calibrated = 0; i < lensnet_archive_count(archive); i++) {
+        const lensnet_archive_entry *entry = lensnet_archive_at(archive, i);
+        if (!is_calibration(entry)) continue;
+        if (w->tensors) {
+            lensnet_archive_tensor *t = w->tensors + w->count + w->calibrated;
+            memset(t, 0, sizeof *t);
+            t->name = entry->name;
+            t->dtype = LENSNET_DTYPE_F32;
+            t->rank = entry->rank;
+            memcpy(t->shape, entry->shape, sizeof t->shape);
+            t->values = w->values + w->numbers + w->calibrated_numbers;
+        }
+        w->calibrated++;
+        w->calibrated_numbers += (size_t)entry->count;
+    }
 }
 
 /* Counts, or with room for them describes, the parameters that the checkpoint has. */
@@ -81,12 +111,15 @@ static void weights_describe(weights *w, const source *in, lensnet_dtype dtype)
         w->count++;
         w->numbers += (size_t)entry->count;
     } while (lnp_slot_next(&slot, &in->checkpoint.net));
+    w->calibrated_numbers = 0;
+    weights_describe_calibration(w, in);
 }
 
 static lensnet_result weights_read(weights *w, const source *in, lensnet_error *error)
 {
     lnp_slot slot = {LNP_STEM_CONV_WEIGHT, 0, 0};
     float *values = w->values;
+    size_t i;
     do {
         const lensnet_archive_entry *entry =
             lnp_checkpoint_find(&in->checkpoint, slot.role, slot.stage, slot.block);
@@ -96,6 +129,14 @@ static lensnet_result weights_read(weights *w, const source *in, lensnet_error *
         if (result) return result;
         values += entry->count;
     } while (lnp_slot_next(&slot, &in->checkpoint.net));
+    for (i = 0; i < lensnet_archive_count(in->file.archive); i++) {
+        const lensnet_archive_entry *entry = lensnet_archive_at(in->file.archive, i);
+        lensnet_result result;
+        if (!is_calibration(entry)) continue;
+        result = lensnet_archive_read_float(values, in->file.archive, entry, error);
+        if (result) return result;
+        values += entry->count;
+    }
     return LENSNET_OK;
 }
 
@@ -112,8 +153,8 @@ static lensnet_result weights_load(weights *w, const source *in, lensnet_dtype d
     memset(w, 0, sizeof *w);
     weights_describe(w, in, dtype);
     w->names = (char(*)[LNP_NAME_CAPACITY])malloc(w->count * sizeof *w->names);
-    w->values = (float *)malloc(w->numbers * sizeof *w->values);
-    w->tensors = (lensnet_archive_tensor *)malloc(w->count * sizeof *w->tensors);
+    w->values = (float *)malloc((w->numbers + w->calibrated_numbers) * sizeof *w->values);
+    w->tensors = (lensnet_archive_tensor *)malloc((w->count + w->calibrated) * sizeof *w->tensors);
     if (!w->names || !w->values || !w->tensors)
         return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for %zu weights", w->numbers);
     weights_describe(w, in, dtype);
@@ -133,7 +174,7 @@ static void add_pair(lensnet_archive_pair *pairs, size_t *count, const char *key
 /* What was told, the metadata of the input, what stood beside it: the first that says a thing wins.
  * What nobody said is not said here either. transformers wants "format" = "pt". */
 static lensnet_result save_weights(const char *path, const weights *w, const source *in,
-                                   lensnet_error *error)
+                                   size_t calibrated, lensnet_error *error)
 {
     const lensnet_archive *archive = in->file.archive;
     const size_t room = archive->pair_count + LNP_KEYS + 2;
@@ -147,7 +188,8 @@ static lensnet_result save_weights(const char *path, const weights *w, const sou
         add_pair(pairs, &count, archive->pairs[i].key, archive->pairs[i].value);
     add_pair(pairs, &count, "format", "pt");
     add_pair(pairs, &count, LENSNET_ARCHIVE_CHECKSUMS, "");
-    result = lensnet_archive_save(path, w->tensors, w->count, pairs, count, NULL, error);
+    result =
+        lensnet_archive_save(path, w->tensors, w->count + calibrated, pairs, count, NULL, error);
     free(pairs);
     return result;
 }
@@ -188,7 +230,7 @@ static lensnet_result save_folder(const weights *w, const source *in, const sett
     if (!result)
         result = huggingface_describe(&desc, s->half ? LENSNET_DTYPE_F16 : LENSNET_DTYPE_F32,
                                       s->out, error);
-    if (!result) result = save_weights(path.text, w, in, error);
+    if (!result) result = save_weights(path.text, w, in, 0, error);
     lnp_text_release(&path);
     free(labels);
     free(text);
@@ -209,6 +251,9 @@ static void summarise(char summary[SUMMARY], const source *in, const weights *w,
         used += snprintf(summary + used, SUMMARY - (size_t)used,
                          "\nof several sets of weights '%.*s' was read (--key names another)",
                          (int)(in->file.torch.set.length % 100), in->file.torch.set.text);
+    if (s->folder && w->calibrated)
+        used += snprintf(summary + used, SUMMARY - (size_t)used,
+                         "\nthe calibration stays behind: transformers does not apply it");
     if (in->sources.notes.length)
         snprintf(summary + used, SUMMARY - (size_t)used, "\n%s", in->sources.notes_text);
 }
@@ -223,7 +268,8 @@ static lensnet_result convert(char summary[SUMMARY], const settings *s, lensnet_
     if (!result)
         result = weights_load(&w, &in, s->half ? LENSNET_DTYPE_F16 : LENSNET_DTYPE_F32, error);
     if (!result)
-        result = s->folder ? save_folder(&w, &in, s, error) : save_weights(s->out, &w, &in, error);
+        result = s->folder ? save_folder(&w, &in, s, error)
+                           : save_weights(s->out, &w, &in, w.calibrated, error);
     if (!result) summarise(summary, &in, &w, s);
     weights_release(&w);
     source_close(&in);
@@ -301,6 +347,6 @@ int main(int argc, char **argv)
         return 1;
     }
     puts(summary);
-    return fflush(stdout) ? 1 : 0;
+    return arguments_flush() ? 0 : 1;
 }
 #endif
