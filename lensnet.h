@@ -13818,7 +13818,12 @@ static const char *lnp_wrong_file(const unsigned char *bytes, size_t count)
         {"SIMPLE  =", 9, "it is a FITS file; are the weights and the image exchanged?"},
         {"\x89PNG", 4, "it is a PNG image, not weights"},
         {"\xff\xd8\xff", 3, "it is a JPEG image, not weights"},
+        {"\x80\4\x95", 3, "it is a Python pickle; save state_dict() with torch.save or as safetensors"},
+        {"\x80\5\x95", 3, "it is a Python pickle; save state_dict() with torch.save or as safetensors"},
         {"\x1f\x8b", 2, "it is packed with gzip; unpack it first (gunzip)"},
+        {"BZh", 3, "it is packed with bzip2; unpack it first (bunzip2)"},
+        {"\xfd\x37zXZ", 5, "it is packed with xz; unpack it first (unxz)"},
+        {"%PDF", 4, "it is a PDF document, not weights"},
         {"{", 1,
          "it is JSON text (a configuration?), not weights; give the folder it lies in, or the "
          ".safetensors file"},
