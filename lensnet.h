@@ -3460,6 +3460,19 @@ LNP_INLINE void lnp_multiply_add_stay(lensnet_isa isa, lnp_vector *sum, lnp_vect
     if (isa < LENSNET_ISA_AVX2 || isa > LENSNET_ISA_AVX512) lnp_multiply_add(isa, sum, a, b);
 }
 
+/* The vector is needed until here: its register is no other's place before. */
+LNP_INLINE void lnp_keep(lensnet_isa isa, lnp_vector v)
+{
+#if LNP_AVX512
+    if (isa == LENSNET_ISA_AVX512) __asm__ volatile("" : : "v"(v.v16));
+#endif
+#if LNP_X86
+    if (isa == LENSNET_ISA_AVX2) __asm__ volatile("" : : "x"(v.v8));
+#endif
+    (void)isa;
+    (void)v;
+}
+
 /* -- 16 lanes, which the compiler cuts into the registers there are ---------------------------- */
 
 typedef uint32_t lnp_u16 __attribute__((vector_size(64), aligned(4), may_alias));
@@ -5331,6 +5344,7 @@ LNP_INLINE void lnp_tile_run(lensnet_isa isa, int rows, int vectors, size_t a_ro
                 lnp_multiply_add_stay(isa, &sum[i][j], factor, column[j]);
             if (vectors == 4) LNP_IN_ORDER();
         }
+        lnp_keep(isa, column[0]);
         LNP_FETCH(ahead);
         ahead += 16;
         a += a_step;
