@@ -6383,6 +6383,7 @@ static size_t lnp_share_start(size_t count, size_t shares, size_t i)
 /* A worker's rows and where their packed copy lies: [block of k][tile][row][LNP_ROW_PITCH]. */
 typedef struct lnp_row_block {
     size_t first_row, rows, tiles;
+    size_t even, longer; /* rows in a tile; the first `longer` tiles have one more */
     float *packed;
 } lnp_row_block;
 
@@ -6396,7 +6397,7 @@ static float *lnp_packed_tile(const lnp_gemm_kernels *kernels, const lnp_row_blo
  * */
 static size_t lnp_tile_start(const lnp_row_block *block, size_t tile)
 {
-    return lnp_share_start(block->rows, block->tiles, tile);
+    return tile * block->even + lnp_min(tile, block->longer);
 }
 
 /* Columns k ... k + count - 1 of the left operand's rows, rounded to bfloat16, as a tile has them. */
@@ -6517,6 +6518,7 @@ typedef struct lnp_panel {
     size_t column, columns, width; /* columns <= width */
     const lnp_tile *tiles;         /* by rows - 1 */
     const float *b;
+    size_t steps, step, k_blocks; /* of the reduction: all, in a block, blocks */
     float start[LNP_COLUMNS_MAX]; /* where the chains begin */
 } lnp_panel;
 
@@ -6528,7 +6530,10 @@ static void lnp_panel_open(lnp_panel *panel, const lnp_gemm_kernels *kernels,
     panel->width = lnp_panel_width(kernels, job->n, panel->column);
     panel->columns = lnp_min(panel->width, job->n - panel->column);
     panel->tiles = kernels->product[panel->width / kernels->lanes - 1];
-    panel->b = job->packed + panel->column * lnp_steps(kernels, job->k);
+    panel->steps = lnp_steps(kernels, job->k);
+    panel->step = lnp_k_block(panel->steps);
+    panel->k_blocks = lnp_k_blocks(panel->steps);
+    panel->b = job->packed + panel->column * panel->steps;
     for (j = 0; j < panel->width; j++)
         panel->start[j] = job->bias && j < panel->columns ? job->bias[panel->column + j] : 0.0f;
 }
@@ -6538,7 +6543,7 @@ static void lnp_multiply_tile(const lnp_gemm_kernels *kernels, const lnp_product
                               const lnp_row_block *block, const lnp_panel *panel, size_t k_block,
                               size_t t, const float *ahead)
 {
-    const size_t steps = lnp_steps(kernels, job->k), step = k_block * lnp_k_block(steps);
+    const size_t step = k_block * panel->step;
     const size_t first = lnp_tile_start(block, t);
     lnp_tile_call call;
     call.rows = lnp_tile_start(block, t + 1) - first;
@@ -6546,7 +6551,7 @@ static void lnp_multiply_tile(const lnp_gemm_kernels *kernels, const lnp_product
     call.tile = panel->tiles[call.rows - 1];
     call.a = lnp_packed_tile(kernels, block, k_block, t);
     call.b = panel->b + step * panel->width;
-    call.steps = lnp_min(lnp_k_block(steps), steps - step);
+    call.steps = lnp_min(panel->step, panel->steps - step);
     call.start = k_block || job->accumulate ? NULL : panel->start;
     call.c = job->out + (block->first_row + first) * job->out_stride + panel->column;
     call.c_stride = job->out_stride;
@@ -6568,16 +6573,14 @@ static void lnp_panel_close(const lnp_product *job, const lnp_row_block *block,
 static void lnp_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_product *job,
                                const lnp_row_block *block, size_t index)
 {
-    const size_t steps = lnp_steps(kernels, job->k);
-    const size_t step = lnp_k_block(steps), k_blocks = lnp_k_blocks(steps);
     lnp_panel panel;
     size_t k_block, t;
     lnp_panel_open(&panel, kernels, job, index);
-    for (k_block = 0; k_block < k_blocks; k_block++)
+    for (k_block = 0; k_block < panel.k_blocks; k_block++)
         for (t = 0; t < block->tiles; t++) {
-            const float *next = panel.b + (k_block + 1) * step * panel.width;
+            const float *next = panel.b + (k_block + 1) * panel.step * panel.width;
             lnp_multiply_tile(kernels, job, block, &panel, k_block, t,
-                              t * 16 < panel.width ? next + t * step * 16 : panel.b);
+                              t * 16 < panel.width ? next + t * panel.step * 16 : panel.b);
         }
     lnp_panel_close(job, block, &panel);
 }
@@ -6587,8 +6590,6 @@ static void lnp_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_produc
 static void lnp_fill_and_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_product *job,
                                         const lnp_row_block *block)
 {
-    const size_t steps = lnp_steps(kernels, job->k);
-    const size_t step = lnp_k_block(steps), k_blocks = lnp_k_blocks(steps);
     lnp_panel panel;
     size_t k_block, t;
     lnp_panel_open(&panel, kernels, job, 0);
@@ -6596,8 +6597,9 @@ static void lnp_fill_and_multiply_panel(const lnp_gemm_kernels *kernels, const l
         const size_t next_row = block->first_row + lnp_tile_start(block, t + 1);
         const float *next = job->a ? job->a + next_row * job->a_stride : panel.b;
         lnp_fill_tile(kernels, job, block, t);
-        for (k_block = 0; k_block < k_blocks; k_block++)
-            lnp_multiply_tile(kernels, job, block, &panel, k_block, t, next + k_block * step * 16);
+        for (k_block = 0; k_block < panel.k_blocks; k_block++)
+            lnp_multiply_tile(kernels, job, block, &panel, k_block, t,
+                              next + k_block * panel.step * 16);
     }
     lnp_panel_close(job, block, &panel);
 }
@@ -6615,6 +6617,8 @@ static size_t lnp_next_block(const lnp_gemm_kernels *kernels, const lnp_chunks *
     block->first_row = row;
     block->rows = lnp_chunk_start(chunks, next) - row;
     block->tiles = lnp_tiles_in(kernels, block->rows);
+    block->even = block->rows / block->tiles;
+    block->longer = block->rows % block->tiles;
     return next;
 }
 
