@@ -103,8 +103,15 @@
  * would wait for threads that the child does not have. Where the system refuses a thread, libgomp ends the
  * program: host.threads and OMP_THREAD_LIMIT keep below what it grants.
  *
- * SAME BITS  In float32 the results (forward, gradients, trained weights) are the same bits for every
- * instruction set, thread count and split of a batch, and in every build: fast-math is refused, the
+ * PRECISION  fp32, or bf16 where an option says so (lensnet_classifier_options, lensnet_graph_options):
+ *   rounded to bfloat16   both operands of matrix products (pointwise, stem, downsampling, forward and
+ *                         backward; weights once a step), the blocks' hidden layer, its GELU, its slope
+ *   float32 in both       the sums of products, weights and moments, gradients, depthwise convolutions,
+ *                         LayerNorm, GRN's sums, the residual stream, pooled features, heads, losses
+ * Processors with AVX-512 BF16 have an instruction for it; elsewhere bf16 gives the same bits, no sooner.
+ *
+ * SAME BITS  In fp32, and likewise in bf16, the results (forward, gradients, trained weights) are the same
+ * bits for every instruction set, thread count and split of a batch, and in every build: fast-math is refused, the
  * C library's exp, log, sin ... are not called. (Not so a weight that two operators share: its gradient
  * depends on the split.) Creating, loading, planning, running, AdamW's step,
  * classifying and preprocessing work in round-to-nearest without flush-to-zero and leave the caller's mode
@@ -5923,6 +5930,548 @@ LNP_INLINE void lnp_tile_twin(LNP_TILE_PARAMETERS, size_t rows, size_t width, si
 }
 #endif
 
+/* ---- the wide layer in 16 bits ------------------------------------------------------------------- */
+
+/* In a graph of bf16 the hidden layer of a block, gelu of it and its slope are rounded to bfloat16, here
+ * and by the plain operator, so that both give the same bits and what backward reads takes half the room.
+ *
+ * With t = |h|, gelu(h) = max(h, 0) - t Phi(-t). Phi(-t) = 2^w, w = -1 + t P(t), P of degree 6 (minimax,
+ * 2^-10.8 in relative error of the power up to LNP_HALF_END), and the power of two as in >>rows, with a
+ * polynomial of degree 3 (2^-13.3). gelu'(-t) = Phi(-t) - t phi(t) = Phi(-t) S(t), S of degree 4 (2^-14
+ * of 1). Before they are rounded gelu is right to 2^-10 of itself, and its slope to 2^-10 of 1, checked
+ * by tests/test_rows.c. No division, and a fused multiply-add wherever one can stand. */
+#define LNP_HALF_END 12.896632f /* w = -125: the power is 0 from here on */
+static const float lnp_half_power[7] = {-1.14589655f,   -0.469909579f,    -0.0457298756f,
+                                        0.00574460393f, -0.000451583561f, 1.97243407e-5f,
+                                        -3.62900465e-7f};
+static const float lnp_half_slope[4] = {-0.796388276f, -0.64536206f, -0.094683208f, 0.0114876602f};
+static const float lnp_half_exp[3] = {2.77313203f, 0.968844240f, 0.220033163f};
+
+/* gelu of h and its slope, neither rounded. */
+static float lnp_half_gelu_ref(float h, float *slope)
+{
+    const uint32_t bits = lnp_float_bits(h), magnitude = bits & 0x7fffffffu;
+    const uint32_t end = lnp_float_bits(LNP_HALF_END);
+    const float t =
+        magnitude >= end && magnitude <= 0x7f800000u ? LNP_HALF_END : lnp_bits_float(magnitude);
+    float w = lnp_half_power[6], power, shifted, f, s = lnp_half_slope[3];
+    int i;
+    for (i = 5; i >= 0; i--) w = lnp_fma(w, t, lnp_half_power[i]);
+    w = lnp_fma(w, t, -1.0f);
+    shifted = w + LNP_GAUSS_MAGIC;
+    f = w - (shifted - LNP_GAUSS_MAGIC);
+    power = lnp_fma(lnp_half_exp[2], f, lnp_half_exp[1]);
+    power = lnp_fma(lnp_fma(power, f, lnp_half_exp[0]), f, 4.0f);
+    power = power * lnp_bits_float(lnp_float_bits(shifted) << 23);
+    for (i = 2; i >= 0; i--) s = lnp_fma(s, t, lnp_half_slope[i]);
+    s = power * lnp_fma(s, t, 1.0f);
+    *slope = bits >> 31 ? s : 1.0f - s;
+    return lnp_fma(0.0f - t, power, bits >> 31 ? 0.0f : h);
+}
+
+#if LNP_VECTORS
+typedef uint16_t lnp_h16 __attribute__((vector_size(32), aligned(2), may_alias));
+
+#if LNP_BFLOAT
+LNP_TARGET_BFLOAT static inline void lnp_round_native(lnp_h16 *half, const lnp_v16 *v)
+{
+    *half = (lnp_h16)_mm512_cvtneps_pbh((__m512)*v);
+}
+#endif
+
+/* a * b + c, rounded once */
+LNP_INLINE lnp_v16 lnp_v_fma(lensnet_isa isa, lnp_v16 a, lnp_v16 b, lnp_v16 c)
+{
+#if LNP_AVX512
+    if (isa >= LENSNET_ISA_AVX512) {
+        lnp_fma_avx512(&c, &a, &b);
+        return c;
+    }
+#endif
+#if LNP_X86
+    if (isa == LENSNET_ISA_AVX2) {
+        const lnp_v8 *const left = (const lnp_v8 *)&a, *const right = (const lnp_v8 *)&b;
+        lnp_fma_avx2((lnp_v8 *)&c, left, right);
+        lnp_fma_avx2((lnp_v8 *)&c + 1, left + 1, right + 1);
+        return c;
+    }
+#endif
+    {
+        const lnp_v4 *const left = (const lnp_v4 *)&a, *const right = (const lnp_v4 *)&b;
+        lnp_v4 *const sums = (lnp_v4 *)&c;
+        int i;
+        (void)isa;
+        for (i = 0; i < 4; i++) sums[i] = lnp_fma_four(left[i], right[i], sums[i]);
+        return c;
+    }
+}
+
+/* A constant in all lanes. */
+LNP_INLINE lnp_v16 lnp_all(float s)
+{
+    const lnp_v16 v = {s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s};
+    return v;
+}
+
+LNP_INLINE lnp_v16 lnp_v_linear(lensnet_isa isa, lnp_v16 a, lnp_v16 x, float constant)
+{
+    return lnp_v_fma(isa, a, x, lnp_all(constant));
+}
+
+/* Rounded to bfloat16, as 16 bits and as floats again. */
+LNP_INLINE lnp_h16 lnp_half_round(lensnet_isa isa, lnp_v16 v)
+{
+#if LNP_BFLOAT
+    if (isa == LENSNET_ISA_AVX512_BF16) {
+        lnp_h16 half;
+        lnp_round_native(&half, &v);
+        return half;
+    }
+#endif
+    (void)isa;
+    return __builtin_convertvector((lnp_u16)lnp_round_16(v) >> 16, lnp_h16);
+}
+
+LNP_INLINE lnp_v16 lnp_half_widen(lnp_h16 half)
+{
+    return (lnp_v16)(__builtin_convertvector(half, lnp_u16) << 16);
+}
+
+/* Of n lanes in memory; 16 is a case of its own, known when a kernel is compiled. */
+LNP_INLINE lnp_v16 lnp_half_load(const uint16_t *x, size_t n)
+{
+    uint16_t copy[16] = {0};
+    if (n == 16) return lnp_half_widen(*(const lnp_h16 *)x);
+    memcpy(copy, x, n * sizeof *x);
+    return lnp_half_widen(*(const lnp_h16 *)copy);
+}
+
+LNP_INLINE void lnp_half_store(uint16_t *y, lnp_h16 half, size_t n)
+{
+    if (n == 16)
+        *(lnp_h16 *)y = half;
+    else
+        memcpy(y, &half, n * sizeof *y);
+}
+
+LNP_INLINE lnp_v16 lnp_whole_load(const float *x, size_t n)
+{
+    float copy[16] = {0.0f};
+    if (n == 16) return lnp_load_16(x);
+    memcpy(copy, x, n * sizeof *x);
+    return lnp_load_16(copy);
+}
+
+LNP_INLINE void lnp_whole_store(lensnet_isa isa, float *y, lnp_v16 v, size_t n)
+{
+    if (n == 16)
+        lnp_store_16(isa, y, v);
+    else
+        memcpy(y, &v, n * sizeof *y);
+}
+
+/* lnp_half_gelu_ref of 16; `slope` may be NULL. */
+LNP_INLINE lnp_v16 lnp_half_gelu(lensnet_isa isa, lnp_v16 h, lnp_v16 *slope)
+{
+    const lnp_u16 bits = (lnp_u16)(h), magnitude = bits & 0x7fffffffu;
+    const lnp_u16 end = (lnp_u16)(lnp_all(LNP_HALF_END)), over = magnitude - end;
+    const lnp_u16 keep = lnp_top(over | (0x7f800000u - magnitude));
+    const lnp_u16 negative = lnp_top(bits);
+    const lnp_v16 t = (lnp_v16)((over & keep) + end);
+    lnp_v16 w = lnp_all(lnp_half_power[6]), power, shifted, f;
+    LNP_UNROLL
+    for (int i = 5; i >= 0; i--) w = lnp_v_linear(isa, w, t, lnp_half_power[i]);
+    w = lnp_v_linear(isa, w, t, -1.0f);
+    shifted = w + lnp_all(LNP_GAUSS_MAGIC);
+    f = w - (shifted - lnp_all(LNP_GAUSS_MAGIC));
+    power = lnp_v_linear(isa, lnp_all(lnp_half_exp[2]), f, lnp_half_exp[1]);
+    power = lnp_v_linear(isa, lnp_v_linear(isa, power, f, lnp_half_exp[0]), f, 4.0f);
+    power = power * (lnp_v16)((lnp_u16)(shifted) << 23);
+    if (slope) {
+        lnp_v16 s = lnp_all(lnp_half_slope[3]);
+        LNP_UNROLL
+        for (int i = 2; i >= 0; i--) s = lnp_v_linear(isa, s, t, lnp_half_slope[i]);
+        s = power * lnp_v_linear(isa, s, t, 1.0f);
+        *slope = (lnp_v16)(((lnp_u16)(s)&negative) | ((lnp_u16)(lnp_all(1.0f) - s) & ~negative));
+    }
+    return lnp_v_fma(isa, lnp_all(0.0f) - t, power, (lnp_v16)(bits & ~negative));
+}
+#endif
+
+typedef struct lnp_half_kernels {
+    /* a = gelu(h), kept = h (NULL: not wanted), sums[c] += a * a row by row */
+    void (*gelu_squares)(uint16_t *a, uint16_t *kept, size_t stride, const float *h,
+                         size_t h_stride, float *sums, size_t rows, size_t columns);
+    /* a = gelu(h), h becomes the slope; products[c] += da a, dbeta[c] += da */
+    void (*grn_first)(uint16_t *a, uint16_t *h, float *products, float *dbeta, const float *da,
+                      size_t stride, size_t rows, size_t columns);
+    /* da becomes dh = (da factor[c] + coef[c] a) slope; db[c] += dh */
+    void (*grn_second)(float *da, float *db, const uint16_t *a, const uint16_t *slope,
+                       const float *factor, const float *coef, size_t stride, size_t rows,
+                       size_t columns);
+    /* y = x factor[c] + shift[c] */
+    void (*scale_shift)(float *y, size_t y_stride, const uint16_t *x, size_t x_stride,
+                        const float *factor, const float *shift, size_t rows, size_t columns);
+    /* the same, and (x - mean) rstd w[c] + b[c] of rows, rounded */
+    void (*respond)(uint16_t *y, size_t y_stride, const uint16_t *x, size_t x_stride,
+                    const float *factor, const float *shift, size_t rows, size_t columns);
+    void (*normalize)(uint16_t *y, size_t y_stride, const float *x, size_t x_stride,
+                      const float *mean, const float *rstd, const float *w, const float *b,
+                      size_t rows, size_t columns);
+    /* the plain operator: y = gelu(x), dx = dy gelu'(x) */
+    void (*gelu)(float *y, const float *x, size_t n);
+    void (*gelu_backward)(float *dx, const float *dy, const float *x, size_t n);
+} lnp_half_kernels;
+
+static float lnp_half_number(uint16_t half) { return lnp_bits_float((uint32_t)half << 16); }
+static uint16_t lnp_half_of(float x)
+{
+    return (uint16_t)(lnp_float_bits(lnp_bfloat_round(x)) >> 16);
+}
+
+static void lnp_half_gelu_squares_ref(uint16_t *a, uint16_t *kept, size_t stride, const float *h,
+                                      size_t h_stride, float *sums, size_t rows, size_t columns)
+{
+    size_t r, c;
+    float slope, value;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++) {
+            const uint16_t half = lnp_half_of(h[r * h_stride + c]);
+            if (kept) kept[r * stride + c] = half;
+            a[r * stride + c] = lnp_half_of(lnp_half_gelu_ref(lnp_half_number(half), &slope));
+            value = lnp_half_number(a[r * stride + c]);
+            sums[c] += value * value;
+        }
+}
+
+static void lnp_half_grn_first_ref(uint16_t *a, uint16_t *h, float *products, float *dbeta,
+                                   const float *da, size_t stride, size_t rows, size_t columns)
+{
+    size_t r, c;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++) {
+            const size_t at = r * stride + c;
+            float slope;
+            a[at] = lnp_half_of(lnp_half_gelu_ref(lnp_half_number(h[at]), &slope));
+            h[at] = lnp_half_of(slope);
+            products[c] += da[at] * lnp_half_number(a[at]);
+            dbeta[c] += da[at];
+        }
+}
+
+static void lnp_half_grn_second_ref(float *da, float *db, const uint16_t *a, const uint16_t *slope,
+                                    const float *factor, const float *coef, size_t stride,
+                                    size_t rows, size_t columns)
+{
+    size_t r, c;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++) {
+            const size_t at = r * stride + c;
+            const float grn = da[at] * factor[c] + coef[c] * lnp_half_number(a[at]);
+            da[at] = grn * lnp_half_number(slope[at]);
+            db[c] += da[at];
+        }
+}
+
+static void lnp_half_scale_shift_ref(float *y, size_t y_stride, const uint16_t *x, size_t x_stride,
+                                     const float *factor, const float *shift, size_t rows,
+                                     size_t columns)
+{
+    size_t r, c;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++)
+            y[r * y_stride + c] = lnp_half_number(x[r * x_stride + c]) * factor[c] + shift[c];
+}
+
+static void lnp_half_respond_ref(uint16_t *y, size_t y_stride, const uint16_t *x, size_t x_stride,
+                                 const float *factor, const float *shift, size_t rows,
+                                 size_t columns)
+{
+    size_t r, c;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++)
+            y[r * y_stride + c] =
+                lnp_half_of(lnp_half_number(x[r * x_stride + c]) * factor[c] + shift[c]);
+}
+
+static void lnp_half_normalize_ref(uint16_t *y, size_t y_stride, const float *x, size_t x_stride,
+                                   const float *mean, const float *rstd, const float *w,
+                                   const float *b, size_t rows, size_t columns)
+{
+    size_t r, c;
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++)
+            y[r * y_stride + c] =
+                lnp_half_of((x[r * x_stride + c] - mean[r]) * rstd[r] * w[c] + b[c]);
+}
+
+static void lnp_half_gelu_rows_ref(float *y, const float *x, size_t n)
+{
+    float slope;
+    size_t i;
+    for (i = 0; i < n; i++)
+        y[i] = lnp_bfloat_round(lnp_half_gelu_ref(lnp_bfloat_round(x[i]), &slope));
+}
+
+static void lnp_half_gelu_backward_ref(float *dx, const float *dy, const float *x, size_t n)
+{
+    float slope;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        lnp_half_gelu_ref(lnp_bfloat_round(x[i]), &slope);
+        dx[i] = dy[i] * lnp_bfloat_round(slope);
+    }
+}
+
+#if LNP_VECTORS
+/* One strip of up to 16 columns, n of them, down the rows; and so below. */
+LNP_INLINE void lnp_half_gelu_squares_strip(lensnet_isa isa, uint16_t *a, uint16_t *kept,
+                                            size_t stride, const float *h, size_t h_stride,
+                                            float *sums, size_t rows, size_t n)
+{
+    lnp_v16 sum = lnp_whole_load(sums, n);
+    for (; rows; rows--, a += stride, h += h_stride) {
+        const lnp_h16 half = lnp_half_round(isa, lnp_whole_load(h, n));
+        const lnp_v16 gelu = lnp_half_gelu(isa, lnp_half_widen(half), NULL);
+        const lnp_h16 active = lnp_half_round(isa, gelu);
+        const lnp_v16 value = lnp_half_widen(active);
+        lnp_half_store(a, active, n);
+        sum += value * value;
+        if (!kept) continue;
+        lnp_half_store(kept, half, n);
+        kept += stride;
+    }
+    lnp_whole_store(isa, sums, sum, n);
+}
+
+LNP_INLINE void lnp_half_gelu_squares_body(lensnet_isa isa, uint16_t *a, uint16_t *kept,
+                                           size_t stride, const float *h, size_t h_stride,
+                                           float *sums, size_t rows, size_t columns)
+{
+    size_t c = 0;
+    for (; c + 16 <= columns; c += 16)
+        lnp_half_gelu_squares_strip(isa, a + c, kept ? kept + c : NULL, stride, h + c, h_stride,
+                                    sums + c, rows, 16);
+    if (c < columns)
+        lnp_half_gelu_squares_ref(a + c, kept ? kept + c : NULL, stride, h + c, h_stride, sums + c,
+                                  rows, columns - c);
+}
+
+LNP_INLINE void lnp_half_grn_first_strip(lensnet_isa isa, uint16_t *a, uint16_t *h, float *products,
+                                         float *dbeta, const float *da, size_t stride, size_t rows)
+{
+    lnp_v16 product = lnp_load_16(products), sum = lnp_load_16(dbeta);
+    for (; rows; rows--, a += stride, h += stride, da += stride) {
+        const lnp_v16 d = lnp_load_16(da);
+        lnp_v16 slope;
+        const lnp_v16 gelu = lnp_half_gelu(isa, lnp_half_load(h, 16), &slope);
+        const lnp_h16 active = lnp_half_round(isa, gelu);
+        lnp_half_store(a, active, 16);
+        lnp_half_store(h, lnp_half_round(isa, slope), 16);
+        product += d * lnp_half_widen(active);
+        sum += d;
+    }
+    lnp_whole_store(isa, products, product, 16);
+    lnp_whole_store(isa, dbeta, sum, 16);
+}
+
+LNP_INLINE void lnp_half_grn_first_body(lensnet_isa isa, uint16_t *a, uint16_t *h, float *products,
+                                        float *dbeta, const float *da, size_t stride, size_t rows,
+                                        size_t columns)
+{
+    size_t c = 0;
+    for (; c + 16 <= columns; c += 16)
+        lnp_half_grn_first_strip(isa, a + c, h + c, products + c, dbeta + c, da + c, stride, rows);
+    lnp_half_grn_first_ref(a + c, h + c, products + c, dbeta + c, da + c, stride, rows,
+                           columns - c);
+}
+
+LNP_INLINE void lnp_half_grn_second_strip(lensnet_isa isa, float *da, float *db, const uint16_t *a,
+                                          const uint16_t *slope, const float *factor,
+                                          const float *coef, size_t stride, size_t rows)
+{
+    const lnp_v16 scale = lnp_load_16(factor), other = lnp_load_16(coef);
+    lnp_v16 sum = lnp_load_16(db);
+    for (; rows; rows--, a += stride, slope += stride, da += stride) {
+        const lnp_v16 grn = lnp_load_16(da) * scale + other * lnp_half_load(a, 16);
+        const lnp_v16 dh = grn * lnp_half_load(slope, 16);
+        lnp_whole_store(isa, da, dh, 16);
+        sum += dh;
+    }
+    lnp_whole_store(isa, db, sum, 16);
+}
+
+LNP_INLINE void lnp_half_grn_second_body(lensnet_isa isa, float *da, float *db, const uint16_t *a,
+                                         const uint16_t *slope, const float *factor,
+                                         const float *coef, size_t stride, size_t rows,
+                                         size_t columns)
+{
+    size_t c = 0;
+    for (; c + 16 <= columns; c += 16)
+        lnp_half_grn_second_strip(isa, da + c, db + c, a + c, slope + c, factor + c, coef + c,
+                                  stride, rows);
+    lnp_half_grn_second_ref(da + c, db + c, a + c, slope + c, factor + c, coef + c, stride, rows,
+                            columns - c);
+}
+
+LNP_INLINE void lnp_half_scale_shift_body(lensnet_isa isa, float *y, size_t y_stride,
+                                          const uint16_t *x, size_t x_stride, const float *factor,
+                                          const float *shift, size_t rows, size_t columns)
+{
+    size_t c;
+    for (; rows; rows--, x += x_stride, y += y_stride) {
+        for (c = 0; c + 16 <= columns; c += 16)
+            lnp_whole_store(
+                isa, y + c,
+                lnp_half_load(x + c, 16) * lnp_load_16(factor + c) + lnp_load_16(shift + c), 16);
+        lnp_half_scale_shift_ref(y + c, y_stride, x + c, x_stride, factor + c, shift + c, 1,
+                                 columns - c);
+    }
+}
+
+LNP_INLINE void lnp_half_respond_body(lensnet_isa isa, uint16_t *y, size_t y_stride,
+                                      const uint16_t *x, size_t x_stride, const float *factor,
+                                      const float *shift, size_t rows, size_t columns)
+{
+    size_t c;
+    for (; rows; rows--, x += x_stride, y += y_stride) {
+        for (c = 0; c + 16 <= columns; c += 16) {
+            const lnp_v16 value =
+                lnp_half_load(x + c, 16) * lnp_load_16(factor + c) + lnp_load_16(shift + c);
+            lnp_half_store(y + c, lnp_half_round(isa, value), 16);
+        }
+        lnp_half_respond_ref(y + c, y_stride, x + c, x_stride, factor + c, shift + c, 1,
+                             columns - c);
+    }
+}
+
+LNP_INLINE void lnp_half_normalize_body(lensnet_isa isa, uint16_t *y, size_t y_stride,
+                                        const float *x, size_t x_stride, const float *mean,
+                                        const float *rstd, const float *w, const float *b,
+                                        size_t rows, size_t columns)
+{
+    size_t c;
+    for (; rows; rows--, x += x_stride, y += y_stride, mean++, rstd++) {
+        const lnp_v16 middle = lnp_splat_16(isa, *mean), scale = lnp_splat_16(isa, *rstd);
+        for (c = 0; c + 16 <= columns; c += 16) {
+            const lnp_v16 value = (lnp_load_16(x + c) - middle) * scale * lnp_load_16(w + c);
+            lnp_half_store(y + c, lnp_half_round(isa, value + lnp_load_16(b + c)), 16);
+        }
+        lnp_half_normalize_ref(y + c, y_stride, x + c, x_stride, mean, rstd, w + c, b + c, 1,
+                               columns - c);
+    }
+}
+
+LNP_INLINE void lnp_half_gelu_rows_body(lensnet_isa isa, float *y, const float *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const lnp_h16 half = lnp_half_round(isa, lnp_load_16(x + i));
+        const lnp_v16 gelu = lnp_half_gelu(isa, lnp_half_widen(half), NULL);
+        lnp_whole_store(isa, y + i, lnp_half_widen(lnp_half_round(isa, gelu)), 16);
+    }
+    lnp_half_gelu_rows_ref(y + i, x + i, n - i);
+}
+
+LNP_INLINE void lnp_half_gelu_backward_body(lensnet_isa isa, float *dx, const float *dy,
+                                            const float *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const lnp_h16 half = lnp_half_round(isa, lnp_load_16(x + i));
+        lnp_v16 slope;
+        lnp_half_gelu(isa, lnp_half_widen(half), &slope);
+        slope = lnp_half_widen(lnp_half_round(isa, slope));
+        lnp_whole_store(isa, dx + i, lnp_load_16(dy + i) * slope, 16);
+    }
+    lnp_half_gelu_backward_ref(dx + i, dy + i, x + i, n - i);
+}
+
+/* One function of the table for one instruction set. */
+#define LNP_HALF_KERNEL(set, TARGET, isa, name, parameters, arguments)                             \
+    TARGET static void lnp_half_##name##_##set parameters { lnp_half_##name##_body arguments; }
+#define LNP_HALF_WIDE(set, TARGET, isa)                                                            \
+    LNP_HALF_KERNEL(set, TARGET, isa, gelu_squares,                                                \
+                    (uint16_t * a, uint16_t * kept, size_t stride, const float *h,                 \
+                     size_t h_stride, float *sums, size_t rows, size_t columns),                   \
+                    (isa, a, kept, stride, h, h_stride, sums, rows, columns))                      \
+    LNP_HALF_KERNEL(set, TARGET, isa, grn_first,                                                   \
+                    (uint16_t * a, uint16_t * h, float *products, float *dbeta, const float *da,   \
+                     size_t stride, size_t rows, size_t columns),                                  \
+                    (isa, a, h, products, dbeta, da, stride, rows, columns))
+#define LNP_HALF_ROWS(set, TARGET, isa)                                                            \
+    LNP_HALF_KERNEL(set, TARGET, isa, grn_second,                                                  \
+                    (float *da, float *db, const uint16_t *a, const uint16_t *slope,               \
+                     const float *factor, const float *coef, size_t stride, size_t rows,           \
+                     size_t columns),                                                              \
+                    (isa, da, db, a, slope, factor, coef, stride, rows, columns))                  \
+    LNP_HALF_KERNEL(set, TARGET, isa, scale_shift,                                                 \
+                    (float *y, size_t y_stride, const uint16_t *x, size_t x_stride,                \
+                     const float *factor, const float *shift, size_t rows, size_t columns),        \
+                    (isa, y, y_stride, x, x_stride, factor, shift, rows, columns))
+#define LNP_HALF_FILLS(set, TARGET, isa)                                                           \
+    LNP_HALF_KERNEL(set, TARGET, isa, respond,                                                     \
+                    (uint16_t * y, size_t y_stride, const uint16_t *x, size_t x_stride,            \
+                     const float *factor, const float *shift, size_t rows, size_t columns),        \
+                    (isa, y, y_stride, x, x_stride, factor, shift, rows, columns))                 \
+    LNP_HALF_KERNEL(set, TARGET, isa, normalize,                                                   \
+                    (uint16_t * y, size_t y_stride, const float *x, size_t x_stride,               \
+                     const float *mean, const float *rstd, const float *w, const float *b,         \
+                     size_t rows, size_t columns),                                                 \
+                    (isa, y, y_stride, x, x_stride, mean, rstd, w, b, rows, columns))
+#define LNP_HALF_PLAIN(set, TARGET, isa)                                                           \
+    LNP_HALF_KERNEL(set, TARGET, isa, gelu_rows, (float *y, const float *x, size_t n),             \
+                    (isa, y, x, n))                                                                \
+    LNP_HALF_KERNEL(set, TARGET, isa, gelu_backward,                                               \
+                    (float *dx, const float *dy, const float *x, size_t n), (isa, dx, dy, x, n))
+#define LNP_HALF_TABLE(set)                                                                        \
+    static const lnp_half_kernels lnp_half_##set = {                                               \
+        lnp_half_gelu_squares_##set, lnp_half_grn_first_##set,    lnp_half_grn_second_##set,       \
+        lnp_half_scale_shift_##set,  lnp_half_respond_##set,      lnp_half_normalize_##set,        \
+        lnp_half_gelu_rows_##set,    lnp_half_gelu_backward_##set};
+#define LNP_HALF_SET(set, TARGET, isa)                                                             \
+    LNP_HALF_WIDE(set, TARGET, isa)                                                                \
+    LNP_HALF_ROWS(set, TARGET, isa)                                                                \
+    LNP_HALF_FILLS(set, TARGET, isa)                                                               \
+    LNP_HALF_PLAIN(set, TARGET, isa)                                                               \
+    LNP_HALF_TABLE(set)
+
+LNP_HALF_SET(portable, LNP_UNUSED, LENSNET_ISA_PORTABLE)
+#if LNP_X86
+LNP_HALF_SET(avx2, LNP_TARGET_AVX2, LENSNET_ISA_AVX2)
+#endif
+#if LNP_AVX512
+LNP_HALF_SET(avx512, LNP_TARGET_AVX512, LENSNET_ISA_AVX512)
+#endif
+#if LNP_BFLOAT
+LNP_HALF_SET(native, LNP_TARGET_BFLOAT, LENSNET_ISA_AVX512_BF16)
+#endif
+#endif
+
+static const lnp_half_kernels lnp_half_reference = {
+    lnp_half_gelu_squares_ref, lnp_half_grn_first_ref,    lnp_half_grn_second_ref,
+    lnp_half_scale_shift_ref,  lnp_half_respond_ref,      lnp_half_normalize_ref,
+    lnp_half_gelu_rows_ref,    lnp_half_gelu_backward_ref};
+
+/* The kernels of an instruction set that lnp_detect_isa has returned. */
+static const lnp_half_kernels *lnp_half_kernels_for(lensnet_isa isa)
+{
+#if LNP_BFLOAT
+    if (isa == LENSNET_ISA_AVX512_BF16) return &lnp_half_native;
+#endif
+#if LNP_AVX512
+    if (isa >= LENSNET_ISA_AVX512) return &lnp_half_avx512;
+#endif
+#if LNP_X86
+    if (isa >= LENSNET_ISA_AVX2) return &lnp_half_avx2;
+#endif
+#if LNP_VECTORS
+    if (isa >= LENSNET_ISA_PORTABLE) return &lnp_half_portable;
+#endif
+    (void)isa;
+    return &lnp_half_reference;
+}
+
 #if LNP_BFLOAT
 /* ---- AVX-512 BF16: pairs in 32 bits, tiles as those of float32 ---------------------------------- */
 
@@ -6115,10 +6664,15 @@ static lnp_gemm_kernels lnp_bfloat_kernels_for(lensnet_isa isa)
 typedef void (*lnp_fill)(const void *context, float *rows, size_t stride, size_t first_row,
                          size_t row_count, size_t first_k, size_t k_count);
 
-/* Called once for every output, when the block's outputs are final and still in the cache. Called
- * from several threads, for disjoint blocks. */
-typedef void (*lnp_finish)(const void *context, size_t first_row, size_t row_count,
-                           size_t first_column, size_t column_count);
+/* The same in bfloat16. */
+typedef void (*lnp_fill16)(const void *context, uint16_t *rows, size_t stride, size_t first_row,
+                           size_t row_count, size_t first_k, size_t k_count);
+
+/* Called once for every output, when the block's outputs are final and still in the cache: `outputs`
+ * is where the first one stands, `stride` floats from row to row. Called from several threads, for
+ * disjoint blocks. */
+typedef void (*lnp_finish)(const void *context, float *outputs, size_t stride, size_t first_row,
+                           size_t row_count, size_t first_column, size_t column_count);
 
 /* Called once for every chunk of rows, before anything reads them or after all their outputs are final.
  * Called from several threads, for disjoint chunks. */
@@ -6130,10 +6684,11 @@ typedef struct lnp_product {
     const float *a; /* A */
     size_t a_stride;
     lnp_fill fill; /* if not NULL, it makes A; `a` is then NULL or what it reads, to fetch early */
+    lnp_fill16 fill16;   /* may be NULL: what fill makes, rounded to bfloat16 */
     const float *packed; /* B, by lnp_pack_weights with the same kernels */
     const float *bias;   /* n floats; NULL: zeros */
     int accumulate;      /* chains start from out; bias is not used */
-    float *out;
+    float *out;          /* NULL: nobody keeps the outputs that finish has seen */
     size_t out_stride;
     lnp_visit begin;     /* may be NULL: rows of A before they are read */
     lnp_finish finish;   /* may be NULL: outputs of one panel */
@@ -6346,31 +6901,57 @@ static float lnp_chain_ref(const lnp_gemm_kernels *kernels, float sum, const flo
     return sum;
 }
 
+/* Row m of the left operand, as the chains read it. */
+static const float *lnp_left_row_ref(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                                     size_t m, float *row)
+{
+    float *packed = row + lnp_round_up(job->k, 2);
+    size_t k, done;
+    for (k = 0; k < job->k; k += done) {
+        done = lnp_min(LNP_K_BLOCK, job->k - k);
+        if (job->fill)
+            job->fill(job->context, row + k, job->k, m, 1, k, done);
+        else
+            memcpy(row + k, job->a + m * job->a_stride + k, done * sizeof(float));
+    }
+    if (!kernels->bfloat) return row;
+    kernels->bfloat->narrow(packed, row, job->k);
+    return packed;
+}
+
+/* Some columns of a chunk. */
+static void lnp_multiply_chunk_ref(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                                   size_t first_row, size_t rows, size_t column, float *row)
+{
+    const size_t steps = lnp_steps(kernels, job->k);
+    const size_t columns = lnp_min(LNP_COLUMNS_MAX, job->n - column);
+    const size_t stride = job->out ? job->out_stride : LNP_COLUMNS_MAX;
+    float own[LNP_BLOCK_ROWS * LNP_COLUMNS_MAX];
+    float *first = job->out ? job->out + first_row * stride + column : own, *out = first;
+    size_t m, n;
+    for (m = 0; m < rows; m++, out += stride) {
+        const float *left = lnp_left_row_ref(kernels, job, first_row + m, row);
+        for (n = 0; n < columns; n++) {
+            const float bias = job->bias ? job->bias[column + n] : 0.0f;
+            out[n] = lnp_chain_ref(kernels, job->accumulate ? out[n] : bias, left,
+                                   job->packed + (column + n) * steps, job->k);
+        }
+    }
+    if (job->finish) job->finish(job->context, first, stride, first_row, rows, column, columns);
+}
+
 /* The plain twin: no packing, no tiles, one thread. */
 static void lnp_multiply_rows_ref(const lnp_gemm_kernels *kernels, const lnp_product *job,
                                   const lnp_chunks *chunks, float *row)
 {
-    const size_t steps = lnp_steps(kernels, job->k);
-    float *left = kernels->bfloat ? row + steps : row;
-    size_t m, n, k;
+    size_t i, column;
     lnp_visit_chunks(job, job->begin, chunks, 0, chunks->count);
-    for (m = 0; m < job->m; m++) {
-        float *out = job->out + m * job->out_stride;
-        size_t done;
-        for (k = 0; k < job->k; k += done) {
-            done = lnp_min(LNP_K_BLOCK, job->k - k);
-            if (job->fill)
-                job->fill(job->context, row + k, job->k, m, 1, k, done);
-            else
-                memcpy(row + k, job->a + m * job->a_stride + k, done * sizeof(float));
-        }
-        if (kernels->bfloat) kernels->bfloat->narrow(left, row, job->k);
-        for (n = 0; n < job->n; n++) {
-            const float begin = job->accumulate ? out[n] : job->bias ? job->bias[n] : 0.0f;
-            out[n] = lnp_chain_ref(kernels, begin, left, job->packed + n * steps, job->k);
-        }
+    for (i = 0; i < chunks->count; i++) {
+        const size_t first = lnp_chunk_start(chunks, i);
+        const size_t rows = lnp_chunk_start(chunks, i + 1) - first;
+        for (column = 0; column < job->n; column += LNP_COLUMNS_MAX)
+            lnp_multiply_chunk_ref(kernels, job, first, rows, column, row);
     }
-    if (job->finish) job->finish(job->context, 0, job->m, 0, job->n);
     lnp_visit_chunks(job, job->end, chunks, 0, chunks->count);
 }
 
@@ -6407,6 +6988,12 @@ static void lnp_fill_bfloat(const lnp_bfloat_kernels *bfloat, const lnp_product 
     enum { rows_at_once = 4 };
     float filled[rows_at_once * LNP_K_BLOCK];
     size_t i, j, first, part;
+    if (job->fill16 && bfloat->elements == 2) {
+        uint16_t *pairs = (uint16_t *)(void *)packed;
+        job->fill16(job->context, pairs, 2 * LNP_ROW_PITCH, row, rows, k, count);
+        for (i = 0; count % 2 && i < rows; i++) pairs[2 * LNP_ROW_PITCH * i + count] = 0;
+        return;
+    }
     if (!job->fill) {
         for (i = 0; i < rows; i++)
             bfloat->narrow(packed + i * LNP_ROW_PITCH, job->a + (row + i) * job->a_stride + k,
@@ -6519,11 +7106,16 @@ typedef struct lnp_panel {
     const lnp_tile *tiles;         /* by rows - 1 */
     const float *b;
     size_t steps, step, k_blocks; /* of the reduction: all, in a block, blocks */
+    float *out;                   /* of the first row of the block */
+    size_t out_stride;
     float start[LNP_COLUMNS_MAX]; /* where the chains begin */
 } lnp_panel;
 
+/* `own` holds the outputs if nobody keeps them: LNP_OWN_FLOATS. */
+#define LNP_OWN_FLOATS (LNP_BLOCK_ROWS * LNP_COLUMNS_MAX + LNP_ALIGNMENT / sizeof(float))
 static void lnp_panel_open(lnp_panel *panel, const lnp_gemm_kernels *kernels,
-                           const lnp_product *job, size_t index)
+                           const lnp_product *job, const lnp_row_block *block, size_t index,
+                           float *own)
 {
     size_t j;
     panel->column = index * kernels->columns;
@@ -6534,6 +7126,9 @@ static void lnp_panel_open(lnp_panel *panel, const lnp_gemm_kernels *kernels,
     panel->step = lnp_k_block(panel->steps);
     panel->k_blocks = lnp_k_blocks(panel->steps);
     panel->b = job->packed + panel->column * panel->steps;
+    panel->out_stride = job->out ? job->out_stride : LNP_COLUMNS_MAX;
+    while (!job->out && (uintptr_t)own % LNP_ALIGNMENT) own++;
+    panel->out = job->out ? job->out + block->first_row * job->out_stride + panel->column : own;
     for (j = 0; j < panel->width; j++)
         panel->start[j] = job->bias && j < panel->columns ? job->bias[panel->column + j] : 0.0f;
 }
@@ -6553,8 +7148,8 @@ static void lnp_multiply_tile(const lnp_gemm_kernels *kernels, const lnp_product
     call.b = panel->b + step * panel->width;
     call.steps = lnp_min(panel->step, panel->steps - step);
     call.start = k_block || job->accumulate ? NULL : panel->start;
-    call.c = job->out + (block->first_row + first) * job->out_stride + panel->column;
-    call.c_stride = job->out_stride;
+    call.c = panel->out + first * panel->out_stride;
+    call.c_stride = panel->out_stride;
     call.ahead = ahead;
     call.row_step = LNP_ROW_PITCH;
     call.k_step = 1;
@@ -6565,7 +7160,8 @@ static void lnp_panel_close(const lnp_product *job, const lnp_row_block *block,
                             const lnp_panel *panel)
 {
     if (job->finish)
-        job->finish(job->context, block->first_row, block->rows, panel->column, panel->columns);
+        job->finish(job->context, panel->out, panel->out_stride, block->first_row, block->rows,
+                    panel->column, panel->columns);
 }
 
 /* All outputs of one block of rows and one panel: a part of the panel that fits the first-level
@@ -6573,9 +7169,10 @@ static void lnp_panel_close(const lnp_product *job, const lnp_row_block *block,
 static void lnp_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_product *job,
                                const lnp_row_block *block, size_t index)
 {
+    float own[LNP_OWN_FLOATS];
     lnp_panel panel;
     size_t k_block, t;
-    lnp_panel_open(&panel, kernels, job, index);
+    lnp_panel_open(&panel, kernels, job, block, index, own);
     for (k_block = 0; k_block < panel.k_blocks; k_block++)
         for (t = 0; t < block->tiles; t++) {
             const float *next = panel.b + (k_block + 1) * panel.step * panel.width;
@@ -6590,9 +7187,10 @@ static void lnp_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_produc
 static void lnp_fill_and_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_product *job,
                                         const lnp_row_block *block)
 {
+    float own[LNP_OWN_FLOATS];
     lnp_panel panel;
     size_t k_block, t;
-    lnp_panel_open(&panel, kernels, job, 0);
+    lnp_panel_open(&panel, kernels, job, block, 0, own);
     for (t = 0; t < block->tiles; t++) {
         const size_t next_row = block->first_row + lnp_tile_start(block, t + 1);
         const float *next = job->a ? job->a + next_row * job->a_stride : panel.b;
@@ -8610,6 +9208,7 @@ struct lensnet_graph {
     lensnet_precision precision; /* of what is recorded next */
     lensnet_isa map_isa;         /* which of the kernels that stand beside their operators */
     lnp_row_kernels kernels;
+    const lnp_half_kernels *half;
     lnp_depthwise_kernels depthwise;
     lnp_team team;
     lnp_activation *tensors;
@@ -8709,6 +9308,7 @@ lensnet_result lensnet_graph_create(lensnet_graph **graph, lensnet_parameters *p
     isa = lnp_detect_isa(g->host.isa_cap);
     g->map_isa = isa < LENSNET_ISA_AVX512 ? isa : LENSNET_ISA_AVX512;
     g->kernels = lnp_row_kernels_for(isa);
+    g->half = lnp_half_kernels_for(parameters->gemm[LENSNET_PRECISION_BF16].isa);
     g->depthwise = lnp_depthwise_kernels_for(isa);
     lnp_team_begin(&g->team, lnp_threads(&g->host), parameters->process);
     g->input = g->logits = -1;
@@ -10553,12 +11153,15 @@ static void lnp_elementwise_backward(const lensnet_node *node, lnp_elementwise_s
 
 static void lnp_gelu_forward(const lensnet_node *node)
 {
-    lnp_elementwise_forward(node, node->graph->kernels.gelu);
+    const int half = node->precision == LENSNET_PRECISION_BF16;
+    lnp_elementwise_forward(node, half ? node->graph->half->gelu : node->graph->kernels.gelu);
 }
 
 static void lnp_gelu_backward(const lensnet_node *node)
 {
-    lnp_elementwise_backward(node, node->graph->kernels.gelu_backward);
+    const int half = node->precision == LENSNET_PRECISION_BF16;
+    lnp_elementwise_backward(node, half ? node->graph->half->gelu_backward
+                                        : node->graph->kernels.gelu_backward);
 }
 
 static const lensnet_operator lnp_gelu = {
@@ -12272,6 +12875,8 @@ typedef struct lnp_block {
     float *depthwise, *mean, *rstd;     /* saved */
     float *hidden;                      /* W1 ... + b1, before GELU */
     float *active;                      /* gelu(hidden) */
+    const lnp_half_kernels *half;       /* of bf16; NULL in fp32 */
+    uint16_t *hidden16, *active16;      /* these two in bf16; without backward there is no hidden */
     float *norm;                        /* G of GRN, saved: (samples, wide) */
     float *factor, *coefficient;        /* of GRN: (samples, wide) */
     double *totals;                     /* (samples, wide) */
@@ -12298,6 +12903,12 @@ static lnp_depthwise_geometry lnp_block_geometry(const lnp_activation *x)
     return lnp_depthwise_geometry_of(7, 1, 3, x->h, x->w, x->c);
 }
 
+/* Floats that so many rows of the hidden layer take where they are kept. */
+static size_t lnp_block_wide_floats(const lensnet_node *node, size_t rows)
+{
+    return rows * lnp_in(node)->c * (node->precision == LENSNET_PRECISION_BF16 ? 2 : 4);
+}
+
 static lnp_block_parts lnp_block_sizes(const lensnet_node *node)
 {
     const lnp_depthwise_geometry depthwise = lnp_block_geometry(lnp_in(node));
@@ -12310,9 +12921,9 @@ static lnp_block_parts lnp_block_sizes(const lensnet_node *node)
     s.scales = lnp_round_up(g->micro_batch, 16);
     s.per_sample = lnp_round_up(group * wide, 16);
     s.squares = training ? 0 : lnp_round_up(chunks * wide, 16);
-    s.active = lnp_round_up(rows * wide, 16);
+    s.active = lnp_round_up(lnp_block_wide_floats(node, rows), 16);
     s.hidden = training && g->options.recompute ? s.active : 0;
-    s.dactive = training ? s.active : 0;
+    s.dactive = training ? lnp_round_up(rows * wide, 16) : 0;
     s.narrow = training ? lnp_round_up(rows * c, 16) : 0;
     s.wide_sums = training ? lnp_round_up(chunks * wide, 16) : 0;
     s.narrow_sums = training ? lnp_round_up(chunks * c, 16) : 0;
@@ -12329,7 +12940,8 @@ static void lnp_block_plan(lensnet_node *node)
     node->saved[LNP_SAVED_DEPTHWISE] = lnp_saved_add(node, lnp_sample_floats(x));
     node->saved[LNP_SAVED_STATISTICS] = lnp_saved_add(node, 2 * lnp_pixels(x));
     if (lnp_block_keeps_hidden(node->graph))
-        node->saved[LNP_SAVED_HIDDEN] = lnp_saved_add(node, 4 * lnp_sample_floats(x));
+        node->saved[LNP_SAVED_HIDDEN] =
+            lnp_saved_add(node, lnp_block_wide_floats(node, lnp_pixels(x)));
     node->saved[LNP_SAVED_GRN] = lnp_saved_add(node, 4 * x->c);
     node->scratch = s.scales + 4 * s.per_sample + s.squares + s.hidden + s.active + s.dactive +
                     2 * s.narrow + 2 * s.wide_sums + 2 * s.narrow_sums + s.bands + s.product;
@@ -12373,8 +12985,11 @@ static lnp_block lnp_block_begin(const lensnet_node *node, size_t first)
     b.coefficient = lnp_take(&scratch, s.per_sample);
     b.squares = lnp_take(&scratch, s.squares);
     b.hidden = lnp_take(&scratch, s.hidden);
-    if (kept) b.hidden = kept + first * b.pixels * b.wide;
+    if (kept) b.hidden = kept + lnp_block_wide_floats(node, first * b.pixels);
     b.active = lnp_take(&scratch, s.active);
+    if (node->precision == LENSNET_PRECISION_BF16) b.half = g->half;
+    b.hidden16 = (uint16_t *)(void *)b.hidden;
+    b.active16 = (uint16_t *)(void *)b.active;
     if (!b.hidden) b.hidden = b.active; /* forward only: GELU in place */
     b.dactive = lnp_take(&scratch, s.dactive);
     b.dnarrow = lnp_take(&scratch, s.narrow);
@@ -12412,18 +13027,47 @@ static void lnp_block_responses(const void *context, float *rows, size_t stride,
     while (row_count) { /* one sample's rows at a time */
         size_t sample = first_row / b->pixels;
         size_t count = lnp_min(row_count, (sample + 1) * b->pixels - first_row);
-        b->g->kernels.scale_shift_rows(rows, stride, b->active + first_row * b->wide + first_k,
-                                       b->wide, b->factor + sample * b->wide + first_k, shift,
-                                       count, k_count);
+        const size_t at = first_row * b->wide + first_k;
+        const float *factor = b->factor + sample * b->wide + first_k;
+        if (b->half)
+            b->half->scale_shift(rows, stride, b->active16 + at, b->wide, factor, shift, count,
+                                 k_count);
+        else
+            b->g->kernels.scale_shift_rows(rows, stride, b->active + at, b->wide, factor, shift,
+                                           count, k_count);
         rows += count * stride;
         first_row += count;
         row_count -= count;
     }
 }
 
+/* lnp_fill16: the same two. */
+static void lnp_block_normalized16(const void *context, uint16_t *rows, size_t stride,
+                                   size_t first_row, size_t row_count, size_t first_k,
+                                   size_t k_count)
+{
+    const lnp_block *b = (const lnp_block *)context;
+    b->half->normalize(
+        rows, stride, b->depthwise + first_row * b->c + first_k, b->c, b->mean + first_row,
+        b->rstd + first_row, lnp_parameter_values(b->node, LNP_B_NORM) + first_k,
+        lnp_parameter_values(b->node, LNP_B_NORM_BIAS) + first_k, row_count, k_count);
+}
+
+static void lnp_block_responses16(const void *context, uint16_t *rows, size_t stride,
+                                  size_t first_row, size_t row_count, size_t first_k,
+                                  size_t k_count)
+{
+    const lnp_block *b = (const lnp_block *)context;
+    const float *shift = lnp_parameter_values(b->node, LNP_B_BETA) + first_k;
+    size_t i;
+    for (i = 0; i < row_count; i++, first_row++, rows += stride)
+        b->half->respond(rows, stride, b->active16 + first_row * b->wide + first_k, b->wide,
+                         b->factor + first_row / b->pixels * b->wide + first_k, shift, 1, k_count);
+}
+
 /* lnp_finish of the first product: GELU, and the sums of squares of the chunks it holds. */
-static void lnp_block_activate(const void *context, size_t first_row, size_t row_count,
-                               size_t first_column, size_t column_count)
+static void lnp_block_activate(const void *context, float *outputs, size_t stride, size_t first_row,
+                               size_t row_count, size_t first_column, size_t column_count)
 {
     const lnp_block *b = (const lnp_block *)context;
     lnp_chunk chunk;
@@ -12434,31 +13078,36 @@ static void lnp_block_activate(const void *context, size_t first_row, size_t row
         chunk = lnp_chunk_at(row, b->pixels);
         squares = b->squares + chunk.index * b->wide + first_column;
         memset(squares, 0, column_count * sizeof(float));
-        b->g->kernels.gelu_squares(b->active + at, b->wide, b->hidden + at, b->wide, squares,
-                                   chunk.rows, column_count);
+        if (b->half)
+            b->half->gelu_squares(b->active16 + at, b->hidden16 ? b->hidden16 + at : NULL, b->wide,
+                                  outputs + (row - first_row) * stride, stride, squares, chunk.rows,
+                                  column_count);
+        else
+            b->g->kernels.gelu_squares(b->active + at, b->wide, b->hidden + at, b->wide, squares,
+                                       chunk.rows, column_count);
     }
 }
 
 /* lnp_finish of the second product: y = x + scale * y. */
-static void lnp_block_residual(const void *context, size_t first_row, size_t row_count,
-                               size_t first_column, size_t column_count)
+static void lnp_block_residual(const void *context, float *outputs, size_t stride, size_t first_row,
+                               size_t row_count, size_t first_column, size_t column_count)
 {
     const lnp_block *b = (const lnp_block *)context;
     size_t row;
-    for (row = first_row; row < first_row + row_count; row++) {
-        size_t at = row * b->c + first_column;
-        b->g->kernels.add_scaled(b->y + at, b->x + at, b->y + at, b->scales[row / b->pixels],
-                                 column_count);
-    }
+    for (row = first_row; row < first_row + row_count; row++, outputs += stride)
+        b->g->kernels.add_scaled(outputs, b->x + row * b->c + first_column, outputs,
+                                 b->scales[row / b->pixels], column_count);
 }
 
-static void lnp_block_expand(const lnp_block *b, lnp_finish finish)
+/* The hidden layer and, if wanted, what comes of it; in bf16 there is no one without the other. */
+static void lnp_block_expand(const lnp_block *b, int activate)
 {
     lnp_product job = lnp_product_forward(b->node, LNP_B_EXPAND, LNP_B_EXPAND_BIAS, b->rows);
     job.a = b->depthwise; /* with a fill: only fetched ahead */
     job.fill = lnp_block_normalized;
-    job.out = b->hidden;
-    job.finish = finish;
+    job.fill16 = lnp_block_normalized16;
+    job.out = b->half ? NULL : b->hidden;
+    job.finish = activate || b->half ? lnp_block_activate : NULL;
     job.context = b;
     job.segment_rows = b->pixels;
     job.chunk_rows = LNP_CHUNK_ROWS;
@@ -12480,7 +13129,9 @@ static void lnp_block_reduce(const lnp_block *b)
 {
     lnp_product job = lnp_product_forward(b->node, LNP_B_REDUCE, LNP_B_REDUCE_BIAS, b->rows);
     job.a = b->active;
+    if (b->half) job.a_stride /= 2; /* in floats: it is only fetched ahead */
     job.fill = lnp_block_responses;
+    job.fill16 = lnp_block_responses16;
     job.out = b->y;
     job.finish = lnp_block_residual;
     job.context = b;
@@ -12498,7 +13149,7 @@ static void lnp_block_forward(const lensnet_node *node)
                               lnp_parameter_of(node, LNP_B_DEPTHWISE)->packed[LNP_FORWARD],
                               lnp_parameter_values(node, LNP_B_DEPTHWISE_BIAS), b.samples,
                               &depthwise, lnp_block_norm_epsilon, &g->team);
-        lnp_block_expand(&b, lnp_block_activate);
+        lnp_block_expand(&b, 1);
         lnp_block_grn_statistics(&b);
         lnp_block_reduce(&b);
     }
@@ -12551,10 +13202,14 @@ static void lnp_block_grn_first(const void *context, size_t row, size_t rows)
     const lnp_block *b = (const lnp_block *)context;
     const size_t at = row * b->wide;
     const lnp_chunk chunk = lnp_chunk_at(row, b->pixels);
-    b->g->kernels.grn_backward_first(b->active + at, b->hidden + at,
-                                     lnp_chunk_sums(b->wide_sums[0], chunk, b->wide),
-                                     lnp_chunk_sums(b->wide_sums[1], chunk, b->wide),
-                                     b->hidden + at, b->dactive + at, b->wide, rows, b->wide);
+    float *products = lnp_chunk_sums(b->wide_sums[0], chunk, b->wide);
+    float *dbeta = lnp_chunk_sums(b->wide_sums[1], chunk, b->wide);
+    if (b->half)
+        b->half->grn_first(b->active16 + at, b->hidden16 + at, products, dbeta, b->dactive + at,
+                           b->wide, rows, b->wide);
+    else
+        b->g->kernels.grn_backward_first(b->active + at, b->hidden + at, products, dbeta,
+                                         b->hidden + at, b->dactive + at, b->wide, rows, b->wide);
 }
 
 /* The input gradient of W1 or W2, chunk by chunk of the samples. */
@@ -12579,6 +13234,7 @@ static void lnp_block_weight_gradient(const lnp_block *b, int parameter, const f
     lnp_gradient_product job = lnp_product_weight(b->node, parameter, b->rows);
     job.dy = dy;
     job.x = x;
+    if (b->half && x == b->active) job.x_stride /= 2; /* in floats: it is only fetched ahead */
     job.x_fill = fill;
     job.x_fill_context = b;
     lnp_multiply_gradient(lnp_gemm_of(b->node), &job, b->scratch, &b->g->team);
@@ -12603,7 +13259,7 @@ static void lnp_block_grn_coefficients(const lnp_block *b)
  * in b->dactive. */
 static void lnp_block_backward_reduce(const lnp_block *b)
 {
-    if (b->g->options.recompute) lnp_block_expand(b, NULL);
+    if (b->g->options.recompute) lnp_block_expand(b, 0);
     lnp_block_input_gradient(b, LNP_B_REDUCE, b->dactive, b->dz, lnp_block_scale,
                              lnp_block_grn_first);
     lnp_block_add_sums(b, LNP_B_REDUCE_BIAS, b->narrow_sums[0], b->c);
@@ -12618,9 +13274,13 @@ static void lnp_block_grn_second(const void *context, size_t row, size_t rows)
     const lnp_block *b = (const lnp_block *)context;
     const size_t at = row * b->wide, k = row / b->pixels * b->wide;
     float *sums = lnp_chunk_sums(b->wide_sums[0], lnp_chunk_at(row, b->pixels), b->wide);
-    b->g->kernels.grn_backward_second(b->dactive + at, sums, b->dactive + at, b->active + at,
-                                      b->hidden + at, b->factor + k, b->coefficient + k, b->wide,
-                                      rows, b->wide);
+    if (b->half)
+        b->half->grn_second(b->dactive + at, sums, b->active16 + at, b->hidden16 + at,
+                            b->factor + k, b->coefficient + k, b->wide, rows, b->wide);
+    else
+        b->g->kernels.grn_backward_second(b->dactive + at, sums, b->dactive + at, b->active + at,
+                                          b->hidden + at, b->factor + k, b->coefficient + k,
+                                          b->wide, rows, b->wide);
 }
 
 /* lnp_visit after W1's input gradient: through the norm, in place. */

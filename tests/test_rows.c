@@ -519,6 +519,91 @@ static void test_adamw(void)
     }
 }
 
+/* -- the wide layer in bfloat16 ------------------------------------------------------------------ */
+
+/* Every bfloat16 there is, against the definition. */
+static void test_half_gelu(void)
+{
+    uint32_t half;
+    double worst = 0, worst_slope = 0;
+    for (half = 0; half < 65536; half++) {
+        const float h = lnp_half_number((uint16_t)half);
+        float slope;
+        const float gelu = lnp_half_gelu_ref(h, &slope);
+        const double x = (double)h, phi = exp(-x * x / 2) / sqrt(2 * acos(-1.0));
+        const double below = erfc(-x / sqrt(2.0)) / 2;
+        if (h != h) {
+            CHECK(gelu != gelu && slope != slope);
+            continue;
+        }
+        worst_slope = fmax(worst_slope, fabs((double)slope - (h > 12.9f ? 1.0 : below + x * phi)));
+        if (x > -12.8 && x < 1e38 && fabs(x) > 1e-37)
+            worst = fmax(worst, fabs((double)gelu / (x * below) - 1));
+        if (x <= -12.9) CHECK(gelu == 0.0f);
+    }
+    printf("gelu in bfloat16: %.2e of itself, slope %.2e\n", worst, worst_slope);
+    CHECK(worst < 1.0 / 1024);
+    CHECK(worst_slope < 1.0 / 1024);
+}
+
+enum { HALF_ROWS = 7, HALF_COLUMNS = 45, HALF_STRIDE = 50, HALF_COUNT = HALF_ROWS * HALF_STRIDE };
+
+typedef struct half_arrays {
+    uint16_t a[HALF_COUNT], h[HALF_COUNT];
+    float x[HALF_COUNT], y[HALF_COUNT], z[HALF_COUNT], sums[2][HALF_STRIDE];
+} half_arrays;
+
+/* All kernels in turn over numbers of every kind. */
+static void half_run(half_arrays *r, const lnp_half_kernels *k, const float *values)
+{
+    size_t i;
+    memset(r, 0, sizeof *r);
+    for (i = 0; i < HALF_COUNT; i++) r->x[i] = values[i];
+    k->gelu_squares(r->a, r->h, HALF_STRIDE, r->x, HALF_STRIDE, r->sums[0], HALF_ROWS,
+                    HALF_COLUMNS);
+    k->gelu_squares(r->a, NULL, HALF_STRIDE, r->x, HALF_STRIDE, r->sums[0], HALF_ROWS,
+                    HALF_COLUMNS);
+    k->grn_first(r->a, r->h, r->sums[0], r->sums[1], r->x, HALF_STRIDE, HALF_ROWS, HALF_COLUMNS);
+    k->scale_shift(r->y, HALF_STRIDE, r->a, HALF_STRIDE, values, values + 50, HALF_ROWS,
+                   HALF_COLUMNS);
+    k->grn_second(r->x, r->sums[0], r->a, r->h, values, values + 50, HALF_STRIDE, HALF_ROWS,
+                  HALF_COLUMNS);
+    k->respond(r->h, HALF_STRIDE, r->a, HALF_STRIDE, values + 20, values + 60, HALF_ROWS,
+               HALF_COLUMNS);
+    k->normalize(r->a, HALF_STRIDE, values, HALF_STRIDE, values + 9, values + 90, values + 100,
+                 values + 200, HALF_ROWS, HALF_COLUMNS);
+    k->gelu(r->z, values, HALF_COUNT - 3);
+    k->gelu_backward(r->z, r->y, values, HALF_COUNT - 5);
+}
+
+static int same_halves(const uint16_t *a, const uint16_t *b)
+{
+    size_t i;
+    for (i = 0; i < HALF_COUNT; i++)
+        if (a[i] != b[i] && !((a[i] & 0x7fff) > 0x7f80 && (b[i] & 0x7fff) > 0x7f80)) return 0;
+    return 1;
+}
+
+static void test_half_bits(int specials)
+{
+    static half_arrays expected, tested;
+    guarded values = guarded_random(HALF_COUNT, 77);
+    int isa;
+    if (specials) put_specials(values);
+    half_run(&expected, lnp_half_kernels_for(LENSNET_ISA_REFERENCE), values.values);
+    for (isa = LENSNET_ISA_PORTABLE; isa <= LENSNET_ISA_AVX512_BF16; isa++) {
+        if (lnp_detect_isa((lensnet_isa)isa) != (lensnet_isa)isa) continue;
+        half_run(&tested, lnp_half_kernels_for((lensnet_isa)isa), values.values);
+        CHECK(same_halves(tested.a, expected.a));
+        CHECK(same_halves(tested.h, expected.h));
+        CHECK(same_bits(tested.x, expected.x, HALF_COUNT));
+        CHECK(same_bits(tested.y, expected.y, HALF_COUNT));
+        CHECK(same_bits(tested.z, expected.z, HALF_COUNT));
+        CHECK(same_bits(tested.sums[0], expected.sums[0], 2 * HALF_STRIDE));
+    }
+    guarded_free(values);
+}
+
 int main(void)
 {
     int isa;
@@ -535,6 +620,9 @@ int main(void)
     test_gelu_accuracy();
     test_gauss_accuracy();
     test_gelu_values();
+    test_half_gelu();
+    test_half_bits(0);
+    test_half_bits(1);
     test_layer_norm("layernorm_eps1e-06", 6, 1e-6f);
     test_layer_norm("layernorm_eps1e-12", 4, 1e-12f);
     test_grn("grn", 3, 20, 6);

@@ -2,7 +2,7 @@
  * on standard input, does the work once, answers with the seconds it took.
  * cc -O2 -fopenmp tools/compare_peers.c -o build/compare_peers -lm
  *
- *   compare_peers forward|train VARIANT SIZE BATCH THREADS */
+ *   compare_peers forward|train VARIANT SIZE BATCH THREADS fp32|bf16 */
 #define LENSNET_IMPLEMENTATION
 #include "../lensnet.h"
 
@@ -40,7 +40,7 @@ int main(int argc, char **argv)
     float *images;
     int *labels;
     char line[16];
-    if (argc != 6) {
+    if (argc != 7) {
         fprintf(stderr, "usage: see the first comment of tools/compare_peers.c\n");
         return 2;
     }
@@ -48,6 +48,7 @@ int main(int argc, char **argv)
     must(lensnet_model_variant(&desc, argv[2], &error));
     options.height = options.width = (size_t)atol(argv[3]);
     options.batch = (size_t)atol(argv[4]);
+    must(lensnet_precision_parse(&options.precision, argv[6], &error));
     host.threads = atoi(argv[5]);
     desc.host = &host;
     desc.gradients = options.training;
