@@ -5939,13 +5939,20 @@ LNP_INLINE void lnp_tile_twin(LNP_TILE_PARAMETERS, size_t rows, size_t width, si
  * 2^-10.8 in relative error of the power up to LNP_HALF_END), and the power of two as in >>rows, with a
  * polynomial of degree 3 (2^-13.3). gelu'(-t) = Phi(-t) - t phi(t) = Phi(-t) S(t), S of degree 4 (2^-14
  * of 1). Before they are rounded gelu is right to 2^-10 of itself, and its slope to 2^-10 of 1, checked
- * by tests/test_rows.c. No division, and a fused multiply-add wherever one can stand. */
+ * by tests/test_rows.c. No division, and a fused multiply-add wherever one can stand. The constants stand
+ * 16 times, to be read as vectors: gcc fills a vector lane by lane, inside the loop, where it is made of
+ * an element of a table. */
 #define LNP_HALF_END 12.896632f /* w = -125: the power is 0 from here on */
-static const float lnp_half_power[7] = {-1.14589655f,   -0.469909579f,    -0.0457298756f,
-                                        0.00574460393f, -0.000451583561f, 1.97243407e-5f,
-                                        -3.62900465e-7f};
-static const float lnp_half_slope[4] = {-0.796388276f, -0.64536206f, -0.094683208f, 0.0114876602f};
-static const float lnp_half_exp[3] = {2.77313203f, 0.968844240f, 0.220033163f};
+#define LNP_ALL(s)      {s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s}
+static const float lnp_half_power[7][16] = {LNP_ALL(-1.14589655f),     LNP_ALL(-0.469909579f),
+                                            LNP_ALL(-0.0457298756f),   LNP_ALL(0.00574460393f),
+                                            LNP_ALL(-0.000451583561f), LNP_ALL(1.97243407e-5f),
+                                            LNP_ALL(-3.62900465e-7f)};
+static const float lnp_half_slope[4][16] = {LNP_ALL(-0.796388276f), LNP_ALL(-0.64536206f),
+                                            LNP_ALL(-0.094683208f), LNP_ALL(0.0114876602f)};
+static const float lnp_half_exp[4][16] = {LNP_ALL(4.0f), LNP_ALL(2.77313203f),
+                                          LNP_ALL(0.968844240f), LNP_ALL(0.220033163f)};
+static const float lnp_half_end[16] = LNP_ALL(LNP_HALF_END), lnp_half_one[16] = LNP_ALL(1.0f);
 
 /* gelu of h and its slope, neither rounded. */
 static float lnp_half_gelu_ref(float h, float *slope)
@@ -5954,16 +5961,16 @@ static float lnp_half_gelu_ref(float h, float *slope)
     const uint32_t end = lnp_float_bits(LNP_HALF_END);
     const float t =
         magnitude >= end && magnitude <= 0x7f800000u ? LNP_HALF_END : lnp_bits_float(magnitude);
-    float w = lnp_half_power[6], power, shifted, f, s = lnp_half_slope[3];
+    float w = lnp_half_power[6][0], power, shifted, f, s = lnp_half_slope[3][0];
     int i;
-    for (i = 5; i >= 0; i--) w = lnp_fma(w, t, lnp_half_power[i]);
+    for (i = 5; i >= 0; i--) w = lnp_fma(w, t, lnp_half_power[i][0]);
     w = lnp_fma(w, t, -1.0f);
     shifted = w + LNP_GAUSS_MAGIC;
     f = w - (shifted - LNP_GAUSS_MAGIC);
-    power = lnp_fma(lnp_half_exp[2], f, lnp_half_exp[1]);
-    power = lnp_fma(lnp_fma(power, f, lnp_half_exp[0]), f, 4.0f);
+    power = lnp_fma(lnp_half_exp[3][0], f, lnp_half_exp[2][0]);
+    power = lnp_fma(lnp_fma(power, f, lnp_half_exp[1][0]), f, lnp_half_exp[0][0]);
     power = power * lnp_bits_float(lnp_float_bits(shifted) << 23);
-    for (i = 2; i >= 0; i--) s = lnp_fma(s, t, lnp_half_slope[i]);
+    for (i = 2; i >= 0; i--) s = lnp_fma(s, t, lnp_half_slope[i][0]);
     s = power * lnp_fma(s, t, 1.0f);
     *slope = bits >> 31 ? s : 1.0f - s;
     return lnp_fma(0.0f - t, power, bits >> 31 ? 0.0f : h);
@@ -5971,6 +5978,13 @@ static float lnp_half_gelu_ref(float h, float *slope)
 
 #if LNP_VECTORS
 typedef uint16_t lnp_h16 __attribute__((vector_size(32), aligned(2), may_alias));
+
+#if LNP_AVX512
+LNP_TARGET_AVX512 static inline void lnp_widen_avx512(lnp_v16 *v, const lnp_h16 *half)
+{
+    *v = (lnp_v16)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)*half), 16);
+}
+#endif
 
 #if LNP_BFLOAT
 LNP_TARGET_BFLOAT static inline void lnp_round_native(lnp_h16 *half, const lnp_v16 *v)
@@ -6006,16 +6020,9 @@ LNP_INLINE lnp_v16 lnp_v_fma(lensnet_isa isa, lnp_v16 a, lnp_v16 b, lnp_v16 c)
     }
 }
 
-/* A constant in all lanes. */
-LNP_INLINE lnp_v16 lnp_all(float s)
+LNP_INLINE lnp_v16 lnp_v_linear(lensnet_isa isa, lnp_v16 a, lnp_v16 x, const float *constant)
 {
-    const lnp_v16 v = {s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s};
-    return v;
-}
-
-LNP_INLINE lnp_v16 lnp_v_linear(lensnet_isa isa, lnp_v16 a, lnp_v16 x, float constant)
-{
-    return lnp_v_fma(isa, a, x, lnp_all(constant));
+    return lnp_v_fma(isa, a, x, lnp_load_16(constant));
 }
 
 /* Rounded to bfloat16, as 16 bits and as floats again. */
@@ -6032,18 +6039,26 @@ LNP_INLINE lnp_h16 lnp_half_round(lensnet_isa isa, lnp_v16 v)
     return __builtin_convertvector((lnp_u16)lnp_round_16(v) >> 16, lnp_h16);
 }
 
-LNP_INLINE lnp_v16 lnp_half_widen(lnp_h16 half)
+LNP_INLINE lnp_v16 lnp_half_widen(lensnet_isa isa, lnp_h16 half)
 {
+#if LNP_AVX512
+    if (isa >= LENSNET_ISA_AVX512) {
+        lnp_v16 v;
+        lnp_widen_avx512(&v, &half);
+        return v;
+    }
+#endif
+    (void)isa;
     return (lnp_v16)(__builtin_convertvector(half, lnp_u16) << 16);
 }
 
 /* Of n lanes in memory; 16 is a case of its own, known when a kernel is compiled. */
-LNP_INLINE lnp_v16 lnp_half_load(const uint16_t *x, size_t n)
+LNP_INLINE lnp_v16 lnp_half_load(lensnet_isa isa, const uint16_t *x, size_t n)
 {
     uint16_t copy[16] = {0};
-    if (n == 16) return lnp_half_widen(*(const lnp_h16 *)x);
+    if (n == 16) return lnp_half_widen(isa, *(const lnp_h16 *)x);
     memcpy(copy, x, n * sizeof *x);
-    return lnp_half_widen(*(const lnp_h16 *)copy);
+    return lnp_half_widen(isa, *(const lnp_h16 *)copy);
 }
 
 LNP_INLINE void lnp_half_store(uint16_t *y, lnp_h16 half, size_t n)
@@ -6073,28 +6088,30 @@ LNP_INLINE void lnp_whole_store(lensnet_isa isa, float *y, lnp_v16 v, size_t n)
 /* lnp_half_gelu_ref of 16; `slope` may be NULL. */
 LNP_INLINE lnp_v16 lnp_half_gelu(lensnet_isa isa, lnp_v16 h, lnp_v16 *slope)
 {
+    const lnp_v16 one = lnp_load_16(lnp_half_one);
     const lnp_u16 bits = (lnp_u16)(h), magnitude = bits & 0x7fffffffu;
-    const lnp_u16 end = (lnp_u16)(lnp_all(LNP_HALF_END)), over = magnitude - end;
+    const lnp_u16 end = (lnp_u16)(lnp_load_16(lnp_half_end)), over = magnitude - end;
     const lnp_u16 keep = lnp_top(over | (0x7f800000u - magnitude));
     const lnp_u16 negative = lnp_top(bits);
     const lnp_v16 t = (lnp_v16)((over & keep) + end);
-    lnp_v16 w = lnp_all(lnp_half_power[6]), power, shifted, f;
+    lnp_v16 w = lnp_load_16(lnp_half_power[6]), power, shifted, f;
     LNP_UNROLL
     for (int i = 5; i >= 0; i--) w = lnp_v_linear(isa, w, t, lnp_half_power[i]);
-    w = lnp_v_linear(isa, w, t, -1.0f);
-    shifted = w + lnp_all(LNP_GAUSS_MAGIC);
-    f = w - (shifted - lnp_all(LNP_GAUSS_MAGIC));
-    power = lnp_v_linear(isa, lnp_all(lnp_half_exp[2]), f, lnp_half_exp[1]);
-    power = lnp_v_linear(isa, lnp_v_linear(isa, power, f, lnp_half_exp[0]), f, 4.0f);
+    w = lnp_v_fma(isa, w, t, -one);
+    shifted = w + LNP_GAUSS_MAGIC;
+    f = w - (shifted - LNP_GAUSS_MAGIC);
+    power = lnp_load_16(lnp_half_exp[3]);
+    LNP_UNROLL
+    for (int i = 2; i >= 0; i--) power = lnp_v_linear(isa, power, f, lnp_half_exp[i]);
     power = power * (lnp_v16)((lnp_u16)(shifted) << 23);
     if (slope) {
-        lnp_v16 s = lnp_all(lnp_half_slope[3]);
+        lnp_v16 s = lnp_load_16(lnp_half_slope[3]);
         LNP_UNROLL
         for (int i = 2; i >= 0; i--) s = lnp_v_linear(isa, s, t, lnp_half_slope[i]);
-        s = power * lnp_v_linear(isa, s, t, 1.0f);
-        *slope = (lnp_v16)(((lnp_u16)(s)&negative) | ((lnp_u16)(lnp_all(1.0f) - s) & ~negative));
+        s = power * lnp_v_fma(isa, s, t, one);
+        *slope = (lnp_v16)(((lnp_u16)(s)&negative) | ((lnp_u16)(one - s) & ~negative));
     }
-    return lnp_v_fma(isa, lnp_all(0.0f) - t, power, (lnp_v16)(bits & ~negative));
+    return lnp_v_fma(isa, -t, power, (lnp_v16)(bits & ~negative));
 }
 #endif
 
@@ -6232,9 +6249,9 @@ LNP_INLINE void lnp_half_gelu_squares_strip(lensnet_isa isa, uint16_t *a, uint16
     lnp_v16 sum = lnp_whole_load(sums, n);
     for (; rows; rows--, a += stride, h += h_stride) {
         const lnp_h16 half = lnp_half_round(isa, lnp_whole_load(h, n));
-        const lnp_v16 gelu = lnp_half_gelu(isa, lnp_half_widen(half), NULL);
+        const lnp_v16 gelu = lnp_half_gelu(isa, lnp_half_widen(isa, half), NULL);
         const lnp_h16 active = lnp_half_round(isa, gelu);
-        const lnp_v16 value = lnp_half_widen(active);
+        const lnp_v16 value = lnp_half_widen(isa, active);
         lnp_half_store(a, active, n);
         sum += value * value;
         if (!kept) continue;
@@ -6264,11 +6281,11 @@ LNP_INLINE void lnp_half_grn_first_strip(lensnet_isa isa, uint16_t *a, uint16_t 
     for (; rows; rows--, a += stride, h += stride, da += stride) {
         const lnp_v16 d = lnp_load_16(da);
         lnp_v16 slope;
-        const lnp_v16 gelu = lnp_half_gelu(isa, lnp_half_load(h, 16), &slope);
+        const lnp_v16 gelu = lnp_half_gelu(isa, lnp_half_load(isa, h, 16), &slope);
         const lnp_h16 active = lnp_half_round(isa, gelu);
         lnp_half_store(a, active, 16);
         lnp_half_store(h, lnp_half_round(isa, slope), 16);
-        product += d * lnp_half_widen(active);
+        product += d * lnp_half_widen(isa, active);
         sum += d;
     }
     lnp_whole_store(isa, products, product, 16);
@@ -6293,8 +6310,8 @@ LNP_INLINE void lnp_half_grn_second_strip(lensnet_isa isa, float *da, float *db,
     const lnp_v16 scale = lnp_load_16(factor), other = lnp_load_16(coef);
     lnp_v16 sum = lnp_load_16(db);
     for (; rows; rows--, a += stride, slope += stride, da += stride) {
-        const lnp_v16 grn = lnp_load_16(da) * scale + other * lnp_half_load(a, 16);
-        const lnp_v16 dh = grn * lnp_half_load(slope, 16);
+        const lnp_v16 grn = lnp_load_16(da) * scale + other * lnp_half_load(isa, a, 16);
+        const lnp_v16 dh = grn * lnp_half_load(isa, slope, 16);
         lnp_whole_store(isa, da, dh, 16);
         sum += dh;
     }
@@ -6321,9 +6338,10 @@ LNP_INLINE void lnp_half_scale_shift_body(lensnet_isa isa, float *y, size_t y_st
     size_t c;
     for (; rows; rows--, x += x_stride, y += y_stride) {
         for (c = 0; c + 16 <= columns; c += 16)
-            lnp_whole_store(
-                isa, y + c,
-                lnp_half_load(x + c, 16) * lnp_load_16(factor + c) + lnp_load_16(shift + c), 16);
+            lnp_whole_store(isa, y + c,
+                            lnp_half_load(isa, x + c, 16) * lnp_load_16(factor + c) +
+                                lnp_load_16(shift + c),
+                            16);
         lnp_half_scale_shift_ref(y + c, y_stride, x + c, x_stride, factor + c, shift + c, 1,
                                  columns - c);
     }
@@ -6337,7 +6355,7 @@ LNP_INLINE void lnp_half_respond_body(lensnet_isa isa, uint16_t *y, size_t y_str
     for (; rows; rows--, x += x_stride, y += y_stride) {
         for (c = 0; c + 16 <= columns; c += 16) {
             const lnp_v16 value =
-                lnp_half_load(x + c, 16) * lnp_load_16(factor + c) + lnp_load_16(shift + c);
+                lnp_half_load(isa, x + c, 16) * lnp_load_16(factor + c) + lnp_load_16(shift + c);
             lnp_half_store(y + c, lnp_half_round(isa, value), 16);
         }
         lnp_half_respond_ref(y + c, y_stride, x + c, x_stride, factor + c, shift + c, 1,
@@ -6367,8 +6385,8 @@ LNP_INLINE void lnp_half_gelu_rows_body(lensnet_isa isa, float *y, const float *
     size_t i = 0;
     for (; i + 16 <= n; i += 16) {
         const lnp_h16 half = lnp_half_round(isa, lnp_load_16(x + i));
-        const lnp_v16 gelu = lnp_half_gelu(isa, lnp_half_widen(half), NULL);
-        lnp_whole_store(isa, y + i, lnp_half_widen(lnp_half_round(isa, gelu)), 16);
+        const lnp_v16 gelu = lnp_half_gelu(isa, lnp_half_widen(isa, half), NULL);
+        lnp_whole_store(isa, y + i, lnp_half_widen(isa, lnp_half_round(isa, gelu)), 16);
     }
     lnp_half_gelu_rows_ref(y + i, x + i, n - i);
 }
@@ -6380,8 +6398,8 @@ LNP_INLINE void lnp_half_gelu_backward_body(lensnet_isa isa, float *dx, const fl
     for (; i + 16 <= n; i += 16) {
         const lnp_h16 half = lnp_half_round(isa, lnp_load_16(x + i));
         lnp_v16 slope;
-        lnp_half_gelu(isa, lnp_half_widen(half), &slope);
-        slope = lnp_half_widen(lnp_half_round(isa, slope));
+        lnp_half_gelu(isa, lnp_half_widen(isa, half), &slope);
+        slope = lnp_half_widen(isa, lnp_half_round(isa, slope));
         lnp_whole_store(isa, dx + i, lnp_load_16(dy + i) * slope, 16);
     }
     lnp_half_gelu_backward_ref(dx + i, dy + i, x + i, n - i);
@@ -13059,10 +13077,15 @@ static void lnp_block_responses16(const void *context, uint16_t *rows, size_t st
 {
     const lnp_block *b = (const lnp_block *)context;
     const float *shift = lnp_parameter_values(b->node, LNP_B_BETA) + first_k;
-    size_t i;
-    for (i = 0; i < row_count; i++, first_row++, rows += stride)
+    while (row_count) {
+        const size_t sample = first_row / b->pixels;
+        const size_t count = lnp_min(row_count, (sample + 1) * b->pixels - first_row);
         b->half->respond(rows, stride, b->active16 + first_row * b->wide + first_k, b->wide,
-                         b->factor + first_row / b->pixels * b->wide + first_k, shift, 1, k_count);
+                         b->factor + sample * b->wide + first_k, shift, count, k_count);
+        rows += count * stride;
+        first_row += count;
+        row_count -= count;
+    }
 }
 
 /* lnp_finish of the first product: GELU, and the sums of squares of the chunks it holds. */
