@@ -1578,6 +1578,7 @@ LENSNET_API uint64_t lensnet_random_stream(const char *text);
 /* Private functions carry `unused`, so that a program that needs half the library sees no warning. */
 #if defined(__GNUC__)
 #define LNP_UNUSED              __attribute__((unused))
+#define LNP_NOINLINE            __attribute__((noinline, unused))
 #define LNP_PRINTF(text, first) __attribute__((unused, format(printf, text, first)))
 #ifdef __OPTIMIZE__
 #define LNP_INLINE static inline __attribute__((always_inline, unused))
@@ -1586,6 +1587,7 @@ LENSNET_API uint64_t lensnet_random_stream(const char *text);
 #endif
 #else
 #define LNP_UNUSED
+#define LNP_NOINLINE
 #define LNP_PRINTF(text, first)
 #define LNP_INLINE static inline
 #endif
@@ -3165,10 +3167,11 @@ static lensnet_result lnp_arithmetic_check(lensnet_isa isa, lensnet_error *error
 {
     if (lnp_arithmetic_is_exact(isa)) return LENSNET_OK;
 #if FLT_EVAL_METHOD + 0 != 0
-    return lnp_fail(error, LENSNET_ERROR_NUMBER,
-                    "this program computes in wider numbers than float (FLT_EVAL_METHOD is %d: x87?); "
-                    "results would not be the same bits everywhere: compile with -msse2 -mfpmath=sse",
-                    (int)FLT_EVAL_METHOD);
+    return lnp_fail(
+        error, LENSNET_ERROR_NUMBER,
+        "this program computes in wider numbers than float (FLT_EVAL_METHOD is %d: "
+        "x87?); results would not be the same bits everywhere: compile with -msse2 -mfpmath=sse",
+        (int)FLT_EVAL_METHOD);
 #else
     return lnp_fail(error, LENSNET_ERROR_NUMBER,
                     "this program was compiled with a part of fast-math or with clang's "
@@ -3472,10 +3475,10 @@ LNP_INLINE void lnp_multiply_add_stay(lensnet_isa isa, lnp_vector *sum, lnp_vect
 /* The vector is needed until here: its register is no other's place before. */
 LNP_INLINE void lnp_keep(lensnet_isa isa, lnp_vector v)
 {
-#if LNP_AVX512
+#if LNP_AVX512 && defined(__OPTIMIZE__) /* else it is a function, without those registers */
     if (isa == LENSNET_ISA_AVX512) __asm__ volatile("" : : "v"(v.v16));
 #endif
-#if LNP_X86
+#if LNP_X86 && defined(__OPTIMIZE__)
     if (isa == LENSNET_ISA_AVX2) __asm__ volatile("" : : "x"(v.v8));
 #endif
     (void)isa;
@@ -5349,8 +5352,7 @@ LNP_INLINE void lnp_tile_run(lensnet_isa isa, int rows, int vectors, size_t a_ro
         for (i = 0; i < rows; i++) {
             const lnp_vector factor = lnp_splat(isa, a + (size_t)i * a_row);
             LNP_UNROLL
-            for (j = 0; j < vectors; j++)
-                lnp_multiply_add_stay(isa, &sum[i][j], factor, column[j]);
+            for (j = 0; j < vectors; j++) lnp_multiply_add_stay(isa, &sum[i][j], factor, column[j]);
             if (vectors == 4) LNP_IN_ORDER();
         }
         lnp_keep(isa, column[0]);
@@ -5945,7 +5947,10 @@ LNP_INLINE void lnp_tile_twin(LNP_TILE_PARAMETERS, size_t rows, size_t width, si
  * 16 times, to be read as vectors: gcc fills a vector lane by lane, inside the loop, where it is made of
  * an element of a table. */
 #define LNP_HALF_END 12.896632f /* w = -125: the power is 0 from here on */
-#define LNP_ALL(s)      {s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s}
+#define LNP_ALL(s)                                                                                 \
+    {                                                                                              \
+        s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s                                             \
+    }
 static const float lnp_half_power[7][16] = {LNP_ALL(-1.14589655f),     LNP_ALL(-0.469909579f),
                                             LNP_ALL(-0.0457298756f),   LNP_ALL(0.00574460393f),
                                             LNP_ALL(-0.000451583561f), LNP_ALL(1.97243407e-5f),
@@ -6940,8 +6945,9 @@ static const float *lnp_left_row_ref(const lnp_gemm_kernels *kernels, const lnp_
 }
 
 /* Some columns of a chunk. */
-static void lnp_multiply_chunk_ref(const lnp_gemm_kernels *kernels, const lnp_product *job,
-                                   size_t first_row, size_t rows, size_t column, float *row)
+static LNP_NOINLINE void lnp_multiply_chunk_ref(const lnp_gemm_kernels *kernels,
+                                                const lnp_product *job, size_t first_row,
+                                                size_t rows, size_t column, float *row)
 {
     const size_t steps = lnp_steps(kernels, job->k);
     const size_t columns = lnp_min(LNP_COLUMNS_MAX, job->n - column);
@@ -7186,10 +7192,10 @@ static void lnp_panel_close(const lnp_product *job, const lnp_row_block *block,
 
 /* All outputs of one block of rows and one panel: a part of the panel that fits the first-level
  * cache meets every tile, while the next part is fetched. */
-static void lnp_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_product *job,
-                               const lnp_row_block *block, size_t index)
+static void lnp_multiply_panel_into(float *own, const lnp_gemm_kernels *kernels,
+                                    const lnp_product *job, const lnp_row_block *block,
+                                    size_t index)
 {
-    float own[LNP_OWN_FLOATS];
     lnp_panel panel;
     size_t k_block, t;
     lnp_panel_open(&panel, kernels, job, block, index, own);
@@ -7204,13 +7210,13 @@ static void lnp_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_produc
 
 /* The same for the first panel, which packs each tile just before its use, while the rows of the
  * next one are fetched. */
-static void lnp_fill_and_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_product *job,
-                                        const lnp_row_block *block)
+static void lnp_fill_and_multiply_panel_into(float *own, const lnp_gemm_kernels *kernels,
+                                             const lnp_product *job, const lnp_row_block *block,
+                                             size_t index)
 {
-    float own[LNP_OWN_FLOATS];
     lnp_panel panel;
     size_t k_block, t;
-    lnp_panel_open(&panel, kernels, job, block, 0, own);
+    lnp_panel_open(&panel, kernels, job, block, index, own);
     for (t = 0; t < block->tiles; t++) {
         const size_t next_row = block->first_row + lnp_tile_start(block, t + 1);
         const float *next = job->a ? job->a + next_row * job->a_stride : panel.b;
@@ -7220,6 +7226,39 @@ static void lnp_fill_and_multiply_panel(const lnp_gemm_kernels *kernels, const l
                               next + k_block * panel.step * 16);
     }
     lnp_panel_close(job, block, &panel);
+}
+
+typedef void (*lnp_panel_work)(float *own, const lnp_gemm_kernels *kernels, const lnp_product *job,
+                               const lnp_row_block *block, size_t index);
+
+/* Outputs that nobody keeps lie on the stack: 21 kB, which no other product shall take. */
+static LNP_NOINLINE void lnp_unkept_panel(lnp_panel_work work, const lnp_gemm_kernels *kernels,
+                                          const lnp_product *job, const lnp_row_block *block,
+                                          size_t index)
+{
+    float own[LNP_OWN_FLOATS];
+    work(own, kernels, job, block, index);
+}
+
+static void lnp_work_on_panel(lnp_panel_work work, const lnp_gemm_kernels *kernels,
+                              const lnp_product *job, const lnp_row_block *block, size_t index)
+{
+    if (job->out)
+        work(NULL, kernels, job, block, index);
+    else
+        lnp_unkept_panel(work, kernels, job, block, index);
+}
+
+static void lnp_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                               const lnp_row_block *block, size_t index)
+{
+    lnp_work_on_panel(lnp_multiply_panel_into, kernels, job, block, index);
+}
+
+static void lnp_fill_and_multiply_panel(const lnp_gemm_kernels *kernels, const lnp_product *job,
+                                        const lnp_row_block *block)
+{
+    lnp_work_on_panel(lnp_fill_and_multiply_panel_into, kernels, job, block, 0);
 }
 
 /* Cuts the block that begins at `chunk` from the chunks before `end`: even shares of at most
