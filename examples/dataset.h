@@ -380,6 +380,22 @@ NPY_API void dataset_read_ahead(const dataset_split *split, const size_t *order,
     }
 }
 
+/* A number that changes with any pixel of an image and with its name; of many images in any order the sum
+ * names the whole. */
+NPY_API uint64_t dataset_contents(const dataset_image *image, uint64_t name)
+{
+    const picture *p = &image->picture;
+    const size_t count = p->bands * p->height * p->width;
+    uint64_t hash = 0xCBF29CE484222325u ^ p->width;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &p->pixels[i], sizeof bits);
+        hash = (hash ^ bits) * 0x100000001B3u;
+    }
+    return lensnet_random_bits(hash, name, count);
+}
+
 /* Reads every file once, so that a bad file is found before the training and not in its fifth hour;
  * fills the cache on the way. */
 NPY_API int dataset_check(dataset_split *split, int threads, lensnet_error *error)
@@ -394,6 +410,11 @@ NPY_API int dataset_check(dataset_split *split, int threads, lensnet_error *erro
         dataset_image image;
         if (system_interrupted() || !split->files[i].path) continue;
         if (dataset_pixels(&image, 0, split, (size_t)i, 0, dataset_thread(), &mine)) {
+            const uint64_t contents = dataset_contents(&image, split->files[i].name);
+#ifdef _OPENMP
+#pragma omp atomic
+#endif
+            split->contents += contents;
             dataset_image_free(&image);
             continue;
         }

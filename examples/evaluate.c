@@ -205,12 +205,14 @@ typedef struct evaluated {
 static int write_all(evaluation *e, const evaluated *what, const dataset *data, const char *out,
                      const lensnet_host *host, lensnet_error *error)
 {
-    provenance from;
+    static provenance from;
     provenance_begin(&from, what->argc, what->argv);
     provenance_file(&from, "weights", what->weights);
-    provenance_add(&from, "images", "%s, split %s: %zu, fingerprint %016llx", what->data,
-                   options[SPLIT].value, e->count, (unsigned long long)dataset_fingerprint(data));
-    return evaluation_write(e, out, error) && html_report_write(e, &from, out, host, error);
+    provenance_add(&from, "images", "%s, split %s: %zu; names %016llx, pixels %016llx", what->data,
+                   options[SPLIT].value, e->count, (unsigned long long)dataset_fingerprint(data),
+                   (unsigned long long)e->contents);
+    return evaluation_write(e, out, error) && html_report_write(e, &from, out, host, error) &&
+           !provenance_stamp_all(&from, out, error) && !provenance_save(&from, out, error);
 }
 
 static int evaluate(const lensnet_classifier *classifier, const dataset *data, dataset_split *split,
@@ -229,8 +231,9 @@ static int evaluate(const lensnet_classifier *classifier, const dataset *data, d
     e.views = (int)arguments_whole(&options[VIEWS], 1, 8);
     good = good && print_text(&e, error) && (!out || write_all(&e, what, data, out, host, error));
     if (good && out)
-        printf("\nwritten to %s: report.html report.txt predictions.csv and the figures as .svg\n",
-               out);
+        printf(
+            "\nwritten to %s: report.html report.txt provenance.txt predictions.csv and figures\n",
+            out);
     evaluation_free(&e);
     return good;
 }

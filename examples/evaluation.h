@@ -22,6 +22,7 @@ typedef struct evaluation {
     statistics_interval *intervals; /* of statistics_figures(classes) figures */
     const char *weights;            /* the file, for what needs it; NULL: unknown */
     int views;
+    uint64_t contents; /* dataset_contents of all images, as the network was given them, added up */
     lensnet_error *error; /* while it runs */
 } evaluation;
 
@@ -47,6 +48,14 @@ static int evaluation_receive(void *user, size_t index, const float *probabiliti
     return !system_interrupted() || dataset_fail(e->error, "interrupted; nothing was written");
 }
 
+static void evaluation_see(void *user, size_t index, const dataset_image *image,
+                           const lensnet_prediction *prediction)
+{
+    evaluation *e = (evaluation *)user;
+    const dataset_file *file = &e->split->files[index];
+    if (prediction) e->contents += dataset_contents(image, file->path ? file->name : index);
+}
+
 static int evaluation_intervals(evaluation *e, lensnet_error *error)
 {
     statistics_sample sample;
@@ -63,6 +72,7 @@ NPY_API int evaluation_run(evaluation *e, const lensnet_classifier *classifier,
 {
     size_t k, classes = lensnet_classifier_classes(classifier);
     predict_wish wish;
+    int good;
     memset(e, 0, sizeof *e);
     e->split = split;
     e->error = error;
@@ -81,7 +91,11 @@ NPY_API int evaluation_run(evaluation *e, const lensnet_classifier *classifier,
     wish.batch = batch;
     wish.threads = threads;
     wish.predictions = e->predictions;
-    return predict_split_as(classifier, split, &wish, evaluation_receive, e, error) &&
+    split->see = evaluation_see;
+    split->seer = e;
+    good = predict_split_as(classifier, split, &wish, evaluation_receive, e, error);
+    split->see = NULL;
+    return good &&
            !lensnet_metrics_compute(&e->metrics, e->scores, e->labels, e->count, classes, NULL,
                                     error) &&
            evaluation_intervals(e, error);

@@ -82,6 +82,7 @@ typedef struct dataset_split {
     void (*see)(void *user, size_t index, const struct dataset_image *image,
                 const lensnet_prediction *prediction);
     void *seer; /* handed to `see` */
+    uint64_t contents; /* dataset_contents of the files that dataset_check has read, added up */
 } dataset_split;
 
 typedef enum { DATASET_TRAIN, DATASET_VAL, DATASET_TEST, DATASET_SPLITS } dataset_kind;

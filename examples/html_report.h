@@ -162,19 +162,11 @@ static void html_numbers(svg_sheet *s, const evaluation *e)
 /* The file's figure inside the page; nothing where there is none. */
 static void html_plot(svg_sheet *s, const char *folder, const char *name)
 {
-    char *path = system_path(folder, name), *bytes = NULL, *from;
-    FILE *file = path ? fopen(path, "rb") : NULL;
-    long size = -1;
-    if (file && fseek(file, 0, SEEK_END) == 0) size = ftell(file);
-    if (size > 0 && fseek(file, 0, SEEK_SET) == 0) bytes = (char *)malloc((size_t)size + 1);
-    if (bytes && fread(bytes, 1, (size_t)size, file) == (size_t)size) {
-        bytes[size] = 0;
-        from = strstr(bytes, "<svg");
-        if (from) svg_add(s, "<figure>\n%s</figure>\n", from);
-    }
+    char *path = system_path(folder, name), *bytes = path ? provenance_read(path) : NULL;
+    const char *from = bytes ? strstr(bytes, "<svg") : NULL;
+    if (from) svg_add(s, "<figure>\n%s</figure>\n", from);
     free(bytes);
     free(path);
-    if (file) fclose(file);
 }
 
 static void html_plots(html_report *r)

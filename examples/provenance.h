@@ -1,17 +1,21 @@
 /* provenance.h - where a result comes from, as lines of text: program, numerics, processor, date, command
- * line, files. Include system.h, then lensnet.h first.
+ * line, files; and into the files that people pass on. Include system.h, then lensnet.h first.
  *
- * The date is the clock's, in UTC, or what SOURCE_DATE_EPOCH says (reproducible-builds.org). */
+ * The date is the clock's, in UTC, or what SOURCE_DATE_EPOCH says (reproducible-builds.org). What hangs on
+ * the day, the machine or the words of a command stands in reports alone: weights and figures have the
+ * same bytes wherever they are made. */
 #ifndef PROVENANCE_H
 #define PROVENANCE_H
 
+#include "svg.h"
 #include "zip.h"
 
-enum { PROVENANCE_LINES = 24, PROVENANCE_ROOM = 512 };
+enum { PROVENANCE_LINES = 24, PROVENANCE_ROOM = 2048 };
 
 typedef struct provenance {
     struct {
         char key[40], value[PROVENANCE_ROOM];
+        int here; /* 1: of this day, machine or command */
     } lines[PROVENANCE_LINES];
     size_t count;
 } provenance;
@@ -25,6 +29,7 @@ provenance_add(provenance *p, const char *key, const char *format, ...)
     va_list values;
     if (p->count == PROVENANCE_LINES) return;
     snprintf(p->lines[p->count].key, sizeof p->lines->key, "%s", key);
+    p->lines[p->count].here = 0;
     va_start(values, format);
     vsnprintf(p->lines[p->count++].value, PROVENANCE_ROOM, format, values);
     va_end(values);
@@ -89,6 +94,101 @@ SYSTEM_API void provenance_begin(provenance *p, int count, char **words)
     provenance_add(p, "date", "%s", date);
     provenance_add(p, "processor", "%s, path %s", processor,
                    lensnet_isa_text(lensnet_isa_in_use(NULL)));
+    for (i = 1; i < (int)p->count; i++) p->lines[i].here = 1;
+}
+
+/* ---- into files ---- */
+
+/* Appends "key: value" lines; without `all`, those that are the same everywhere. */
+SYSTEM_API void provenance_text(svg_sheet *s, const provenance *p, int all)
+{
+    size_t i;
+    for (i = 0; i < p->count; i++)
+        if (all || !p->lines[i].here) svg_add(s, "%s: %s\n", p->lines[i].key, p->lines[i].value);
+}
+
+/* The whole file, with a zero behind it, to be freed; NULL where it cannot be read. */
+SYSTEM_API char *provenance_read(const char *path)
+{
+    FILE *file = fopen(path, "rb");
+    char *bytes = NULL;
+    long size = -1;
+    if (file && fseek(file, 0, SEEK_END) == 0) size = ftell(file);
+    if (size >= 0 && fseek(file, 0, SEEK_SET) == 0) bytes = (char *)malloc((size_t)size + 1);
+    if (bytes && fread(bytes, 1, (size_t)size, file) != (size_t)size) {
+        free(bytes);
+        bytes = NULL;
+    }
+    if (bytes) bytes[size] = 0;
+    if (file) fclose(file);
+    return bytes;
+}
+
+/* Writes FOLDER/provenance.txt. */
+SYSTEM_API lensnet_result provenance_save(const provenance *p, const char *folder,
+                                          lensnet_error *error)
+{
+    char *path = system_path(folder, "provenance.txt");
+    svg_sheet s;
+    lensnet_result result;
+    memset(&s, 0, sizeof s);
+    provenance_text(&s, p, 1);
+    s.failed |= !path;
+    result = svg_save(&s, path ? path : "provenance.txt", error);
+    free(path);
+    return result;
+}
+
+/* Puts <metadata> into a figure of the folder; one that is not there is passed over. */
+static lensnet_result provenance_stamp(const provenance *p, const char *folder, const char *name,
+                                       lensnet_error *error)
+{
+    char *path = system_path(folder, name), *figure = path ? provenance_read(path) : NULL;
+    char *end = figure ? strstr(figure, "</svg>") : NULL;
+    svg_sheet s, lines;
+    lensnet_result result = LENSNET_OK;
+    memset(&s, 0, sizeof s);
+    memset(&lines, 0, sizeof lines);
+    if (end) {
+        provenance_text(&lines, p, 0);
+        *end = 0;
+        svg_add(&s, "%s<metadata>\n", figure);
+        if (lines.bytes) svg_escape_lines(&s, lines.bytes);
+        svg_add(&s, "</metadata>\n</svg>\n");
+        s.failed |= lines.failed;
+        result = svg_save(&s, path, error);
+    }
+    free(lines.bytes);
+    free(figure);
+    free(path);
+    return result;
+}
+
+/* The figures of an evaluation, and of a training, in their folder. */
+SYSTEM_API lensnet_result provenance_stamp_all(const provenance *p, const char *folder,
+                                               lensnet_error *error)
+{
+    static const char *const names[] = {"roc.svg", "precision_recall.svg", "confusion.svg",
+                                        "reliability.svg", "coverage.svg"};
+    lensnet_result result = LENSNET_OK;
+    size_t i;
+    for (i = 0; !result && i < sizeof names / sizeof *names; i++)
+        result = provenance_stamp(p, folder, names[i], error);
+    return result;
+}
+
+/* Adds a section to a model card (Markdown). */
+SYSTEM_API lensnet_result provenance_card(const provenance *p, const char *path,
+                                          lensnet_error *error)
+{
+    char *card = provenance_read(path);
+    svg_sheet s;
+    memset(&s, 0, sizeof s);
+    svg_add(&s, "%s\n## Where it comes from\n\n```text\n", card ? card : "");
+    provenance_text(&s, p, 0);
+    svg_add(&s, "```\n");
+    free(card);
+    return svg_save(&s, path, error);
 }
 
 #endif

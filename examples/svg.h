@@ -162,6 +162,19 @@ static void svg_escape(svg_sheet *s, const char *text, int most)
     }
 }
 
+/* The same for lines of text, uncut. */
+SVG_API void svg_escape_lines(svg_sheet *s, const char *text)
+{
+    while (*text) {
+        const int length = (int)strcspn(text, "\n");
+        char line[4096];
+        snprintf(line, sizeof line, "%.*s", length, text);
+        svg_escape(s, line, (int)sizeof line);
+        svg_add(s, "\n");
+        text += length + (text[length] == '\n');
+    }
+}
+
 /* How text lies: anchored at its "start", "middle" or "end", turned by degrees (clockwise). */
 typedef struct svg_style {
     const char *anchor, *colour;

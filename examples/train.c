@@ -14,7 +14,7 @@
  * it will do, the memory and the time it expects to need, a progress bar, a line per epoch, and how
  * the best epoch (by validation AUC) does on the test split. The folder --out then holds
  *   best.safetensors  last.safetensors  history.csv  history.svg
- *   report.txt  roc.svg  confusion.svg  reliability.svg  predictions.csv
+ *   report.txt  roc.svg  confusion.svg  reliability.svg  predictions.csv  provenance.txt
  *
  * The result depends on the options, the seed and the images only: not on threads, processor or
  * interruptions. */
@@ -28,6 +28,7 @@
 #include "calibrate.h"
 #include "huggingface.h"
 #include "train_loop.h"
+#include "train_provenance.h"
 
 /* ---- the end ---- */
 
@@ -128,12 +129,13 @@ static int finish(run *r, lensnet_error *error)
     memset(&text, 0, sizeof text);
     run_release_training(r);
     choice.host = &r->host;
-    good = calibrate_best(r, error) &&
+    good = calibrate_best(r, error) && train_provenance_weights(&r->from, r, error) &&
            !lensnet_classifier_load(&classifier, r->best, &choice, error) &&
            evaluation_run(&e, classifier, &r->data.split[DATASET_TEST],
                           run_least(r->settings.batch, 32), r->settings.threads, error) &&
            evaluation_text(&text, &e, error) && evaluation_write(&e, r->settings.out, error) &&
-           (!r->settings.folder || save_folder(r, error));
+           (!r->settings.folder || save_folder(r, error)) &&
+           train_provenance_files(&r->from, r, error);
     if (good && !text.failed)
         printf("\nbest epoch on the test split, %zu images:\n\n%s", e.count, text.bytes);
     if (!good && system_interrupted())
@@ -268,6 +270,7 @@ int main(int argc, char **argv)
     lensnet_error error;
     char text[24];
     int stopped = 0, good, words;
+    provenance_begin(&r.from, argc, argv); /* parsing moves the words */
     words = arguments_parse(train_options, OPTION_COUNT, train_usage, argc, argv);
     if (words > 1) arguments_fail("one folder DATA is expected, not also '%s'", argv[2]);
     r.data_path = words ? argv[1] : NULL;
@@ -276,6 +279,7 @@ int main(int argc, char **argv)
     system_catch_interrupts();
     good = begin(&r, &error);
     if (good) {
+        train_provenance_add(&r.from, &r);
         forecast_memory(&r);
         describe(&r);
         good = forecast_time(&r, &error);

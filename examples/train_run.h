@@ -4,6 +4,7 @@
 #define TRAIN_RUN_H
 
 #include "evaluation.h"
+#include "provenance.h"
 #include "run_folder.h"
 #include "simulated.h"
 #include "train_settings.h"
@@ -12,7 +13,7 @@
 
 enum {
     TRAIN_PAIRS = 128, /* lines of metadata in a state */
-    TRAIN_NUMBER = 32 /* characters of a number in them */
+    TRAIN_NUMBER = 32  /* characters of a number in them */
 };
 
 /* Where a run stands. All of it goes into the training state. */
@@ -44,6 +45,7 @@ typedef struct run {
     const char *resumed; /* the state that the run goes on from */
     dataset data;
     simulated simulators[DATASET_SPLITS];
+    provenance from;
     lensnet_model *model;
     lensnet_adamw *adamw;
     lensnet_graph *learn, *check; /* forward and backward; forward only. They share the model. */

@@ -319,6 +319,10 @@ good "classify reports wrong files, goes on, and ends with status 1"
 run ./evaluate whole/best.safetensors data --out judged && grep -q 'weighted avg' out.txt &&
     [ -s judged/roc.svg ] && cmp judged/report.txt whole/report.txt
 good "evaluate gives train's report of the test split"
+grep -q '^date: ' judged/provenance.txt && grep -q '^images: data, split test: .*pixels [0-9a-f]' judged/provenance.txt &&
+    grep -q '^weights: whole/best.safetensors, .*CRC-32' judged/roc.svg && ! grep -q '^date: ' judged/roc.svg &&
+    grep -q '<th scope="row">processor</th>' judged/report.html
+good "evaluate says where its report and figures come from, in figures without the day"
 run ./evaluate whole/best.safetensors data --split val && grep -q 'macro ' out.txt
 good "evaluate --split val"
 spoil rm -r bad/val/no
