@@ -12,7 +12,11 @@
  *     classes (one label is wrong);
  *   - shapes or number types that differ, classes that a split lacks, folders that no program reads;
  *   - classes that a single number tells apart (type, shape, mean, largest or smallest pixel): a
- *     network learns that instead of the physics.
+ *     network learns that instead of the physics;
+ *   - splits whose images differ in such a number (Kolmogorov and Smirnov's test, class by class): what is
+ *     learned on one may not hold on the other;
+ *   - with --weights FILE, a calibrated one, images that look foreign to that network, the most foreign
+ *     first, where they are more than the 1 in 100 that chance makes; and splits that differ in that.
  *
  * Exit status: 0 nothing wrong, 1 something is, or DATA cannot be looked at, 2 wrong command line. */
 #include "../examples/system.h"
@@ -22,8 +26,10 @@
 
 #include "../examples/arguments.h"
 #include "../examples/folders.h"
+#include "../examples/predict.h"
 #include "../examples/progress.h"
 #include "../examples/reading.h"
+#include "../examples/statistics.h"
 
 #include <float.h>
 
@@ -36,8 +42,10 @@ static const char *split_names[SPLITS] = {"train", "val", "test"}; /* "all" wher
 
 static argument options[] = {
     {"--classes", "LIST", NULL, "classes of folders by other names: axion=vort,cdm=sphere", 0},
-    {"--stack", NULL, "no", "files may be stacks of images (N, H, W)", 0}};
-enum { CLASSES, STACK, OPTIONS };
+    {"--stack", NULL, "no", "files may be stacks of images (N, H, W)", 0},
+    {"--weights", "FILE", NULL, "calibrated weights: find images that are foreign to them", 0},
+    {"--threads", "N", "0", "for --weights; 0: all", 0}};
+enum { CLASSES, STACK, WEIGHTS, THREADS, OPTIONS };
 
 static const char usage[] =
     "usage: check_data [options] DATA\n"
@@ -51,7 +59,8 @@ typedef struct {
     char type[12], shape[48];
     float least, most;
     double mean, deviation;
-    size_t odd; /* pixels that are not finite */
+    double foreign; /* over the weights' threshold; below 0: not known */
+    size_t odd;     /* pixels that are not finite */
     uint64_t hash[2];
     char text[NPY_TEXT]; /* why it is not readable */
 } image;
@@ -129,6 +138,7 @@ static int find_images(data_set *set, lensnet_error *error)
             m->path = set->data.split[split].files[i].path;
             m->label = set->data.split[split].files[i].label;
             m->split = split;
+            m->foreign = -1;
         }
     return 1;
 }
@@ -399,6 +409,164 @@ static void check_telltales(data_set *set)
                         names[which], set->data.classes.items[a], set->data.classes.items[b]);
 }
 
+/* ---- splits that differ ---- */
+
+enum { NUMBERS = 5 };
+static const char *const number_names[NUMBERS] = {"mean", "deviation", "largest pixel",
+                                                  "smallest pixel", "foreign score"};
+#define SHIFT_DISTANCE 0.1  /* smaller ones do no harm, however sure */
+#define SHIFT_P        1e-4 /* of one comparison; there are tens of them */
+
+static double number_of(const image *m, int which)
+{
+    switch (which) {
+    case 0: return m->mean;
+    case 1: return m->deviation;
+    case 2: return (double)m->most;
+    case 3: return (double)m->least;
+    default: return m->foreign;
+    }
+}
+
+/* One number of all images of a class in a split, in ascending order; returns how many. */
+static size_t collect_number(double *values, const data_set *set, int split, int label, int which)
+{
+    size_t i, count = 0;
+    for (i = 0; i < set->count; i++) {
+        const image *m = &set->images[i];
+        if (m->split == split && m->label == label && m->readable && !m->odd &&
+            (which < NUMBERS - 1 || m->foreign >= 0))
+            values[count++] = number_of(m, which);
+    }
+    qsort(values, count, sizeof *values, statistics_ascending);
+    return count;
+}
+
+static void compare_splits(data_set *set, size_t *listed, double *work, int label, int which)
+{
+    double *train = work, *other = work + set->count;
+    const size_t count = collect_number(train, set, DATASET_TRAIN, label, which);
+    int split;
+    for (split = DATASET_VAL; split < SPLITS; split++) {
+        const size_t others = collect_number(other, set, split, label, which);
+        statistics_shift shift;
+        if (count < LISTED || others < LISTED) continue;
+        shift = statistics_kolmogorov(train, count, other, others);
+        if (shift.distance >= SHIFT_DISTANCE && shift.p < SHIFT_P)
+            problem(set, listed,
+                    "%s and %s differ in the %s of '%s' (distance %.2f, p = %.0e): were they made, "
+                    "chosen or scaled alike?",
+                    split_names[DATASET_TRAIN], split_names[split], number_names[which],
+                    set->data.classes.items[label], shift.distance, shift.p);
+    }
+}
+
+static int check_shift(data_set *set)
+{
+    double *work = (double *)malloc(2 * set->count * sizeof *work);
+    size_t listed = 0;
+    int label, which;
+    if (!work) return 0;
+    for (label = 0; label < (int)set->data.classes.count; label++)
+        for (which = 0; which < NUMBERS; which++) compare_splits(set, &listed, work, label, which);
+    free(work);
+    return 1;
+}
+
+/* ---- images that are foreign to a network ---- */
+
+/* Where the answers of a split go. */
+typedef struct {
+    image *images; /* of the split */
+    lensnet_prediction *predictions;
+} foreign_sink;
+
+/* What cannot be classified is no matter here: other checks tell of it. */
+static int receive_foreign(void *user, size_t index, const float *probabilities, const char *text)
+{
+    foreign_sink *sink = (foreign_sink *)user;
+    (void)text;
+    if (probabilities) sink->images[index].foreign = (double)sink->predictions[index].foreign;
+    return 1;
+}
+
+static int score_split(data_set *set, const lensnet_classifier *classifier, int split, size_t first,
+                       lensnet_error *error)
+{
+    dataset_split *files = &set->data.split[split];
+    foreign_sink sink;
+    predict_wish wish;
+    int good;
+    memset(&wish, 0, sizeof wish);
+    wish.batch = 16;
+    wish.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
+    wish.predictions = (lensnet_prediction *)calloc(files->count, sizeof *wish.predictions);
+    sink.images = set->images + first;
+    sink.predictions = wish.predictions;
+    good = wish.predictions
+               ? predict_split_as(classifier, files, &wish, receive_foreign, &sink, error)
+               : dataset_no_memory(error);
+    free(wish.predictions);
+    return good;
+}
+
+static int score_all(data_set *set, lensnet_error *error)
+{
+    lensnet_classifier_options choice = lensnet_classifier_defaults();
+    lensnet_host host = lensnet_host_defaults();
+    lensnet_classifier *classifier;
+    size_t first = 0;
+    int split, good = 1;
+    host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
+    choice.host = &host;
+    if (lensnet_classifier_load(&classifier, options[WEIGHTS].value, &choice, error)) return 0;
+    if (!lensnet_classifier_reliability(classifier).foreign)
+        good = dataset_fail(error,
+                            "%s: it does not know what is foreign to it; evaluate --calibrate "
+                            "teaches it that",
+                            options[WEIGHTS].value);
+    for (split = 0; good && split < SPLITS; split++) {
+        if (set->data.split[split].count) good = score_split(set, classifier, split, first, error);
+        first += set->data.split[split].count;
+    }
+    lensnet_classifier_destroy(classifier);
+    return good;
+}
+
+static int compare_foreign(const void *left, const void *right)
+{
+    const image *a = *(const image *const *)left, *b = *(const image *const *)right;
+    return a->foreign > b->foreign ? -1 : a->foreign < b->foreign ? 1 : a < b ? -1 : a > b;
+}
+
+/* One in a hundred exceeds the threshold by chance; more than that plus three deviations do not. */
+static int check_foreign(data_set *set)
+{
+    const image **flagged = (const image **)malloc((set->count + 1) * sizeof *flagged);
+    int split;
+    if (!flagged) return 0;
+    for (split = 0; split < SPLITS; split++) {
+        size_t i, known = 0, count = 0, listed = 0;
+        double chance;
+        for (i = 0; i < set->count; i++) {
+            if (set->images[i].split != split || set->images[i].foreign < 0) continue;
+            known++;
+            if (set->images[i].foreign > 1) flagged[count++] = &set->images[i];
+        }
+        if (!known) continue;
+        chance = 0.01 * (double)known;
+        printf("%s: %lu of %lu images look foreign to the weights, where chance makes %.1f\n",
+               split_names[split], (unsigned long)count, (unsigned long)known, chance);
+        if ((double)count <= chance + 3 * sqrt(chance) + 1) continue;
+        qsort(flagged, count, sizeof *flagged, compare_foreign);
+        for (i = 0; i < count; i++)
+            problem(set, &listed, "%s: foreign to the weights, %.2f times the threshold",
+                    flagged[i]->path, flagged[i]->foreign);
+    }
+    free(flagged);
+    return 1;
+}
+
 /* Folders that a program would miss, or passes over. */
 static void check_folders(data_set *set)
 {
@@ -418,25 +586,27 @@ static void check_folders(data_set *set)
     }
 }
 
+static int print_error(const char *text)
+{
+    fprintf(stderr, "error: ");
+    text_print(stderr, text, TEXT_TERMINAL);
+    fputc('\n', stderr);
+    return 1;
+}
+
 static int check_set(data_set *set)
 {
     lensnet_error error;
-    if (!find_images(set, &error)) {
-        fprintf(stderr, "error: ");
-        text_print(stderr, error.text, TEXT_TERMINAL);
-        fputc('\n', stderr);
-        return 1;
-    }
+    if (!find_images(set, &error)) return print_error(error.text);
+    if (options[WEIGHTS].value && !score_all(set, &error)) return print_error(error.text);
     look_at_all(set);
     print_table(set);
     check_folders(set);
     check_files(set);
     check_uniform(set);
     check_telltales(set);
-    if (!check_duplicates(set)) {
-        fprintf(stderr, "error: not enough memory to look for duplicates\n");
-        return 1;
-    }
+    if (!check_duplicates(set) || !check_shift(set) || !check_foreign(set))
+        return print_error("not enough memory to compare the images");
     dataset_print_notes(&set->data, stdout);
     if (set->problems)
         printf("%lu images, %lu problem%s\n", (unsigned long)set->count,
