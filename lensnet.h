@@ -985,6 +985,11 @@ LENSNET_API void lensnet_parameters_destroy(lensnet_parameters *parameters); /* 
 LENSNET_API lensnet_parameter lensnet_parameter_add(lensnet_parameters *parameters,
                                                     const char *name, size_t d0, size_t d1,
                                                     size_t d2, size_t d3, lensnet_initial initial);
+/* Adds a vector of running statistics, as of batch norm: it stands among the weights, but its operator moves
+ * it, and AdamW neither steps nor decays it (the average follows it). */
+LENSNET_API lensnet_parameter lensnet_statistic_add(lensnet_parameters *parameters,
+                                                    const char *name, size_t count,
+                                                    lensnet_initial initial);
 /* Takes one flat buffer for the values and, if wanted, one for the gradients, and draws the initial
  * values from (seed, name, index). Reports the first failed lensnet_parameter_add. */
 LENSNET_API lensnet_result lensnet_parameters_allocate(lensnet_parameters *parameters,
@@ -997,6 +1002,7 @@ typedef struct lensnet_parameter_info {
     int rank;         /* 1 ... 4 */
     size_t offset;    /* of its first value in the flat buffers */
     size_t size;      /* number of values */
+    int statistic;    /* added by lensnet_statistic_add */
 } lensnet_parameter_info;
 LENSNET_API size_t lensnet_parameters_count(const lensnet_parameters *parameters); /* tensors */
 LENSNET_API size_t lensnet_parameters_size(const lensnet_parameters *parameters);  /* values */
@@ -1082,6 +1088,20 @@ LENSNET_API lensnet_tensor lensnet_channel_scale(lensnet_graph *graph, lensnet_t
 LENSNET_API lensnet_tensor lensnet_group_norm(lensnet_graph *graph, lensnet_tensor x, size_t groups,
                                               lensnet_parameter weight, lensnet_parameter bias,
                                               float epsilon);
+typedef struct lensnet_batch_norm_desc {
+    lensnet_parameter weight, bias;   /* C values each */
+    lensnet_parameter mean, variance; /* C values each, by lensnet_statistic_add */
+    float epsilon, momentum;          /* 1e-5, 0.1: PyTorch's */
+} lensnet_batch_norm_desc;
+LENSNET_API lensnet_batch_norm_desc lensnet_batch_norm_defaults(void); /* weights are missing */
+
+/* Over each channel's values in the whole batch, biased variance; torch.nn.functional.batch_norm (Ioffe &
+ * Szegedy 2015). A graph that trains normalises with the batch's own statistics, and every forward pass moves
+ * the running ones by `momentum` of the way (variance: unbiased); it computes the whole batch at once, whatever
+ * options.micro_batch says, for the statistics are the batch's. A graph that does not train
+ * normalises with the running ones. */
+LENSNET_API lensnet_tensor lensnet_batch_norm(lensnet_graph *graph, lensnet_tensor x,
+                                              const lensnet_batch_norm_desc *desc);
 /* Over the channels of each pixel; torch.nn.functional.softmax over the last axis. For a loss use
  * lensnet_cross_entropy, which takes logits. */
 LENSNET_API lensnet_tensor lensnet_softmax(lensnet_graph *graph, lensnet_tensor x);
@@ -1210,7 +1230,8 @@ typedef struct lensnet_node
 enum {
     LENSNET_READS_INPUT = 1,  /* backward reads the values of the inputs */
     LENSNET_READS_OUTPUT = 2, /* ... of the output */
-    LENSNET_IS_LOSS = 4       /* no output; recorded by lensnet_record_loss */
+    LENSNET_IS_LOSS = 4,      /* no output; recorded by lensnet_record_loss */
+    LENSNET_WHOLE_BATCH = 8   /* a graph that trains must not split the batch */
 };
 
 typedef struct lensnet_operator {
@@ -8716,6 +8737,7 @@ typedef struct lnp_weight {
     int rank;
     size_t offset, size;
     lensnet_initial initial;
+    int statistic; /* no gradient descends on it */
     lnp_use use;
     size_t groups; /* of LNP_USE_MATRIX: `groups` matrices of n x k each */
     size_t n, k;
@@ -8861,6 +8883,14 @@ lensnet_parameter lensnet_parameter_add(lensnet_parameters *p, const char *name,
     return handle;
 }
 
+lensnet_parameter lensnet_statistic_add(lensnet_parameters *p, const char *name, size_t count,
+                                        lensnet_initial initial)
+{
+    const lensnet_parameter handle = lensnet_parameter_add(p, name, count, 0, 0, 0, initial);
+    if (handle.index >= 0) p->weights[handle.index].statistic = 1;
+    return handle;
+}
+
 static void lnp_set_all(float *values, float value, size_t n)
 {
     while (n--) *values++ = value;
@@ -8975,6 +9005,7 @@ lensnet_parameter_info lensnet_parameters_info(const lensnet_parameters *p, size
         info.rank = w->rank;
         info.offset = w->offset;
         info.size = w->size;
+        info.statistic = w->statistic;
     }
     return info;
 }
@@ -9824,12 +9855,23 @@ static lensnet_result lnp_plan_at(lensnet_graph *g, size_t micro_batch)
 #define LNP_TRAINING_FLOATS ((size_t)16 << 20)
 #define LNP_FORWARD_FLOATS  ((size_t)4 << 20)
 
+/* Batch norm's statistics are those of the whole batch. */
+static int lnp_is_whole(const lensnet_graph *g)
+{
+    size_t i;
+    for (i = 0; i < g->node_count && g->options.training; i++)
+        if (g->nodes[i].op->flags & LENSNET_WHOLE_BATCH) return 1;
+    return 0;
+}
+
 static lensnet_result lnp_plan_micro_batch(lensnet_graph *g)
 {
     size_t most = g->options.training ? LNP_TRAINING_FLOATS : LNP_FORWARD_FLOATS;
     size_t n = g->options.micro_batch ? lnp_min(g->options.micro_batch, g->options.batch)
                                       : lnp_min(g->options.batch, 64);
-    lensnet_result result = lnp_plan_at(g, n);
+    lensnet_result result;
+    if (lnp_is_whole(g)) g->options.micro_batch = n = g->options.batch;
+    result = lnp_plan_at(g, n);
     while (!result && !g->options.micro_batch && n > 1 && g->activation_floats > most) {
         n = (n + 1) / 2;
         result = lnp_plan_at(g, n);
@@ -12123,6 +12165,274 @@ lensnet_tensor lensnet_group_norm(lensnet_graph *g, lensnet_tensor x, size_t gro
     options.groups = groups;
     options.epsilon = epsilon;
     return lensnet_record(g, &lnp_group_norm, &x, parameters, &options);
+}
+
+/* --- batch norm ---------------------------------------------------------------------------------- */
+
+/* x (N, H, W, C), weight, bias, running mean, running variance (C) -> y (N, H, W, C); kept: mean, 1 /
+ * deviation, (2, C). N is the whole batch where the graph trains. A task is a strip of channels: its sums are
+ * added chunk by chunk, in double, over all samples. Scratch: y = x factor + shift, dx = dy factor +
+ * (x slope + shift), and ones. */
+
+#define LNP_NORM_STRIP ((size_t)32) /* channels */
+
+typedef struct lnp_batch_norm_options {
+    float epsilon, momentum;
+} lnp_batch_norm_options;
+
+/* What one task has: channels first ... first + count - 1 of all rows. */
+typedef struct lnp_batch_norm_strip {
+    const lensnet_node *node;
+    size_t first, count, rows, pixels, c;
+    float *mean, *rstd;            /* kept */
+    float *factor, *shift, *slope; /* scratch */
+    const float *ones;
+} lnp_batch_norm_strip;
+
+static lnp_batch_norm_strip lnp_batch_norm_strip_of(const lensnet_node *node, size_t index)
+{
+    const lnp_activation *x = lnp_in(node);
+    const size_t apart = lnp_round_up(x->c, 16);
+    lnp_batch_norm_strip s;
+    s.node = node;
+    s.c = x->c;
+    s.first = index * LNP_NORM_STRIP;
+    s.count = lnp_min(LNP_NORM_STRIP, s.c - s.first);
+    s.pixels = lnp_pixels(x);
+    s.rows = node->graph->run.n * s.pixels;
+    s.mean = lensnet_node_kept(node, 0) + s.first;
+    s.rstd = s.mean + s.c;
+    s.factor = lensnet_node_scratch(node) + s.first;
+    s.shift = s.factor + apart;
+    s.slope = s.shift + apart;
+    s.ones = s.slope + apart;
+    return s;
+}
+
+static lensnet_result lnp_batch_norm_shape(lensnet_node *node, lensnet_error *error)
+{
+    const lnp_batch_norm_options *o = (const lnp_batch_norm_options *)lensnet_node_options(node);
+    lensnet_result result = lnp_channelwise_shape(node, error);
+    int k;
+    if (!(o->epsilon > 0 && o->momentum >= 0 && o->momentum <= 1))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "batch norm: epsilon %g and momentum %g; expected > 0 and 0 ... 1",
+                        (double)o->epsilon, (double)o->momentum);
+    for (k = 2; k < 4 && !result; k++) {
+        if (!lnp_parameter_of(node, k)->statistic)
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                            "batch norm: \"%s\" is to be added by lensnet_statistic_add",
+                            lnp_parameter_of(node, k)->name);
+        result = lensnet_node_expect(node, k, lnp_in(node)->c, error);
+    }
+    return result;
+}
+
+static void lnp_batch_norm_plan(lensnet_node *node)
+{
+    const size_t c = lnp_in(node)->c;
+    lensnet_node_keep(node, 2 * c);
+    lensnet_node_reserve(node, 4 * lnp_round_up(c, 16));
+}
+
+/* totals[c] = sum of a over all rows. */
+static void lnp_batch_norm_sums(const lnp_batch_norm_strip *s, double *totals, const float *a)
+{
+    float sums[LNP_NORM_STRIP];
+    lnp_chunk chunk;
+    size_t row, i;
+    memset(totals, 0, s->count * sizeof *totals);
+    for (row = 0; row < s->rows; row += chunk.rows) {
+        chunk = lnp_chunk_at(row, s->pixels);
+        memset(sums, 0, sizeof sums);
+        s->node->graph->kernels.column_sum(sums, a + row * s->c + s->first, s->c, chunk.rows,
+                                           s->count);
+        for (i = 0; i < s->count; i++) totals[i] += (double)sums[i];
+    }
+}
+
+/* to = the chunk at x, moved by `shift`, in rows of a strip. */
+static void lnp_batch_norm_move(const lnp_batch_norm_strip *s, float *to, const float *x,
+                                const float *shift, size_t rows)
+{
+    s->node->graph->kernels.scale_shift_rows(to, LNP_NORM_STRIP, x + s->first, s->c, s->ones, shift,
+                                             rows, s->count);
+}
+
+/* totals[c] = sum of a (x - mean) over all rows; of (x - mean)^2 where a is NULL. */
+static void lnp_batch_norm_products(const lnp_batch_norm_strip *s, double *totals, const float *a,
+                                    const float *x)
+{
+    float sums[LNP_NORM_STRIP], minus[LNP_NORM_STRIP], zero[LNP_NORM_STRIP];
+    float centred[LNP_CHUNK_ROWS * LNP_NORM_STRIP], factor[LNP_CHUNK_ROWS * LNP_NORM_STRIP];
+    lnp_chunk chunk;
+    size_t row, i;
+    memset(zero, 0, sizeof zero);
+    memset(totals, 0, s->count * sizeof *totals);
+    for (i = 0; i < s->count; i++) minus[i] = -s->mean[i];
+    for (row = 0; row < s->rows; row += chunk.rows) {
+        chunk = lnp_chunk_at(row, s->pixels);
+        memset(sums, 0, sizeof sums);
+        lnp_batch_norm_move(s, centred, x + row * s->c, minus, chunk.rows);
+        if (a) lnp_batch_norm_move(s, factor, a + row * s->c, zero, chunk.rows);
+        s->node->graph->kernels.column_products(sums, a ? factor : centred, centred, LNP_NORM_STRIP,
+                                                chunk.rows, s->count);
+        for (i = 0; i < s->count; i++) totals[i] += (double)sums[i];
+    }
+}
+
+/* The batch's statistics, and the running ones a step nearer to them. */
+static void lnp_batch_norm_measure(const lnp_batch_norm_strip *s)
+{
+    const lensnet_node *node = s->node;
+    const lnp_batch_norm_options *o = (const lnp_batch_norm_options *)lensnet_node_options(node);
+    float *values = node->graph->parameters->values;
+    float *mean = values + lnp_parameter_of(node, 2)->offset + s->first;
+    float *variance = values + lnp_parameter_of(node, 3)->offset + s->first;
+    const double n = (double)s->rows, step = (double)o->momentum;
+    double totals[LNP_NORM_STRIP];
+    size_t i;
+    lnp_batch_norm_sums(s, totals, lnp_input_value(node, 0));
+    for (i = 0; i < s->count; i++) {
+        s->mean[i] = (float)(totals[i] / n);
+        mean[i] = (float)((1.0 - step) * (double)mean[i] + step * totals[i] / n);
+    }
+    lnp_batch_norm_products(s, totals, NULL, lnp_input_value(node, 0));
+    for (i = 0; i < s->count; i++) {
+        const double unbiased = totals[i] / (n > 1.0 ? n - 1.0 : 1.0);
+        s->rstd[i] = (float)(1.0 / sqrt(totals[i] / n + (double)o->epsilon));
+        variance[i] = (float)((1.0 - step) * (double)variance[i] + step * unbiased);
+    }
+}
+
+static void lnp_batch_norm_recall(const lnp_batch_norm_strip *s)
+{
+    const lnp_batch_norm_options *o = (const lnp_batch_norm_options *)lensnet_node_options(s->node);
+    const float *mean = lnp_parameter_values(s->node, 2) + s->first;
+    const float *variance = lnp_parameter_values(s->node, 3) + s->first;
+    size_t i;
+    for (i = 0; i < s->count; i++) {
+        s->mean[i] = mean[i];
+        s->rstd[i] = (float)(1.0 / sqrt((double)variance[i] + (double)o->epsilon));
+    }
+}
+
+static void lnp_batch_norm_forward_task(const void *context, size_t strip, size_t worker)
+{
+    const lensnet_node *node = (const lensnet_node *)context;
+    const lnp_batch_norm_strip s = lnp_batch_norm_strip_of(node, strip);
+    const float *w = lnp_parameter_values(node, 0) + s.first;
+    const float *b = lnp_parameter_values(node, 1) + s.first;
+    size_t i;
+    (void)worker;
+    if (lensnet_node_training(node))
+        lnp_batch_norm_measure(&s);
+    else
+        lnp_batch_norm_recall(&s);
+    for (i = 0; i < s.count; i++) {
+        s.factor[i] = w[i] * s.rstd[i];
+        s.shift[i] = (float)((double)b[i] - (double)s.mean[i] * (double)s.factor[i]);
+    }
+}
+
+static void lnp_batch_norm_forward_rows(const void *context, size_t part, size_t worker)
+{
+    const lensnet_node *node = (const lensnet_node *)context;
+    const lnp_batch_norm_strip s = lnp_batch_norm_strip_of(node, 0);
+    const size_t at = part * LNP_ROWS_AT_A_TIME * s.c;
+    (void)worker;
+    node->graph->kernels.scale_shift_rows(lnp_output_value(node) + at, s.c,
+                                          lnp_input_value(node, 0) + at, s.c, s.factor, s.shift,
+                                          lnp_rows_of_part(node, part), s.c);
+}
+
+static void lnp_batch_norm_run(const lensnet_node *node, lensnet_task strips, lensnet_task rows)
+{
+    const lnp_batch_norm_strip s = lnp_batch_norm_strip_of(node, 0);
+    lnp_set_all(lensnet_node_scratch(node) + (s.ones - s.factor), 1.0f, s.c);
+    lensnet_node_run(node, strips, lnp_ceil_div(s.c, LNP_NORM_STRIP));
+    if (rows) lnp_run_rows(node, rows);
+}
+
+static void lnp_batch_norm_forward(const lensnet_node *node)
+{
+    lnp_batch_norm_run(node, lnp_batch_norm_forward_task, lnp_batch_norm_forward_rows);
+}
+
+/* dx = w rstd (dy - s1 / n - (x - mean) rstd^2 s2 / n), s1 = sum of dy, s2 = sum of dy (x - mean). */
+static void lnp_batch_norm_back_task(const void *context, size_t strip, size_t worker)
+{
+    const lensnet_node *node = (const lensnet_node *)context;
+    const lnp_batch_norm_strip s = lnp_batch_norm_strip_of(node, strip);
+    const float *w = lnp_parameter_values(node, 0) + s.first, *dy = lnp_output_gradient(node);
+    float *dw = lnp_parameter_gradient(node, 0) + s.first;
+    float *db = lnp_parameter_gradient(node, 1) + s.first;
+    double s1[LNP_NORM_STRIP], s2[LNP_NORM_STRIP];
+    size_t i;
+    (void)worker;
+    lnp_batch_norm_sums(&s, s1, dy);
+    lnp_batch_norm_products(&s, s2, dy, lnp_input_value(node, 0));
+    for (i = 0; i < s.count; i++) {
+        const double n = (double)s.rows, rstd = (double)s.rstd[i], scale = (double)w[i] * rstd;
+        const double slope = -scale * rstd * rstd * s2[i] / n;
+        dw[i] += (float)(s2[i] * rstd);
+        db[i] += (float)s1[i];
+        s.factor[i] = (float)scale;
+        s.slope[i] = (float)slope;
+        s.shift[i] = (float)(-scale * s1[i] / n - slope * (double)s.mean[i]);
+    }
+}
+
+static void lnp_batch_norm_back_rows(const void *context, size_t part, size_t worker)
+{
+    const lensnet_node *node = (const lensnet_node *)context;
+    const lnp_row_kernels *kernels = &node->graph->kernels;
+    const lnp_batch_norm_strip s = lnp_batch_norm_strip_of(node, 0);
+    const size_t at = part * LNP_ROWS_AT_A_TIME * s.c, rows = lnp_rows_of_part(node, part);
+    float *dx = lnp_input_gradient(node, 0) + at;
+    (void)worker;
+    kernels->scale_shift_rows(dx, s.c, lnp_input_value(node, 0) + at, s.c, s.slope, s.shift, rows,
+                              s.c);
+    kernels->grn_backward_rows(dx, lnp_output_gradient(node) + at, dx, s.factor, s.ones, s.c, rows,
+                               s.c);
+}
+
+static void lnp_batch_norm_backward(const lensnet_node *node)
+{
+    lnp_batch_norm_run(node, lnp_batch_norm_back_task,
+                       lnp_input_gradient(node, 0) ? lnp_batch_norm_back_rows : NULL);
+}
+
+static const lensnet_operator lnp_batch_norm = {
+    "batch norm", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 4, 4, sizeof(lnp_batch_norm_options), LENSNET_READS_INPUT | LENSNET_WHOLE_BATCH,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_batch_norm_shape, lnp_batch_norm_plan, lnp_batch_norm_forward, lnp_batch_norm_backward,
+    NULL, NULL};
+
+lensnet_batch_norm_desc lensnet_batch_norm_defaults(void)
+{
+    lensnet_batch_norm_desc d;
+    d.weight.index = d.bias.index = d.mean.index = d.variance.index = -1;
+    d.epsilon = 1e-5f;
+    d.momentum = 0.1f;
+    return d;
+}
+
+lensnet_tensor lensnet_batch_norm(lensnet_graph *g, lensnet_tensor x,
+                                  const lensnet_batch_norm_desc *desc)
+{
+    const lensnet_batch_norm_desc defaults = lensnet_batch_norm_defaults();
+    const lensnet_batch_norm_desc *d = desc ? desc : &defaults;
+    lensnet_parameter parameters[4];
+    lnp_batch_norm_options options;
+    parameters[0] = d->weight;
+    parameters[1] = d->bias;
+    parameters[2] = d->mean;
+    parameters[3] = d->variance;
+    options.epsilon = d->epsilon;
+    options.momentum = d->momentum;
+    return lensnet_record(g, &lnp_batch_norm, &x, parameters, &options);
 }
 
 /* --- attention ----------------------------------------------------------------------------------- */
@@ -17295,6 +17605,7 @@ static int lnp_decays(const lensnet_adamw *a, const lnp_weight *w)
 
 static double lnp_rate_factor(const lensnet_adamw *a, size_t index)
 {
+    if (a->parameters->weights[index].statistic) return 0.0;
     return a->rates ? (double)a->rates[index] : 1.0;
 }
 
@@ -17303,10 +17614,12 @@ static size_t lnp_alike_run(const lensnet_adamw *a, size_t *index)
 {
     const lensnet_parameters *p = a->parameters;
     const int decays = lnp_decays(a, &p->weights[*index]);
+    const int statistic = p->weights[*index].statistic;
     const double factor = lnp_rate_factor(a, *index);
     size_t floats = 0;
     while (*index < p->count && lnp_decays(a, &p->weights[*index]) == decays &&
-           !(lnp_rate_factor(a, *index) < factor) && !(lnp_rate_factor(a, *index) > factor))
+           p->weights[*index].statistic == statistic && !(lnp_rate_factor(a, *index) < factor) &&
+           !(lnp_rate_factor(a, *index) > factor))
         floats += p->weights[(*index)++].size;
     return floats;
 }
@@ -17325,6 +17638,7 @@ static void lnp_zero_frozen(lensnet_adamw *a)
 typedef struct lnp_adamw_work {
     const lensnet_adamw *adamw;
     size_t offset, floats;
+    int statistic; /* averaged, but not stepped */
     lnp_adamw_constants constants;
 } lnp_adamw_work;
 
@@ -17336,8 +17650,9 @@ static void lnp_adamw_task(const void *context, size_t piece, size_t worker)
     const size_t at = work->offset + piece * LNP_PIECE;
     const size_t count = lnp_piece_floats(piece, work->floats);
     (void)worker;
-    lnp_adamw_update(&a->rows, p->values + at, a->first + at, a->second + at, p->gradients + at,
-                     count, &work->constants);
+    if (!work->statistic)
+        lnp_adamw_update(&a->rows, p->values + at, a->first + at, a->second + at, p->gradients + at,
+                         count, &work->constants);
     if (a->average)
         a->rows.average_towards(a->average + at, p->values + at,
                                 (float)(1.0 - a->desc.average_decay), count);
@@ -17385,10 +17700,12 @@ static void lnp_adamw_update_all(lensnet_adamw *a, double learning_rate)
         lnp_adamw_work work;
         work.adamw = a;
         work.offset = offset;
+        work.statistic = p->weights[i].statistic;
         work.floats = lnp_alike_run(a, &i);
         work.constants = lnp_adamw_constants_at(factor * learning_rate, decay, a->desc.beta1,
                                                 a->desc.beta2, a->desc.epsilon, a->steps);
-        if (factor > 0) lnp_team_run(&a->team, lnp_adamw_task, &work, lnp_piece_count(work.floats));
+        if (factor > 0 || (work.statistic && a->average))
+            lnp_team_run(&a->team, lnp_adamw_task, &work, lnp_piece_count(work.floats));
         offset += work.floats;
     }
     lensnet_parameters_changed(p);
@@ -21020,8 +21337,8 @@ lensnet_result lensnet_classify(const lensnet_classifier *classifier, const floa
  *
  * 0.3.0        2026-11-25: several losses in one graph with targets by name; extra heads on a model; operators and
  *              losses from outside the header (lensnet_operator); sigmoid, SiLU, multiply, concat,
- *              channel scale, group norm, softmax, attention, dropout, average pool; depthwise 3 x 3 and
- *              5 x 5, stride 2; bfloat16 products; images of several bands, crops; temperature,
+ *              channel scale, group norm, batch norm, softmax, attention, dropout, average pool; depthwise
+ *              3 x 3 and 5 x 5, stride 2; bfloat16 products; images of several bands, crops; temperature,
  *              prediction sets and "unknown" in a classifier; learning rates of single tensors. Files
  *              carry checksums. float32 keeps its bits.
  * 0.2.0        2026-11-24, LENSNET_NUMERICS 2: the gradients of biases, norms and GRN's shift are sums of

@@ -41,6 +41,7 @@ typedef enum kind {
     SOFTMAX,
     ATTENTION,
     GROUP_NORM,
+    BATCH_NORM,
     DROPOUT,
     AVERAGE_POOL,
     MULTIPLY,
@@ -101,6 +102,8 @@ static const operation operations[] = {
     {"softmax", SOFTMAX, {2, 4, 5, 7}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"attention, 2 heads", ATTENTION, {3, 3, 4, 18}, 0, 0, 0, {0, 0, 0, 2}, 0},
     {"group norm, 3 groups", GROUP_NORM, {2, 4, 3, 12}, 0, 0, 0, {0, 0, 0, 3}, 1},
+    {"batch norm", BATCH_NORM, {3, 5, 13, 35}, 0, 0, 0, {0, 0, 0, 0}, 1},
+    {"batch norm on 1x1", BATCH_NORM, {4, 1, 1, 7}, 0, 0, 0, {0, 0, 0, 0}, 1},
     {"dropout", DROPOUT, {4, 3, 3, 5}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"average pool 3x3, stride 2", AVERAGE_POOL, {2, 7, 6, 5}, 0, 3, 3, {2, 1, 1, 1}, 0},
     {"average pool 2x2", AVERAGE_POOL, {1, 6, 6, 17}, 0, 2, 2, {2, 0, 1, 1}, 0},
@@ -138,7 +141,7 @@ static void parameter_sizes(size_t sizes[2], const operation *op)
         sizes[0] = op->out_channels * (op->in.c / op->desc.groups) * op->rows * op->columns;
     if (op->kind == LINEAR) sizes[0] = op->out_channels * op->in.c;
     if (op->kind == LAYER_NORM || op->kind == GRN || op->kind == GROUP_NORM ||
-        op->kind == CHANNEL_SCALE)
+        op->kind == BATCH_NORM || op->kind == CHANNEL_SCALE)
         sizes[0] = op->in.c;
     if (sizes[0] && op->biased) sizes[1] = output_shape(op).c;
 }
@@ -301,14 +304,28 @@ static double group_norm_at(const operation *op, const double *x, size_t n, size
     return (value - mean) / sqrt(variance + (double)EPSILON);
 }
 
+/* mean[c] and deviation[c] of the whole batch. */
+static void batch_statistics(double *mean, double *deviation, const operation *op, const double *x)
+{
+    const size_t c = op->in.c, rows = op->in.n * op->in.h * op->in.w;
+    size_t i;
+    memset(mean, 0, c * sizeof *mean);
+    memset(deviation, 0, c * sizeof *deviation);
+    for (i = 0; i < rows * c; i++) mean[i % c] += x[i] / (double)rows;
+    for (i = 0; i < rows * c; i++)
+        deviation[i % c] += (x[i] - mean[i % c]) * (x[i] - mean[i % c]) / (double)rows;
+    for (i = 0; i < c; i++) deviation[i] = sqrt(deviation[i] + (double)EPSILON);
+}
+
 static void formula(double *y, const operation *op, const double *x, double *const parameters[2],
                     const double *kept)
 {
-    static double ratios[MOST];
+    static double ratios[MOST], mean[MOST], deviation[MOST];
     shape out = output_shape(op);
     const double *p = parameters[0], *q = parameters[1];
     size_t n, oy, ox, c;
     if (op->kind == GRN) grn_ratios(ratios, op, x);
+    if (op->kind == BATCH_NORM) batch_statistics(mean, deviation, op, x);
     for (n = 0; n < out.n; n++) {
         for (oy = 0; oy < out.h; oy++) {
             for (ox = 0; ox < out.w; ox++) {
@@ -332,6 +349,7 @@ static void formula(double *y, const operation *op, const double *x, double *con
                         y[i] = attention_at(op, x + at(op->in, n, 0, 0, 0), oy * out.w + ox, c);
                         break;
                     case GROUP_NORM: y[i] = group_norm_at(op, x, n, c, x[i]) * p[c] + q[c]; break;
+                    case BATCH_NORM: y[i] = (x[i] - mean[c]) / deviation[c] * p[c] + q[c]; break;
                     case DROPOUT: y[i] = kept[i] > 0 ? x[i] / (1 - (double)DROP_RATE) : 0; break;
                     case AVERAGE_POOL: y[i] = average_pool_at(op, x, n, oy, ox, c); break;
                     case MULTIPLY: y[i] = x[i] / (1 + exp(-x[i])); break; /* x sigmoid(x) */
@@ -379,6 +397,8 @@ typedef struct trial {
     double loss;
 } trial;
 
+static lensnet_batch_norm_desc norm; /* of the network that is being built */
+
 static lensnet_tensor record(lensnet_graph *graph, const operation *op, lensnet_tensor x,
                              lensnet_parameter p, lensnet_parameter q)
 {
@@ -395,6 +415,7 @@ static lensnet_tensor record(lensnet_graph *graph, const operation *op, lensnet_
     case SOFTMAX: return lensnet_softmax(graph, x);
     case ATTENTION: return lensnet_attention(graph, x, op->desc.groups);
     case GROUP_NORM: return lensnet_group_norm(graph, x, op->desc.groups, p, q, EPSILON);
+    case BATCH_NORM: return lensnet_batch_norm(graph, x, &norm);
     case DROPOUT: return lensnet_dropout(graph, x, DROP_RATE);
     case AVERAGE_POOL:
         return lensnet_average_pool(graph, x, op->rows, op->desc.stride, op->desc.padding);
@@ -452,11 +473,20 @@ static void evaluate(trial *t, const operation *op, lensnet_isa isa, size_t micr
     int labels[8], i;
     for (i = 0; i < 8; i++) labels[i] = i % CLASSES;
     host.isa_cap = isa;
+    host.threads = isa == LENSNET_ISA_REFERENCE ? 1 : 2;
     must(lensnet_parameters_create(&parameters, &host, &error), op->name);
     p = add(parameters, op, 0);
     q = add(parameters, op, 1);
     head = lensnet_parameter_add(parameters, "head", CLASSES, out.c, out.h, out.w,
                                  LENSNET_INITIAL_ZERO);
+    if (op->kind == BATCH_NORM) {
+        norm = lensnet_batch_norm_defaults();
+        norm.weight = p;
+        norm.bias = q;
+        norm.mean = lensnet_statistic_add(parameters, "mean", out.c, LENSNET_INITIAL_ZERO);
+        norm.variance = lensnet_statistic_add(parameters, "variance", out.c, LENSNET_INITIAL_ONE);
+        norm.epsilon = EPSILON;
+    }
     must(lensnet_parameters_allocate(parameters, 1, 0, &error), op->name);
     exchange(t->parameters[0], parameters, lensnet_parameters_values(parameters), p, 1);
     exchange(t->parameters[1], parameters, lensnet_parameters_values(parameters), q, 1);
@@ -794,6 +824,88 @@ static void test_chunk_law(void)
     lensnet_parameters_destroy(parameters);
 }
 
+/* Batch norm beside its definition: the running statistics move, AdamW leaves them alone, a graph that only
+ * runs uses them, and the batch is never split. */
+static void test_batch_norm_statistics(void)
+{
+    enum { C = 5, N = 3, PIXELS = 6, ROWS = N * PIXELS };
+    lensnet_parameters *parameters;
+    lensnet_graph_options options = lensnet_graph_defaults();
+    lensnet_adamw_desc decaying = lensnet_adamw_defaults();
+    lensnet_batch batch = lensnet_batch_defaults();
+    lensnet_outputs outputs;
+    lensnet_graph *graph[2];
+    lensnet_plan plan;
+    lensnet_adamw *adamw;
+    float images[ROWS * C], before[4 * C], logits[N * C], *values;
+    int labels[N] = {1, 3, 0}, k;
+    size_t i, c;
+    must(lensnet_parameters_create(&parameters, NULL, &error), "statistics");
+    norm = lensnet_batch_norm_defaults();
+    norm.weight = lensnet_parameter_add(parameters, "weight", C, 0, 0, 0, LENSNET_INITIAL_ONE);
+    norm.bias = lensnet_parameter_add(parameters, "bias", C, 0, 0, 0, LENSNET_INITIAL_ZERO);
+    norm.mean = lensnet_statistic_add(parameters, "mean", C, LENSNET_INITIAL_ZERO);
+    norm.variance = lensnet_statistic_add(parameters, "variance", C, LENSNET_INITIAL_ONE);
+    must(lensnet_parameters_allocate(parameters, 1, 0, &error), "statistics");
+    values = lensnet_parameters_values(parameters);
+    lngen_fill(images, ROWS * C, "images", 2, 3);
+    options.height = PIXELS;
+    options.width = 1;
+    options.batch = N;
+    options.micro_batch = 1;
+    for (k = 0; k < 2; k++) {
+        options.training = !k;
+        must(lensnet_graph_create(&graph[k], parameters, &options, &error), "statistics");
+        lensnet_cross_entropy(
+            graph[k],
+            lensnet_mean_pool(graph[k],
+                              lensnet_batch_norm(graph[k], lensnet_input(graph[k], C), &norm)),
+            NULL);
+        must(lensnet_graph_plan(graph[k], &plan, &error), "statistics");
+        CHECK(plan.micro_batch == (k ? 1 : N));
+        must(lensnet_graph_allocate(graph[k], &error), "statistics");
+    }
+    CHECK(lensnet_parameters_info(parameters, 2).statistic);
+    CHECK(!lensnet_parameters_info(parameters, 1).statistic);
+    batch.images = images;
+    batch.channels = C;
+    batch.count = N;
+    batch.labels = labels;
+    decaying.weight_decay = 0.5;
+    must(lensnet_adamw_create(&adamw, parameters, &decaying, &error), "statistics");
+    must(lensnet_forward_backward(graph[0], &batch, NULL, &error), "statistics");
+    for (c = 0; c < C; c++) {
+        double mean = 0, square = 0;
+        for (i = 0; i < ROWS; i++) mean += images[i * C + c] / (double)ROWS;
+        for (i = 0; i < ROWS; i++)
+            square += (images[i * C + c] - mean) * (images[i * C + c] - mean) / (ROWS - 1);
+        CHECK_CLOSE(values[2 * C + c], 0.1 * mean, 1e-6, "running mean");
+        CHECK_CLOSE(values[3 * C + c], 0.9 + 0.1 * square, 1e-6, "running variance");
+    }
+    memcpy(before, values, sizeof before);
+    must(lensnet_adamw_step(adamw, 0.1, NULL, &error), "statistics");
+    CHECK(memcmp(before, values, C * sizeof *values) != 0);
+    CHECK(memcmp(before + 2 * C, values + 2 * C, 2 * C * sizeof *values) == 0);
+    memset(&outputs, 0, sizeof outputs);
+    outputs.logits = logits;
+    must(lensnet_forward(graph[1], &batch, &outputs, &error), "statistics");
+    CHECK(memcmp(before + 2 * C, values + 2 * C, 2 * C * sizeof *values) == 0);
+    for (i = 0; i < N * C; i++) {
+        double sum = 0;
+        size_t p;
+        c = i % C;
+        for (p = 0; p < PIXELS; p++)
+            sum += (images[(i / C * PIXELS + p) * C + c] - values[2 * C + c]) / (double)PIXELS;
+        CHECK_CLOSE(logits[i],
+                    sum / sqrt((double)values[3 * C + c] + 1e-5) * values[c] + values[C + c], 2e-6,
+                    "inference");
+    }
+    lensnet_adamw_destroy(adamw);
+    lensnet_graph_destroy(graph[0]);
+    lensnet_graph_destroy(graph[1]);
+    lensnet_parameters_destroy(parameters);
+}
+
 /* A branch without a loss gives no gradient, and must leave that of the other branch as it is. */
 static void test_dead_branch(int branches)
 {
@@ -843,6 +955,7 @@ int main(void)
     for (i = 0; i < sizeof operations / sizeof *operations; i++) test_operation(&operations[i]);
     test_grn_zero_channel();
     test_chunk_law();
+    test_batch_norm_statistics();
     test_dead_branch(1);
     test_dead_branch(2);
     for (i = 0; i < sizeof losses / sizeof *losses; i++) test_loss(&losses[i]);
