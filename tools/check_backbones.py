@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""Runs the networks of examples/backbones.h beside timm's and torchvision's, from the same weights.
+
+usage:  pip install torch torchvision timm safetensors numpy
+        python3 tools/check_backbones.py [NAME ...]        (default: all that are fast)
+
+Builds tools/check_backbones.c with $CC (default cc), or takes $CHECK_BACKBONES, and checks for each: logits
+within 3e-5 of their largest, or of 1; gradients of the first step within 2e-5 of the tensor's largest, or of
+a thousandth of the network's largest; running statistics after it within 1e-5; losses of ten steps of AdamW
+within 1e-4. Prints one line per check. Among a million values before a ReLU one may lie so near to 0 that the
+two sides, each rightly, take it for positive and for negative; then every gradient below differs in its third
+digit. So gradients are compared on up to four sets of images, until one has no such value.
+"""
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy
+import safetensors.torch
+import timm
+import torch
+import torchvision
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
+FAST = ['resnet18', 'resnet34', 'resnet50', 'convnext_atto', 'convnext_tiny', 'densenet121', 'efficientnet_b0']
+COUNT, SIDE, CLASSES, STEPS, RATE = 4, 64, 5, 10, 1e-4
+GRADIENT_TOLERANCE = 2e-5
+failed = 0
+
+
+def check(what, difference, tolerance):
+    global failed
+    good = difference <= tolerance  # False for NaN
+    failed += not good
+    print('%-60s %.2g of %.0g  %s' % (what, difference, tolerance, 'ok' if good else 'FAILED'), flush=True)
+
+
+def create(name):
+    """Random weights, none zero; running statistics as a trained network might have them."""
+    if name.startswith(('resnet', 'densenet')):
+        model = getattr(torchvision.models, name)(num_classes=CLASSES)
+        theirs = timm.create_model(name, num_classes=CLASSES).state_dict()
+        assert list(theirs) == list(model.state_dict()), 'timm and torchvision name %s differently' % name
+    else:
+        model = timm.create_model(name, num_classes=CLASSES)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for key, p in model.named_parameters():
+            if p.dim() == 1:
+                p.copy_(0.1 * torch.randn(p.shape, generator=generator) + (key.endswith('weight')))
+                if key.endswith('gamma'):
+                    p.add_(0.2)
+            else:
+                p.copy_(torch.randn(p.shape, generator=generator) * (1.5 / p[0].numel()) ** 0.5)
+        for key, buffer in model.named_buffers():
+            if key.endswith('running_mean'):
+                buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
+            if key.endswith('running_var'):
+                buffer.copy_(0.7 + torch.rand(buffer.shape, generator=generator))
+    return model
+
+
+def run_theirs(model, x, labels):
+    with torch.no_grad():
+        logits = model.eval()(x)
+    model.train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE)
+    losses, first = [], {}
+    for step in range(STEPS):
+        optimiser.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(x), labels)
+        loss.backward()
+        if step == 0:
+            first = {key: p.grad.clone() for key, p in model.named_parameters()}
+            first.update({key: b.clone() for key, b in model.named_buffers() if 'running' in key})
+        optimiser.step()
+        losses.append(loss.item())
+    return logits, first, losses
+
+
+def run_ours(program, folder, name, model, x):
+    weights, images, out = (os.path.join(folder, name + end) for end in ('.safetensors', '.bin', '.out'))
+    safetensors.torch.save_file(model.state_dict(), weights)
+    x.permute(0, 2, 3, 1).contiguous().numpy().tofile(images)
+    answer = subprocess.run([program, name, weights, images, str(COUNT), str(SIDE), str(CLASSES), str(RATE),
+                             str(STEPS), out], check=True, capture_output=True, text=True)
+    logits = torch.from_numpy(numpy.fromfile(out + '.logits', dtype=numpy.float32)).reshape(COUNT, CLASSES)
+    first = safetensors.torch.load_file(out + '.gradients.safetensors')
+    saved = safetensors.torch.load_file(out + '.safetensors')
+    return logits, first, [float(line) for line in answer.stdout.split()], saved
+
+
+def gradient_difference(ours, theirs):
+    """The worst over all tensors."""
+    assert set(ours) == set(theirs), 'tensors differ'
+    gradients = [key for key in theirs if 'running' not in key]
+    floor = 1e-3 * max(float(theirs[key].abs().max()) for key in gradients)
+    return max(float((ours[key].reshape(-1) - theirs[key].reshape(-1)).abs().max()) /
+               max(float(theirs[key].abs().max()), floor) for key in gradients)
+
+
+def statistics_difference(ours, theirs):
+    running = [key for key in theirs if 'running' in key]
+    return max((float((ours[key] - theirs[key]).abs().max() / max(theirs[key].abs().max(), 0.1)) for key in running),
+               default=0.0)
+
+
+def compare(program, folder, name):
+    gradients = []
+    while not gradients or (len(gradients) < 4 and not gradients[-1] <= GRADIENT_TOLERANCE):
+        model = create(name)
+        x = torch.randn((COUNT, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(7 + len(gradients)))
+        ours = run_ours(program, folder, name, model, x)
+        theirs = run_theirs(model, x, torch.arange(COUNT) % CLASSES)
+        gradients.append(gradient_difference(ours[1], theirs[1]))
+    scale = max(1.0, float(theirs[0].abs().max()))
+    check('%s: logits (up to %.2g)' % (name, scale), float((ours[0] - theirs[0]).abs().max()) / scale, 3e-5)
+    check('%s: gradients, images of set %d' % (name, len(gradients)), gradients[-1], GRADIENT_TOLERANCE)
+    check('%s: running statistics' % name, statistics_difference(ours[1], theirs[1]), 1e-5)
+    check('%s: losses of %d steps' % (name, STEPS), max(abs(a - b) for a, b in zip(ours[2], theirs[2])), 1e-4)
+    missing, foreign = model.load_state_dict(ours[3], strict=False)
+    problems = [key for key in missing if not key.endswith('num_batches_tracked')] + list(foreign)
+    check('%s: tensors of our file that do not fit' % name, len(problems), 0)
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        program = os.environ.get('CHECK_BACKBONES')
+        if not program:
+            program = os.path.join(folder, 'check_backbones')
+            subprocess.run([os.environ.get('CC', 'cc'), '-O2', '-fopenmp', '-I.', 'tools/check_backbones.c', '-o',
+                            program, '-lm'], cwd=ROOT, check=True)
+        for name in sys.argv[1:] or FAST:
+            compare(program, folder, name)
+    print('%d failed' % failed)
+    return failed != 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
