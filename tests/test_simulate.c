@@ -814,7 +814,7 @@ static int run_line(lensnet_error *error, const char *line)
     for (word = strtok(text, " "); word && count < 64; word = strtok(NULL, " "))
         arguments[count++] = word;
     error->text[0] = 0;
-    return parse_arguments(&j, count, arguments, error) && run_job(&j, error);
+    return parse_arguments(&j, count, arguments, error) && asks(&j, error) && run_job(&j, error);
 }
 
 static void check_refused(const char *line, const char *expected)
