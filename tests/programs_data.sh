@@ -61,7 +61,7 @@ run ./check_data bad
 [ $? -eq 1 ] && grep -q "bad/valid: no program reads this folder; is 'val' meant?" out.txt
 good "check_data names a folder that train would not read"
 refused "there is no folder 'val' in it, but one named 'valid'" $train
-spoil sh -c './simulate other --val 12 --preset model1 --seed 9 >/dev/null && rm -r bad/val && cp -r other/val bad/val'
+spoil sh -c './simulate shifted --val 12 --preset model1 --seed 9 >/dev/null && rm -r bad/val && cp -r shifted/val bad/val'
 run ./check_data bad
 [ $? -eq 1 ] && grep -q "train and val differ in the mean of 'no'" out.txt
 good "check_data finds a split of other images"
