@@ -527,6 +527,30 @@ static void test_sets(void)
     }
 }
 
+/* Two sets of names that tell nothing of which is meant, as DINO's. */
+static void test_unusual_sets(void)
+{
+    static const uint32_t shape[1] = {2};
+    static writer root;
+    torch_file file;
+    lensnet_error error;
+    unsigned char *bytes;
+    size_t size, i;
+    root.length = 0;
+    add(&root, "}(", 2);
+    for (i = 0; i < 2; i++) {
+        add_string(&root, i ? "teacher" : "student");
+        add(&root, "}", 1);
+        add_string(&root, "w");
+        add_tensor(&root, (uint32_t)(2 * i), shape, 1, 4);
+        add(&root, "s", 1);
+    }
+    add(&root, "u", 1);
+    bytes = legacy_file(&root, 4, &size);
+    CHECK(torch_file_open_memory(&file, bytes, size, NULL, &error) == LENSNET_ERROR_ARGUMENT);
+    CHECK(strstr(error.text, "(--key): 'student', 'teacher'") != NULL);
+}
+
 /* mmengine's checkpoint: mmpretrain's names become the authors', and of its two sets the averaged one,
  * "state_dict", is read and said. */
 static void test_mmpretrain(void)
@@ -630,6 +654,7 @@ int main(void)
     test_folder();
     test_verify();
     test_sets();
+    test_unusual_sets();
     test_mmpretrain();
     test_sparse();
     remove(SCRATCH);

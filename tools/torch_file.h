@@ -690,6 +690,10 @@ static int torch_find_weights(torch_file *file, const pickle_value *root, const 
         return torch_fail(file, LENSNET_ERROR_ARGUMENT,
                           "it has no dictionary named '%.80s'; there are: %s", wanted,
                           torch_dict_names(names, sizeof names, root->list));
+    if (!chosen && root->list->count > 1 && root->list->items[1].kind == PICKLE_DICT)
+        return torch_fail(file, LENSNET_ERROR_ARGUMENT,
+                          "it has several sets of weights; say which is wanted (--key): %s",
+                          torch_dict_names(names, sizeof names, root->list));
     *weights = chosen ? chosen[1].list : root->list;
     return 1;
 }
