@@ -1185,6 +1185,15 @@ typedef struct lensnet_batch {
     const lensnet_target *named; /* `named_count` targets of the other losses; NULL */
     size_t named_count;          /* 0 */
     uint64_t seed, step;         /* name the random numbers of drop path; 0 */
+    /* Of a part of a larger batch, whose parts are computed apart (by several processes, say) and whose
+     * gradients and losses the caller adds: where it stands in the whole. Losses are then divided by what
+     * the whole has, and random numbers fall as there. How a batch is cut, and in which order its parts are
+     * added, changes the last bits. Batch norm knows the part alone. */
+    size_t first; /* images of the whole batch before this part; 0 */
+    size_t total; /* images of the whole batch; 0: this is all of it */
+    /* With labels that are negative or of weighted classes: the sum of the class weights (1 without) of
+     * all labels of the whole batch that are not negative; 0: `total`. */
+    double total_weight;
 } lensnet_batch;
 LENSNET_API lensnet_batch lensnet_batch_defaults(void);
 
@@ -1286,8 +1295,8 @@ LENSNET_API lensnet_weight lensnet_node_weight(const lensnet_node *node, int k);
 LENSNET_API const void *lensnet_node_options(const lensnet_node *node); /* the copy of the struct */
 LENSNET_API int lensnet_node_training(const lensnet_node *node); /* as in lensnet_graph_options */
 /* The batch that is being computed; *first (may be NULL) receives the number of the view's first image in
- * it. Random numbers from (batch->seed, batch->step, number of the image) fall alike however the batch is
- * split. NULL in shape and plan. */
+ * it. Random numbers from (batch->seed, batch->step, batch->first + number of the image) fall alike however
+ * the batch is split. NULL in shape and plan. */
 LENSNET_API const lensnet_batch *lensnet_node_batch(const lensnet_node *node, size_t *first);
 
 /* For `shape`: the output is (n, height, width, channels). */
@@ -1314,8 +1323,9 @@ LENSNET_API void lensnet_node_run(const lensnet_node *node, lensnet_task task, s
 LENSNET_API const float *lensnet_loss_targets(const lensnet_node *node);
 LENSNET_API void lensnet_loss_add(const lensnet_node *node, double sum);
 LENSNET_API double lensnet_loss_scale(const lensnet_node *node);
-/* For `begin`: the batch has what the loss needs, and its sum over the whole batch is to be divided by
- * `divisor` (0: the loss is 0). Not called: the loss is passed over, and backward refused. */
+/* For `begin`: the batch has what the loss needs, and its sum over the whole batch (batch->total images, if
+ * this is a part) is to be divided by `divisor` (0: the loss is 0). Not called: the loss is passed over, and
+ * backward refused. */
 LENSNET_API void lensnet_loss_given(const lensnet_node *node, double divisor);
 /* -------------------------------------------------------------------------------------------------
  * >>metrics  The figures of the field, with scikit-learn's definitions and, to about 1e-12, its
@@ -10120,7 +10130,24 @@ static lensnet_result lnp_batch_check(const lensnet_graph *g, const lensnet_batc
             "allocated with gradients");
     if (b->named_count && !b->named)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "batch: the named targets are NULL");
+    if ((b->first || b->total) && (b->count > b->total || b->first > b->total - b->count))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                        "batch: images %lu ... %lu are no part of a batch of %lu",
+                        (unsigned long)b->first, (unsigned long)(b->first + b->count),
+                        (unsigned long)b->total);
+    if (!(b->total_weight >= 0.0 && b->total_weight < 1e300))
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "batch: a total weight of %g, expected >= 0",
+                        b->total_weight);
     return LENSNET_OK;
+}
+
+/* Images of the batch, or of the whole that it is a part of. */
+static size_t lnp_batch_total(const lensnet_batch *b) { return b->total ? b->total : b->count; }
+
+/* The number in that whole of image `i` of the micro-batch: it names random numbers. */
+static uint64_t lnp_image_number(const lnp_run *run, size_t i)
+{
+    return (uint64_t)run->batch->first + run->first + i;
 }
 
 /* What a loss does before a batch if it has no rule of its own: finds its targets by name. It is a mean
@@ -10134,8 +10161,8 @@ static void lnp_find_targets(lensnet_graph *g, lnp_loss *loss)
         if (b->named[i].name && !strcmp(b->named[i].name, loss->target))
             loss->targets = b->named[i].values;
     loss->given = loss->targets != NULL;
-    loss->divisor =
-        (double)b->count * (double)lnp_sample_floats(&g->tensors[g->nodes[loss->node].inputs[0]]);
+    loss->divisor = (double)lnp_batch_total(b) *
+                    (double)lnp_sample_floats(&g->tensors[g->nodes[loss->node].inputs[0]]);
 }
 
 static lensnet_result lnp_begin_losses(lensnet_graph *g, lensnet_error *error)
@@ -12661,7 +12688,8 @@ static float lnp_drop_scale(const lensnet_node *node, size_t i)
     const lnp_run *run = &node->graph->run;
     const uint64_t stream = run->batch->step * 65536 + drop->index;
     if (!node->graph->options.training || drop->rate <= 0.0f) return 1.0f;
-    if (lensnet_random_uniform(run->batch->seed, stream, run->first + i) < (double)drop->rate)
+    if (lensnet_random_uniform(run->batch->seed, stream, lnp_image_number(run, i)) <
+        (double)drop->rate)
         return 0.0f;
     return 1.0f / (1.0f - drop->rate);
 }
@@ -12708,7 +12736,7 @@ static void lnp_dropout_sample(const lensnet_node *node, size_t sample, float *t
     const lnp_run *run = &node->graph->run;
     const size_t floats = lnp_sample_floats(lnp_in(node));
     const uint64_t stream = run->batch->step * 65536 + drop->index;
-    const uint64_t first = (uint64_t)(run->first + sample) * floats;
+    const uint64_t first = lnp_image_number(run, sample) * floats;
     const float scale = 1.0f / (1.0f - drop->rate);
     size_t i;
     for (i = 0; i < floats; i++) {
@@ -13013,12 +13041,13 @@ static void lnp_cross_entropy_plan(lensnet_node *node)
     node->scratch = 2 * lnp_round_up(n, 16) + lnp_round_up(n * lnp_in(node)->c, 16);
 }
 
-/* Sums the weights of the labels, or their number: what the loss is divided by. */
+/* Sums the weights of the labels, or their number: what the loss is divided by. Of a part it cannot know
+ * that of the whole unless every label counts 1. */
 static lensnet_result lnp_cross_entropy_begin(const lensnet_node *node, lensnet_error *error)
 {
     const lensnet_batch *b = node->graph->run.batch;
     const size_t classes = lnp_in(node)->c;
-    double divisor = b->targets ? (double)b->count : 0.0;
+    double divisor = b->targets ? (double)lnp_batch_total(b) : 0.0;
     size_t i;
     for (i = 0; b->labels && i < b->count; i++) {
         const int label = b->labels[i];
@@ -13028,6 +13057,13 @@ static lensnet_result lnp_cross_entropy_begin(const lensnet_node *node, lensnet_
                             label, (unsigned long)i, (unsigned long)classes - 1);
         if (label >= 0 && !b->targets)
             divisor += node->constants ? (double)node->constants[label] : 1.0;
+    }
+    if (b->total && b->labels && !b->targets) {
+        if (b->total_weight == 0.0 && divisor != (double)b->count)
+            return lnp_fail(
+                error, LENSNET_ERROR_ARGUMENT,
+                "batch: a part with labels that are ignored or weighted needs total_weight");
+        divisor = b->total_weight > 0.0 ? b->total_weight : (double)b->total;
     }
     if (b->labels || b->targets) lensnet_loss_given(node, divisor);
     return LENSNET_OK;
@@ -14870,8 +14906,6 @@ static const char *lnp_wrong_file(const unsigned char *bytes, size_t count)
         {"SIMPLE  =", 9, "it is a FITS file; are the weights and the image exchanged?"},
         {"\x89PNG", 4, "it is a PNG image, not weights"},
         {"\xff\xd8\xff", 3, "it is a JPEG image, not weights"},
-        {"\x80\3}", 3, "it is a Python pickle; save state_dict() with torch.save"},
-        {"\x80\3c", 3, "it is a Python pickle; save state_dict() with torch.save"},
         {"\x80\4\x95", 3, "it is a Python pickle; save state_dict() with torch.save"},
         {"\x80\5\x95", 3, "it is a Python pickle; save state_dict() with torch.save"},
         {"\x1f\x8b", 2, "it is packed with gzip; unpack it first (gunzip)"},
@@ -19253,7 +19287,6 @@ static lensnet_result lnp_config_read(lnp_config *c, const lensnet_archive *arch
     memset(&json, 0, sizeof json);
     json.text = text;
     json.length = bytes - 1;
-    if (!strncmp(text, "\xef\xbb\xbf", 3)) json.at = 3; /* Windows' mark of UTF-8 */
     if (!lnp_utf8_valid(text, json.length)) lnp_json_fail(&json, "text that is not UTF-8");
     lnp_config_object(c, &json);
     lnp_json_end(&json);

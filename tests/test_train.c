@@ -292,6 +292,72 @@ static void test_drop_path(void)
     training_end(&t);
 }
 
+/* ---- parts of a batch ---------------------------------------------------------------------------- */
+
+/* Images 0, 1 and image 2, apart: their losses and gradients add up to those of the whole batch, with the drop
+ * paths of the whole. An ignored label needs to know what the whole is divided by. */
+static void check_parts(const int *labels, double total_weight)
+{
+    lensnet_model_desc desc = golden_desc("small", 3);
+    lensnet_loss loss = lensnet_loss_defaults();
+    size_t count, i;
+    float *whole, *sum;
+    const float *gradients;
+    double whole_loss, part_loss;
+    training t;
+    desc.drop_path_rate = 0.6f;
+    training_begin(&t, &desc, 3, 32, &loss);
+    count = lensnet_parameters_size(lensnet_model_parameters(t.model));
+    gradients = lensnet_parameters_gradients(lensnet_model_parameters(t.model));
+    whole = (float *)malloc(count * sizeof *whole);
+    sum = (float *)malloc(count * sizeof *sum);
+    golden_expect(whole && sum, "out of memory");
+    t.batch.labels = labels;
+    t.batch.step = 5;
+    training_run(&t);
+    whole_loss = t.outputs.loss;
+    memcpy(whole, gradients, count * sizeof *whole);
+    t.batch.total = 3;
+    t.batch.count = 2;
+    t.batch.total_weight = total_weight;
+    training_run(&t);
+    part_loss = t.outputs.loss;
+    memcpy(sum, gradients, count * sizeof *sum);
+    t.batch.first = 2;
+    t.batch.count = 1;
+    t.batch.images = t.images + 2 * 32 * 32 * 3;
+    t.batch.labels = labels + 2;
+    training_run(&t);
+    for (i = 0; i < count; i++) sum[i] += gradients[i];
+    CHECK_CLOSE(part_loss + t.outputs.loss, whole_loss, 1e-6, "losses of the parts");
+    CHECK_CLOSE(largest_difference(sum, whole, count) / largest_magnitude(whole, count), 0, 1e-5,
+                "gradients of the parts");
+    free(whole);
+    free(sum);
+    training_end(&t);
+}
+
+static void test_parts(void)
+{
+    static const int ignored[3] = {2, -100, 1};
+    lensnet_model_desc desc = golden_desc("small", 3);
+    lensnet_loss loss = lensnet_loss_defaults();
+    training t;
+    check_parts(golden_labels, 0);
+    check_parts(ignored, 2);
+    training_begin(&t, &desc, 3, 32, &loss);
+    t.batch.first = 1;
+    t.batch.total = 3;
+    CHECK(lensnet_forward_backward(t.graph, &t.batch, &t.outputs, &error) ==
+          LENSNET_ERROR_ARGUMENT);
+    t.batch.first = 0;
+    t.batch.labels = ignored;
+    CHECK(lensnet_forward_backward(t.graph, &t.batch, &t.outputs, &error) ==
+          LENSNET_ERROR_ARGUMENT);
+    CHECK(strstr(error.text, "total_weight") != NULL);
+    training_end(&t);
+}
+
 /* ---- targets ------------------------------------------------------------------------------------- */
 
 /* One-hot targets mean what labels mean; an ignored label is as if the sample were not there. */
@@ -649,6 +715,7 @@ int main(void)
     test_losses();
     test_drop_path();
     test_targets();
+    test_parts();
     test_adamw_scalar();
     test_clip_epsilon();
     test_adamw_networks();
