@@ -429,10 +429,10 @@ static size_t calibrate_lines(lensnet_archive_pair *pairs, const lensnet_archive
 }
 
 /* Writes the file anew with `c` (NULL: as it stands) and with lines of metadata, which replace those of
- * the same keys. All else stays as it is, to the byte. */
+ * the same keys. All else stays as it is, to the byte. `host` has the files; NULL: the default one. */
 NPY_API int calibrate_write(const char *path, const calibration *c,
                             const lensnet_archive_pair *lines, size_t line_count,
-                            lensnet_error *error)
+                            const lensnet_host *host, lensnet_error *error)
 {
     lensnet_archive *archive;
     lensnet_archive_tensor *tensors;
@@ -441,7 +441,7 @@ NPY_API int calibrate_write(const char *path, const calibration *c,
     void **blocks;
     size_t i, old_count, room, count = 0, copied;
     int good;
-    if (lensnet_archive_open(&archive, path, NULL, error)) return 0;
+    if (lensnet_archive_open(&archive, path, host, error)) return 0;
     room = lensnet_archive_count(archive) + CALIBRATE_ADDED;
     old = lensnet_archive_pairs(archive, &old_count);
     tensors = (lensnet_archive_tensor *)malloc(room * sizeof *tensors);
@@ -453,7 +453,7 @@ NPY_API int calibrate_write(const char *path, const calibration *c,
     if (good && c) count += calibrate_tensors(tensors + count, c);
     if (good) {
         const size_t pair_count = calibrate_lines(pairs, old, old_count, lines, line_count);
-        good = !lensnet_archive_save(path, tensors, count, pairs, pair_count, NULL, error);
+        good = !lensnet_archive_save(path, tensors, count, pairs, pair_count, host, error);
     }
     for (i = 0; blocks && i < copied; i++) free(blocks[i]);
     free(blocks);
@@ -474,7 +474,7 @@ NPY_API int calibrate_file(const char *path, dataset_split *split, int views, si
     snprintf(text, sizeof text, "%zu", split->count);
     line.key = "lensnet.calibration.images";
     line.value = text;
-    good = good && calibrate_write(path, &c, &line, 1, error);
+    good = good && calibrate_write(path, &c, &line, 1, host, error);
     calibration_free(&c);
     return good;
 }

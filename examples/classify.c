@@ -445,7 +445,7 @@ static int open_explainer(explainer *x, const char *path, const lensnet_host *ho
     load.host = host;
     load.told = told.pairs;
     load.told_count = told.count;
-    good = !weights_open(&file, path, options[WEIGHTS + WEIGHTS_KEY].value, error) &&
+    good = !weights_open(&file, path, options[WEIGHTS + WEIGHTS_KEY].value, NULL, error) &&
            !lensnet_model_load_archive(&model, file.archive, &load, NULL, error);
     weights_close(&file);
     weights_told_free(&told);

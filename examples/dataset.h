@@ -396,16 +396,17 @@ NPY_API uint64_t dataset_contents(const dataset_image *image, uint64_t name)
     return lensnet_random_bits(hash, name, count);
 }
 
-/* Reads every file once, so that a bad file is found before the training and not in its fifth hour;
- * fills the cache on the way. */
-NPY_API int dataset_check(dataset_split *split, int threads, lensnet_error *error)
+/* Reads the files of images first ... end - 1 once, so that a bad file is found before the training and not in
+ * its fifth hour; fills the cache on the way. */
+NPY_API int dataset_check_range(dataset_split *split, size_t first, size_t end, int threads,
+                                lensnet_error *error)
 {
     long i, failed = -1, failures = 0;
     (void)threads;
 #ifdef _OPENMP
 #pragma omp parallel for schedule(dynamic) num_threads(dataset_threads(threads))
 #endif
-    for (i = 0; i < (long)split->count; i++) {
+    for (i = (long)first; i < (long)end; i++) {
         lensnet_error mine;
         dataset_image image;
         if (system_interrupted() || !split->files[i].path) continue;
@@ -433,6 +434,11 @@ NPY_API int dataset_check(dataset_split *split, int threads, lensnet_error *erro
         snprintf(error->text + strlen(error->text), sizeof error->text - strlen(error->text),
                  " (and %ld more files cannot be used)", failures - 1);
     return failures == 0;
+}
+
+NPY_API int dataset_check(dataset_split *split, int threads, lensnet_error *error)
+{
+    return dataset_check_range(split, 0, split->count, threads, error);
 }
 
 /* ---- order ---- */

@@ -118,7 +118,7 @@ static int calibrate(const char *path, dataset_split *split, int views, size_t b
     snprintf(images, sizeof images, "%zu", split->count);
     line.key = "lensnet.calibration.images";
     line.value = images;
-    good = good && calibrate_write(path, &c, &line, 1, error);
+    good = good && calibrate_write(path, &c, &line, 1, NULL, error);
     if (good) printf("written into %s, from %zu images\n", path, split->count);
     calibration_free(&c);
     return good;

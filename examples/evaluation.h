@@ -22,7 +22,9 @@ typedef struct evaluation {
     statistics_interval *intervals; /* of statistics_figures(classes) figures */
     const char *weights;            /* the file, for what needs it; NULL: unknown */
     int views;
-    uint64_t contents; /* dataset_contents of all images, as the network was given them, added up */
+    uint64_t
+        contents; /* dataset_contents of all images, as the network was given them, added up (of
+                          this process's share, where several share the images) */
     lensnet_error *error; /* while it runs */
 } evaluation;
 

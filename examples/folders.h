@@ -66,6 +66,7 @@ typedef struct dataset_left_out {
 } dataset_left_out;
 
 struct dataset_image;
+struct dataset_team;
 
 /* One of train, val and test. */
 typedef struct dataset_split {
@@ -81,9 +82,20 @@ typedef struct dataset_split {
      * probabilities are told (predict.h); NULL: nobody */
     void (*see)(void *user, size_t index, const struct dataset_image *image,
                 const lensnet_prediction *prediction);
-    void *seer; /* handed to `see` */
+    void *seer;        /* handed to `see` */
     uint64_t contents; /* dataset_contents of the files that dataset_check has read, added up */
+    const struct dataset_team *team; /* who else classifies these images; NULL: nobody */
 } dataset_split;
+
+/* Processes that share out the images of a split (predict.h), all of which hear the result. */
+typedef struct dataset_team {
+    /* This process's share of `count` images. */
+    void (*share)(size_t *first, size_t *end, size_t count);
+    /* Says whether it is done, and hears whether all are; 0 and the sentence of one who is not. */
+    int (*meet)(int good, int *stop, lensnet_error *error);
+    /* Of `count` items of `bytes` each every process has its share; then all have all. */
+    void (*gather)(void *items, size_t bytes, size_t count);
+} dataset_team;
 
 typedef enum { DATASET_TRAIN, DATASET_VAL, DATASET_TEST, DATASET_SPLITS } dataset_kind;
 

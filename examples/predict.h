@@ -181,24 +181,22 @@ static int predict_deliver(predict_batch *b, dataset_split *split, const predict
     return good;
 }
 
-/* Gives every image of `split` to `sink`. What is wrong with one image is the sink's to judge; 0 and a
- * sentence only when the work cannot go on, or without a sentence when the sink ended it. */
-NPY_API int predict_split_as(const lensnet_classifier *classifier, dataset_split *split,
-                             const predict_wish *wish, predict_sink sink, void *user,
-                             lensnet_error *error)
+/* The images first ... end - 1 of the split. */
+static int predict_range(const lensnet_classifier *classifier, dataset_split *split,
+                         const predict_wish *wish, size_t first, size_t end, predict_sink sink,
+                         void *user, lensnet_error *error)
 {
     const lensnet_preprocess *network = lensnet_classifier_preprocess(classifier);
     const size_t batch = wish->batch;
     lensnet_session *session = NULL;
     predict_batch b;
-    size_t first;
     int good = predict_batch_create(&b, batch, classifier);
     if (!good) return dataset_no_memory(error);
     b.turned = wish->turned;
     split->reading.bands = (size_t)network->bands;
     good = !lensnet_session_create(&session, classifier, batch, error);
-    for (first = 0; good && first < split->count; first += batch) {
-        size_t count = split->count - first < batch ? split->count - first : batch;
+    for (; good && first < end; first += batch) {
+        size_t count = end - first < batch ? end - first : batch;
         predict_read(&b, split, first, count, network, wish->threads);
         dataset_read_ahead(split, NULL, first + batch, batch);
         predict_classify(&b, session, count);
@@ -207,6 +205,67 @@ NPY_API int predict_split_as(const lensnet_classifier *classifier, dataset_split
     lensnet_session_destroy(session);
     predict_batch_free(&b);
     return good;
+}
+
+/* What a member of a team keeps of its share. */
+typedef struct predict_share {
+    float *probabilities;
+    size_t classes;
+    lensnet_error *error;
+} predict_share;
+
+static int predict_keep(void *user, size_t index, const float *probabilities, const char *problem)
+{
+    const predict_share *s = (const predict_share *)user;
+    if (!probabilities) return dataset_fail(s->error, "%s", problem);
+    memcpy(s->probabilities + index * s->classes, probabilities,
+           s->classes * sizeof *probabilities);
+    return !system_interrupted() || dataset_fail(s->error, "interrupted");
+}
+
+/* Each member classifies its share, all gather the answers, and each gives all of them to its sink. An image
+ * that cannot be used is a failure here. */
+static int predict_team(const lensnet_classifier *classifier, dataset_split *split,
+                        const predict_wish *wish, predict_sink sink, void *user,
+                        lensnet_error *error)
+{
+    const dataset_team *team = split->team;
+    predict_share s = {NULL, 0, NULL};
+    size_t i, first, end;
+    int good;
+    s.classes = lensnet_classifier_classes(classifier);
+    s.error = error;
+    s.probabilities = (float *)calloc(split->count * s.classes + 1, sizeof *s.probabilities);
+    team->share(&first, &end, split->count);
+    good = (s.probabilities || dataset_no_memory(error)) &&
+           predict_range(classifier, split, wish, first, end, predict_keep, &s, error);
+    good = team->meet(good, NULL, error);
+    if (good) team->gather(s.probabilities, s.classes * sizeof(float), split->count);
+    if (good && wish->pooled)
+        team->gather(wish->pooled, lensnet_classifier_features(classifier) * sizeof(float),
+                     split->count);
+    if (good && wish->predictions)
+        team->gather(wish->predictions, sizeof *wish->predictions, split->count);
+    for (i = 0; good && wish->predictions && i < split->count; i++)
+        if (i < first || i >= end) /* names do not travel */
+            wish->predictions[i].label =
+                wish->predictions[i].unknown
+                    ? "unknown"
+                    : lensnet_classifier_label(classifier, (size_t)wish->predictions[i].index);
+    for (i = 0; good && i < split->count; i++)
+        good = sink(user, i, s.probabilities + i * s.classes, NULL);
+    free(s.probabilities);
+    return good;
+}
+
+/* Gives every image of `split` to `sink`. What is wrong with one image is the sink's to judge; 0 and a
+ * sentence only when the work cannot go on, or without a sentence when the sink ended it. */
+NPY_API int predict_split_as(const lensnet_classifier *classifier, dataset_split *split,
+                             const predict_wish *wish, predict_sink sink, void *user,
+                             lensnet_error *error)
+{
+    if (split->team) return predict_team(classifier, split, wish, sink, user, error);
+    return predict_range(classifier, split, wish, 0, split->count, sink, user, error);
 }
 
 NPY_API int predict_split(const lensnet_classifier *classifier, dataset_split *split, size_t batch,

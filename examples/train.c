@@ -17,7 +17,11 @@
  *   report.txt  roc.svg  confusion.svg  reliability.svg  predictions.csv  provenance.txt
  *
  * The result depends on the options, the seed and the images only: not on threads, processor or
- * interruptions. */
+ * interruptions.
+ *
+ * On several machines, or as several processes, with MPI (examples/cluster.md says more):
+ *   mpicc -DLENSNET_MPI -O2 -fopenmp examples/train.c -o train -lm
+ *   mpirun -n 4 ./train DATA --shards 8   as ./train DATA --shards 8 by itself, to the bit */
 #include "system.h"
 
 #define LENSNET_IMPLEMENTATION
@@ -39,12 +43,20 @@ static int save_folder(const run *r, lensnet_error *error)
     int good;
     load.gradients = 0;
     load.host = &r->host;
-    if (!system_make_folder(r->folder))
+    if (cluster_leads() && !system_make_folder(r->folder))
         return dataset_fail(error, "%s: the folder cannot be made: %s", r->folder, strerror(errno));
     if (lensnet_model_load(&model, r->best, &load, NULL, error)) return 0;
     good = !huggingface_save(model, r->folder, error);
     lensnet_model_destroy(model);
     return good;
+}
+
+/* Figures, tables and the folder of the best epoch. */
+static int save_results(const run *r, const evaluation *e, lensnet_error *error)
+{
+    return (!r->settings.folder || save_folder(r, error)) &&
+           (!cluster_leads() || (evaluation_write(e, r->settings.out, error) &&
+                                 train_provenance_files(&r->from, r, error)));
 }
 
 /* ---- what the best file says of its network ---- */
@@ -133,9 +145,7 @@ static int finish(run *r, lensnet_error *error)
            !lensnet_classifier_load(&classifier, r->best, &choice, error) &&
            evaluation_run(&e, classifier, &r->data.split[DATASET_TEST],
                           run_least(r->settings.batch, 32), r->settings.threads, error) &&
-           evaluation_text(&text, &e, error) && evaluation_write(&e, r->settings.out, error) &&
-           (!r->settings.folder || save_folder(r, error)) &&
-           train_provenance_files(&r->from, r, error);
+           evaluation_text(&text, &e, error) && save_results(r, &e, error);
     if (good && !text.failed)
         printf("\nbest epoch on the test split, %zu images:\n\n%s", e.count, text.bytes);
     if (!good && system_interrupted())
@@ -192,12 +202,13 @@ static int begin_options(run *r, lensnet_archive **state, lensnet_error *error)
     const char *data;
     if (!run_name_files(r, train_value(OPTION_OUT)->value, error)) return 0;
     if (!train_value(OPTION_RESUME)->given) {
-        if (!check_new(r, error)) return 0;
+        if (cluster_leads() && !check_new(r, error)) return 0;
         train_choose_recipe();
         train_apply_recipe();
         return 1;
     }
-    if ((system_is_folder(train_value(OPTION_OUT)->value) && !run_folder_lock(&r->states, error)) ||
+    if ((cluster_leads() && system_is_folder(train_value(OPTION_OUT)->value) &&
+         !run_folder_lock(&r->states, error)) ||
         !run_folder_open_state(state, &r->resumed, &r->states, &r->host, error) ||
         !train_restore_options(*state, r->resumed, &r->texts, error))
         return 0;
@@ -224,6 +235,40 @@ static int check_memory(const run *r, lensnet_error *error)
         "%.1f, the list of simulated ones %.1f), and the machine has %.1f GB; choose a "
         "smaller --variant, --batch, --size or --simulate",
         (weights + images + list) / 1e9, weights / 1e9, images / 1e9, list / 1e9, machine / 1e9);
+}
+
+/* Does every process have a share, and are all on the same way? */
+static int cluster_begin(run *r, lensnet_error *error)
+{
+    static const dataset_team team = {cluster_share, cluster_meet, cluster_gather};
+    lensnet_parameters *parameters = lensnet_model_parameters(r->model);
+    const float *values = lensnet_parameters_values(parameters);
+    const size_t size = lensnet_parameters_size(parameters) * sizeof(float);
+    int kind;
+    if ((size_t)cluster.ranks > r->settings.shards)
+        return dataset_fail(error,
+                            "%d processes need --shards %d or more, and the run has %zu; it says "
+                            "for good how many may share the work",
+                            cluster.ranks, cluster.ranks, r->settings.shards);
+    for (kind = 0; cluster.ranks > 1 && kind < DATASET_SPLITS; kind++)
+        r->data.split[kind].team = &team;
+    return cluster_agree(dataset_fingerprint(&r->data), "the images", error) &&
+           cluster_agree(zip_checksum((const uint8_t *)values, size), "the starting weights",
+                         error);
+}
+
+/* The folder of the run, from now on its own. */
+static int begin_folder(run *r, lensnet_error *error)
+{
+    if (!system_make_folder(r->settings.out))
+        return dataset_fail(error, "%s: the folder cannot be made: %s; choose another --out",
+                            r->settings.out, strerror(errno));
+    if (access(r->settings.out, W_OK) != 0)
+        return dataset_fail(error, "%s: nothing can be written there: %s; choose another --out",
+                            r->settings.out, strerror(errno));
+    if (!run_folder_lock(&r->states, error) || (!r->resumed && !check_new(r, error))) return 0;
+    run_folder_clean(r->settings.out);
+    return 1;
 }
 
 /* Everything up to the first step. */
@@ -253,15 +298,8 @@ static int begin(run *r, lensnet_error *error)
         good = state_restore_position(r, state, r->resumed, error) &&
                !lensnet_state_load(r->model, r->adamw, r->resumed, error);
     lensnet_archive_close(state);
-    if (good && !system_make_folder(r->settings.out))
-        good = dataset_fail(error, "%s: the folder cannot be made: %s; choose another --out",
-                            r->settings.out, strerror(errno));
-    if (good && access(r->settings.out, W_OK) != 0)
-        good = dataset_fail(error, "%s: nothing can be written there: %s; choose another --out",
-                            r->settings.out, strerror(errno));
-    good = good && run_folder_lock(&r->states, error) && (r->resumed || check_new(r, error));
-    if (good) run_folder_clean(r->settings.out);
-    return good;
+    return cluster_meet(good, NULL, error) && cluster_begin(r, error) &&
+           (!cluster_leads() || begin_folder(r, error));
 }
 
 int main(int argc, char **argv)
@@ -270,13 +308,15 @@ int main(int argc, char **argv)
     lensnet_error error;
     char text[24];
     int stopped = 0, good, words;
+    system_catch_interrupts();
+    cluster_open(&argc, &argv);
     provenance_begin(&r.from, argc, argv); /* parsing moves the words */
     words = arguments_parse(train_options, OPTION_COUNT, train_usage, argc, argv);
     if (words > 1) arguments_fail("one folder DATA is expected, not also '%s'", argv[2]);
     r.data_path = words ? argv[1] : NULL;
     r.host = lensnet_host_defaults();
     r.known = lensnet_preprocess_defaults();
-    system_catch_interrupts();
+    cluster_host(&r.host);
     good = begin(&r, &error);
     if (good) {
         train_provenance_add(&r.from, &r);
@@ -298,8 +338,10 @@ int main(int argc, char **argv)
                             "the standard output cannot be written: %s; all is saved, go on with "
                             "train --resume --out %s",
                             system_flush_output(), r.settings.out);
+    good = cluster_meet(good, NULL, &error);
     run_release(&r);
     if (!good) fprintf(stderr, "error: %s\n", error.text);
+    cluster_close(good, &error);
     if (system_interrupted() && (stopped || !good)) return 130;
     return !good;
 }

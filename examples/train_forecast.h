@@ -90,22 +90,44 @@ static int forecast_fetch(run *r, dataset_kind kind, size_t count, double *secon
     return good;
 }
 
+/* Seconds to add the shards, of which every process has the same number here. */
+static int forecast_sum(run *r, double *seconds, lensnet_error *error)
+{
+    const size_t count = lensnet_parameters_size(lensnet_model_parameters(r->model));
+    float *gradients = lensnet_parameters_gradients(lensnet_model_parameters(r->model));
+    double start;
+    size_t first, end;
+    *seconds = 0;
+    if (r->settings.shards == 1) return 1;
+    if (!cluster_meet(1, NULL, error)) return 0;
+    start = system_seconds();
+    shards_clear(&r->sum);
+    cluster_share(&first, &end, r->settings.shards);
+    for (; first < end; first++) shards_push(&r->sum, first, gradients, count);
+    cluster_sum(gradients, &r->sum, r->room, r->settings.shards, count);
+    *seconds = system_seconds() - start;
+    return 1;
+}
+
 /* Tries everything that an epoch does on the first images, without a step of the optimiser. */
 static int forecast_time(run *r, lensnet_error *error)
 {
-    const size_t batch = run_least(r->settings.batch, run_count(r, DATASET_TRAIN));
+    const size_t shard = run_least(run_shard_size(r), run_count(r, DATASET_TRAIN));
     const size_t check = run_least(r->settings.batch, run_count(r, DATASET_VAL));
     const double epochs = (double)(r->settings.epochs - r->at.epoch);
-    double adamw, pass, fetch, image, steps;
+    double adamw, sum, pass, fetch, image, steps;
     run_clock *c = &r->clock;
+    size_t batch, first;
+    run_share(&first, &batch, r, run_least(r->settings.batch, run_count(r, DATASET_TRAIN)));
+    batch -= first;
     if (!forecast_adamw(r, &adamw, error) ||
         !forecast_fetch(r, DATASET_TRAIN, batch, &c->fetch, error) ||
-        !forecast_batch(r, 1, batch, &c->step, error) ||
+        !forecast_batch(r, 1, shard, &c->step, error) || !forecast_sum(r, &sum, error) ||
         !forecast_fetch(r, DATASET_VAL, check, &fetch, error) ||
         !forecast_batch(r, 0, check, &pass, error))
         return 0;
-    c->step += adamw;
-    image = (pass + fetch) / (double)check;
+    c->step = c->step * (double)batch / (double)shard + adamw + sum;
+    image = (pass + fetch) / (double)check / (double)cluster.ranks;
     steps = epochs * (double)run_steps(r, DATASET_TRAIN) - (double)r->at.step;
     c->total =
         steps * (c->step + c->fetch) +
@@ -134,9 +156,10 @@ static void forecast_memory(run *r)
         cached += (double)(split[DATASET_VAL].count * r->simulators[DATASET_VAL].height *
                            r->simulators[DATASET_VAL].width) *
                   sizeof(float);
-    r->expected_bytes = (double)r->learn_plan.bytes + (double)r->check_plan.bytes -
-                        (double)r->check_plan.packed_bytes +
-                        (r->settings.average > 0 ? 20 : 16) * weights + batch + cached + 5e6;
+    r->expected_bytes =
+        (double)r->learn_plan.bytes + (double)r->check_plan.bytes -
+        (double)r->check_plan.packed_bytes + (r->settings.average > 0 ? 20 : 16) * weights +
+        (r->settings.shards > 1 ? 4 * (r->sum.room + 1) : 0) * weights + batch + cached + 5e6;
 }
 
 /* ---- what is going to happen ---- */
@@ -186,7 +209,11 @@ static void describe(const run *r)
     printf("processor    %s, %d threads, %zu images at a time\n",
            lensnet_isa_text(lensnet_isa_in_use(&r->host)), dataset_threads(s->threads),
            r->learn_plan.micro_batch);
-    printf("memory       %.0f MB expected\n", r->expected_bytes / 1e6);
+    if (s->shards > 1)
+        printf("shards       %zu of a batch, computed by %d process%s\n", s->shards, cluster.ranks,
+               cluster.ranks > 1 ? "es" : "");
+    printf("memory       %.0f MB expected%s\n", r->expected_bytes / 1e6,
+           cluster.ranks > 1 ? " by each" : "");
     system_flush_output();
 }
 

@@ -59,6 +59,24 @@ static int data_prepare(run *r, lensnet_error *error)
                                     &r->data.split[DATASET_TRAIN], error);
 }
 
+/* Of the validation images this process looks at whole batches: those from `first` to `end`. */
+static void data_check_batches(size_t *first, size_t *end, const run *r)
+{
+    const size_t batch = r->settings.batch, count = run_count(r, DATASET_VAL);
+    cluster_share(first, end, (size_t)run_steps(r, DATASET_VAL));
+    *first = run_least(*first * batch, count);
+    *end = run_least(*end * batch, count);
+}
+
+/* This process's share of the files. */
+static int data_check_share(run *r, dataset_kind kind, lensnet_error *error)
+{
+    size_t first, end;
+    cluster_share(&first, &end, run_count(r, kind));
+    if (kind == DATASET_VAL) data_check_batches(&first, &end, r);
+    return dataset_check_range(&r->data.split[kind], first, end, r->settings.threads, error);
+}
+
 /* Reads every file once. */
 static int data_check(run *r, lensnet_error *error)
 {
@@ -68,13 +86,15 @@ static int data_check(run *r, lensnet_error *error)
     for (kind = 0; kind < DATASET_SPLITS; kind++)
         files += split[kind].source ? 0 : split[kind].count;
     if (files && system_is_terminal(stderr)) fprintf(stderr, "reading %zu images ...\r", files);
-    good = dataset_check(&split[DATASET_VAL], r->settings.threads, error);
+    good = data_check_share(r, DATASET_VAL, error);
     split[DATASET_TRAIN].cache_left = split[DATASET_VAL].cache_left;
     if (!split[DATASET_VAL].source) split[DATASET_VAL].cache_left = 0;
-    good = good && dataset_check(&split[DATASET_TRAIN], r->settings.threads, error) &&
-           dataset_check(&split[DATASET_TEST], r->settings.threads, error);
+    good = good && data_check_share(r, DATASET_TRAIN, error) &&
+           data_check_share(r, DATASET_TEST, error);
     if (files && system_is_terminal(stderr)) fprintf(stderr, "%40s\r", "");
-    return good;
+    if (!cluster_meet(good, NULL, error)) return 0;
+    for (kind = 0; kind < DATASET_SPLITS; kind++) cluster_count(&split[kind].contents);
+    return 1;
 }
 
 #endif

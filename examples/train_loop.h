@@ -43,15 +43,16 @@ static double learning_rate(const run *r)
     return lensnet_cosine_rate(&cosine, epoch);
 }
 
-/* Makes soft targets of the labels of a batch, where they are asked for. */
-static int soften(run *r, lensnet_batch *batch, lensnet_error *error)
+/* Makes soft targets of the labels of a batch or a shard, whose `images` they are, where they are asked for.
+ * Images are mixed with others of the shard. */
+static int soften(run *r, lensnet_batch *batch, float *images, float *targets, lensnet_error *error)
 {
     const train_settings *s = &r->settings;
     const size_t classes = r->data.classes.count;
     if (!r->targets) return 1;
-    soft_labels(r->targets, r->labels, batch->count, classes, s->smoothing, r->class_weights);
+    soft_labels(targets, batch->labels, batch->count, classes, s->smoothing, r->class_weights);
     if (s->mixup > 0 || s->cutmix > 0)
-        soft_mix(r->images, r->targets, batch->count, (size_t)r->learn_images.preprocess.image_size,
+        soft_mix(images, targets, batch->count, (size_t)r->learn_images.preprocess.image_size,
                  batch->channels, classes, s->mixup, s->cutmix, s->seed, batch->step);
     batch->labels = NULL;
     if (s->teacher) {
@@ -59,9 +60,9 @@ static int soften(run *r, lensnet_batch *batch, lensnet_error *error)
         memset(&outputs, 0, sizeof outputs);
         outputs.logits = r->logits;
         if (lensnet_forward(r->teaching, batch, &outputs, error)) return 0;
-        soft_teach(r->targets, r->logits, batch->count, classes, s->teacher_share);
+        soft_teach(targets, r->logits, batch->count, classes, s->teacher_share);
     }
-    batch->targets = r->targets;
+    batch->targets = targets;
     return 1;
 }
 
@@ -84,48 +85,121 @@ static void warn_of_divergence(run *r, double loss)
             start);
 }
 
+/* What the loss of a batch of `count` images is divided by where classes weigh differently; 0: its images. */
+static double batch_weight(const run *r, size_t first, size_t count)
+{
+    const dataset_split *split = &r->data.split[DATASET_TRAIN];
+    double sum = 0;
+    size_t i;
+    if (!r->class_weights || r->targets) return 0;
+    for (i = first; i < first + count; i++)
+        sum += (double)r->class_weights[split->files[r->order[i]].label];
+    return sum > 0 ? sum : 1; /* nothing counts: any divisor will do */
+}
+
+/* Loss and gradient of one shard of a batch of `count` images. This process's images of the batch begin with
+ * number `from`. */
+static int shard_step(run *r, size_t shard, size_t first, size_t count, size_t from,
+                      lensnet_error *error)
+{
+    const size_t shards = r->settings.shards, classes = r->data.classes.count;
+    const size_t side = (size_t)r->learn_images.preprocess.image_size;
+    const size_t begin = shards_first(count, shard, shards), skip = begin - from;
+    lensnet_parameters *parameters = lensnet_model_parameters(r->model);
+    float *gradients = lensnet_parameters_gradients(parameters);
+    const size_t size = lensnet_parameters_size(parameters);
+    lensnet_target dense;
+    lensnet_batch batch = batch_of(r, shards_first(count, shard + 1, shards) - begin, &dense);
+    lensnet_outputs outputs;
+    float *images = r->images + skip * side * side * batch.channels;
+    memset(&outputs, 0, sizeof outputs);
+    if (batch.count) {
+        batch.images = images;
+        batch.labels += skip;
+        if (r->maps) dense.values += skip * dense_size(side);
+        batch.seed = r->settings.seed;
+        batch.step = r->at.epoch * run_steps(r, DATASET_TRAIN) + r->at.step;
+        if (shards > 1) {
+            batch.first = begin;
+            batch.total = count;
+            batch.total_weight = batch_weight(r, first, count);
+        }
+        if (!soften(r, &batch, images, r->targets ? r->targets + skip * classes : NULL, error) ||
+            lensnet_forward_backward(r->learn, &batch, &outputs, error))
+            return 0;
+    } else {
+        memset(gradients, 0, size * sizeof *gradients);
+    }
+    memcpy(r->losses + shard * LENSNET_LOSSES, outputs.losses, sizeof outputs.losses);
+    if (shards > 1) shards_push(&r->sum, shard, gradients, size);
+    return 1;
+}
+
+/* --stop-after: enough. */
+static int stop_after(const run *r)
+{
+    return r->settings.stop_after && r->steps_here >= r->settings.stop_after;
+}
+
+/* Does this process wish to stop? */
+static int should_stop(void) { return system_interrupted() || system_flush_output() != NULL; }
+
+/* Loss and gradient of a batch: this process's shards, then the sum of all. `losses`: one of each kind. */
+static int batch_step(run *r, double losses[LENSNET_LOSSES], size_t first, size_t count,
+                      lensnet_error *error)
+{
+    const size_t shards = r->settings.shards;
+    lensnet_parameters *parameters = lensnet_model_parameters(r->model);
+    size_t shard, end, from, to, k;
+    int good = 1;
+    shards_clear(&r->sum);
+    cluster_share(&shard, &end, shards);
+    run_share(&from, &to, r, count);
+    for (; good && shard < end; shard++) good = shard_step(r, shard, first, count, from, error);
+    r->stop |= should_stop();
+    if (!cluster_meet(good, &r->stop, error)) return 0;
+    cluster_gather(r->losses, LENSNET_LOSSES * sizeof *r->losses, shards);
+    if (shards > 1)
+        cluster_sum(lensnet_parameters_gradients(parameters), &r->sum, r->room, shards,
+                    lensnet_parameters_size(parameters));
+    for (k = 0; k < LENSNET_LOSSES; k++)
+        for (losses[k] = r->losses[k], shard = 1; shard < shards; shard++)
+            losses[k] += r->losses[shard * LENSNET_LOSSES + k];
+    return 1;
+}
+
 static int train_step(run *r, lensnet_error *error)
 {
     dataset_split *split = &r->data.split[DATASET_TRAIN];
     const size_t first = (size_t)r->at.step * r->settings.batch;
     const size_t count = run_least(r->settings.batch, split->count - first);
-    double start = system_seconds(), ready, norm;
+    double start = system_seconds(), ready, norm, losses[LENSNET_LOSSES];
     const dataset_batch images = {r->images, r->labels, r->maps};
-    lensnet_target dense;
-    lensnet_batch batch = batch_of(r, count, &dense);
-    lensnet_outputs outputs;
     lensnet_result result;
-    if (!dataset_fetch(&images, split, r->order, first, count, &r->learn_images, error)) return 0;
-    dataset_read_ahead(split, r->order, first + count, r->settings.batch);
-    ready = system_seconds();
-    memset(&outputs, 0, sizeof outputs);
-    batch.seed = r->settings.seed;
-    batch.step = r->at.epoch * run_steps(r, DATASET_TRAIN) + r->at.step;
-    if (!soften(r, &batch, error) || lensnet_forward_backward(r->learn, &batch, &outputs, error))
+    size_t from, end;
+    run_share(&from, &end, r, count);
+    if (!dataset_fetch(&images, split, r->order, first + from, end - from, &r->learn_images, error))
         return 0;
+    run_share(&from, &end, r, r->settings.batch);
+    dataset_read_ahead(split, r->order, first + count + from, end - from);
+    ready = system_seconds();
+    if (!batch_step(r, losses, first, count, error)) return 0;
     result = lensnet_adamw_step(r->adamw, learning_rate(r), &norm, error);
     if (result == LENSNET_ERROR_NUMBER)
         return dataset_fail(error,
                             "epoch %llu, step %llu: the gradient is not finite (loss %g); begin "
                             "anew with a lower --rate, or with --clip 1",
                             (unsigned long long)r->at.epoch + 1, (unsigned long long)r->at.step + 1,
-                            outputs.loss);
+                            losses[0]);
     if (result) return 0;
-    r->at.loss_sum += outputs.losses[0] * (double)count;
-    r->dense_loss =
-        r->steps_here ? 0.99 * r->dense_loss + 0.01 * outputs.losses[1] : outputs.losses[1];
+    r->at.loss_sum += losses[0] * (double)count;
+    r->dense_loss = r->steps_here ? 0.99 * r->dense_loss + 0.01 * losses[1] : losses[1];
     r->at.step++;
     r->steps_here++;
-    warn_of_divergence(r, outputs.losses[0]);
+    warn_of_divergence(r, losses[0]);
     r->clock.fetching += ready - start;
     r->clock.stepping += system_seconds() - ready;
     return 1;
-}
-
-static int should_stop(const run *r)
-{
-    return system_interrupted() || system_flush_output() ||
-           (r->settings.stop_after && r->steps_here >= r->settings.stop_after);
 }
 
 /* What the bar says beside its figures. */
@@ -151,7 +225,7 @@ static int train_epoch(run *r, int *stopped, lensnet_error *error)
     snprintf(title, sizeof title, "epoch %llu/%llu", (unsigned long long)r->at.epoch + 1,
              (unsigned long long)r->settings.epochs);
     progress_start(&bar, run_least((size_t)r->at.step * batch, total));
-    while (good && !(*stopped = should_stop(r)) && r->at.step < steps) {
+    while (good && !(*stopped = r->stop || stop_after(r)) && r->at.step < steps) {
         size_t done;
         double rate, later = (double)(r->settings.epochs - r->at.epoch - 1) * (double)total;
         good = train_step(r, error);
@@ -178,35 +252,56 @@ static void softmax(double *scores, const float *logits, size_t classes)
     for (k = 0; k < classes; k++) scores[k] = (float)(scores[k] / sum);
 }
 
-/* Loss and scores of the validation split; its labels come to stand in r->labels. */
-static int validate(run *r, double *loss, int *stopped, lensnet_error *error)
+/* Losses and scores of the batches of validation images first ... end - 1. */
+static int validate_share(run *r, size_t first, size_t end, lensnet_error *error)
 {
     dataset_split *split = &r->data.split[DATASET_VAL];
-    const size_t classes = r->data.classes.count;
-    size_t first, i, count;
+    const size_t classes = r->data.classes.count, batches = r->settings.batch;
+    size_t i, count;
     progress_bar bar;
     lensnet_batch batch = lensnet_batch_defaults();
     lensnet_outputs outputs;
     batch.images = r->images;
     batch.channels = (size_t)r->check_images.preprocess.channels;
-    *loss = 0;
-    progress_start(&bar, 0);
-    for (first = 0; first < split->count && !(*stopped = system_interrupted()); first += count) {
+    progress_start(&bar, first);
+    for (; first < end && !system_interrupted(); first += count) {
         const dataset_batch images = {r->images, r->labels + first, NULL};
-        count = run_least(r->settings.batch, split->count - first);
+        count = run_least(batches, split->count - first);
         if (!dataset_fetch(&images, split, NULL, first, count, &r->check_images, error)) return 0;
-        dataset_read_ahead(split, NULL, first + count, r->settings.batch);
+        dataset_read_ahead(split, NULL, first + count, batches);
         memset(&outputs, 0, sizeof outputs);
         outputs.logits = r->logits;
         batch.count = count;
         batch.labels = r->labels + first;
         if (lensnet_forward(r->check, &batch, &outputs, error)) return 0;
-        *loss += outputs.loss * (double)count;
+        r->losses[first / batches] = outputs.loss;
         for (i = 0; i < count; i++)
             softmax(r->scores + (first + i) * classes, r->logits + i * classes, classes);
-        progress_show(&bar, "validation", first + count, split->count, "");
+        progress_show(&bar, "validation", first + count, end, "");
     }
     progress_end(&bar);
+    return 1;
+}
+
+/* Loss and scores of the validation split; its labels come to stand in r->labels. Batches are shared out among
+ * the processes, and every one gets to know all of them. */
+static int validate(run *r, double *loss, int *stopped, lensnet_error *error)
+{
+    const dataset_split *split = &r->data.split[DATASET_VAL];
+    const size_t batch = r->settings.batch, batches = (size_t)run_steps(r, DATASET_VAL);
+    size_t first, end, i;
+    int good;
+    data_check_batches(&first, &end, r);
+    good = validate_share(r, first, end, error);
+    *stopped = system_interrupted();
+    if (!cluster_meet(good, stopped, error)) return 0;
+    if (*stopped) return 1;
+    cluster_gather(r->losses, sizeof *r->losses, batches);
+    cluster_gather_blocks(r->scores, r->data.classes.count * sizeof *r->scores, batch,
+                          split->count);
+    for (i = 0; i < split->count; i++) r->labels[i] = split->files[i].label;
+    for (*loss = 0, i = 0; i < batches; i++)
+        *loss += r->losses[i] * (double)run_least(batch, split->count - i * batch);
     *loss /= (double)split->count;
     return 1;
 }
@@ -214,6 +309,7 @@ static int validate(run *r, double *loss, int *stopped, lensnet_error *error)
 static int history_save(run *r, lensnet_error *error)
 {
     svg_sheet s;
+    if (!cluster_leads()) return 1;
     history_text(&s, &r->at);
     return !svg_save(&s, r->history_csv, error) &&
            !report_history(r->history_svg, r->at.rows, (size_t)r->at.epoch, error);

@@ -38,8 +38,7 @@ static int model_peek(run *r, const char *path, int *same_labels, lensnet_error 
     if (good && !size->value) good = run_keep(r, &size->value, system_copy(number), error);
     snprintf(number, sizeof number, "%d", r->known.crop);
     if (good && !crop->value) good = run_keep(r, &crop->value, system_copy(number), error);
-    if (!normalise->value)
-        normalise->value = lensnet_normalisation_text(r->known.normalisation);
+    if (!normalise->value) normalise->value = lensnet_normalisation_text(r->known.normalisation);
     snprintf(number, sizeof number, "%d", r->known.bands);
     if (good && !bands->value) good = run_keep(r, &bands->value, system_copy(number), error);
     if (!stretch->value) stretch->value = lensnet_stretch_text(r->known.stretch);
@@ -51,8 +50,7 @@ static int model_peek(run *r, const char *path, int *same_labels, lensnet_error 
 static const lensnet_head dense_heads[1] = {{"dense", 2, DENSE_PARTS *DENSE_PARTS}};
 
 /* The way of the images to the network, and what later users should know of them. */
-static lensnet_preprocess model_preprocess(const train_settings *s,
-                                           const lensnet_preprocess *known)
+static lensnet_preprocess model_preprocess(const train_settings *s, const lensnet_preprocess *known)
 {
     lensnet_preprocess p = *known;
     if (p.image_size != s->image_size) p.resized = 0;
@@ -131,7 +129,7 @@ static lensnet_graph_options graph_options_of(const run *r, int training, uint64
     lensnet_graph_options options = lensnet_graph_defaults();
     const int side = training ? run_side(r, epoch) : r->settings.image_size;
     options.height = options.width = (size_t)side;
-    options.batch = r->settings.batch;
+    options.batch = training ? run_shard_size(r) : r->settings.batch;
     options.memory_limit = r->settings.memory;
     options.precision = r->settings.precision;
     options.training = training;
@@ -297,6 +295,17 @@ static int adamw_create(run *r, lensnet_error *error)
     return good;
 }
 
+/* Memory to add shards in. */
+static int shards_create(run *r)
+{
+    const size_t count = lensnet_parameters_size(lensnet_model_parameters(r->model));
+    size_t first, end;
+    if (r->settings.shards == 1) return 1;
+    cluster_share(&first, &end, r->settings.shards);
+    r->room = cluster_room(r->settings.shards, count);
+    return r->room && shards_allocate(&r->sum, first, end, count);
+}
+
 /* Everything that training needs beside the model. */
 static int run_allocate(run *r, lensnet_error *error)
 {
@@ -318,9 +327,11 @@ static int run_allocate(run *r, lensnet_error *error)
     r->labels = (int *)calloc(s->batch + run_count(r, DATASET_VAL), sizeof *r->labels);
     r->scores = (double *)calloc(run_count(r, DATASET_VAL) * classes, sizeof *r->scores);
     r->order = (size_t *)calloc(run_count(r, DATASET_TRAIN), sizeof *r->order);
+    r->losses = (double *)calloc(s->shards * LENSNET_LOSSES + (size_t)run_steps(r, DATASET_VAL),
+                                 sizeof *r->losses);
     r->at.rows = (report_epoch *)calloc((size_t)s->epochs, sizeof *r->at.rows);
     if (!r->images || (s->dense > 0 && !r->maps) || (soft && !r->targets) || !r->logits ||
-        !r->labels || !r->scores || !r->order || !r->at.rows)
+        !r->labels || !r->scores || !r->order || !r->losses || !r->at.rows || !shards_create(r))
         return dataset_no_memory(error);
     return adamw_create(r, error) && teacher_open(r, error) &&
            !lensnet_graph_allocate(r->learn, error) && !lensnet_graph_allocate(r->check, error);
@@ -342,6 +353,9 @@ static void run_release_training(run *r)
     free(r->labels);
     free(r->scores);
     free(r->order);
+    free(r->losses);
+    free(r->room);
+    shards_free(&r->sum);
     r->learn = r->check = r->teaching = NULL;
     r->teacher = NULL;
     r->targets = r->class_weights = NULL;
@@ -351,6 +365,8 @@ static void run_release_training(run *r)
     r->labels = NULL;
     r->scores = NULL;
     r->order = NULL;
+    r->losses = NULL;
+    r->room = NULL;
 }
 
 static void run_release(run *r)

@@ -55,8 +55,8 @@ static int train_provenance_weights(const provenance *p, const run *r, lensnet_e
     provenance_text(&s, p, 0);
     line.key = PROVENANCE_KEY;
     line.value = s.bytes;
-    good =
-        (!s.failed || dataset_no_memory(error)) && calibrate_write(r->best, NULL, &line, 1, error);
+    good = (!s.failed || dataset_no_memory(error)) &&
+           calibrate_write(r->best, NULL, &line, 1, &r->host, error);
     free(s.bytes);
     return good;
 }

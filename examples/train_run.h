@@ -3,6 +3,7 @@
 #ifndef TRAIN_RUN_H
 #define TRAIN_RUN_H
 
+#include "cluster.h"
 #include "evaluation.h"
 #include "provenance.h"
 #include "run_folder.h"
@@ -65,6 +66,10 @@ typedef struct run {
     size_t *order;  /* of the training images in the epoch under way */
     run_position at;
     run_clock clock;
+    shards_sum sum; /* of the gradients of this process's shards; unused with one shard */
+    float *room;    /* to add those of other processes */
+    double *losses; /* LENSNET_LOSSES of each shard, or one of each batch of validation images */
+    int stop;       /* all processes have agreed to stop */
     uint64_t steps_here; /* since the program began */
     double recent_loss;  /* the same for the loss itself */
     int warned;          /* that it diverges */
@@ -75,6 +80,21 @@ typedef struct run {
 static size_t run_count(const run *r, dataset_kind kind) { return r->data.split[kind].count; }
 
 static size_t run_least(size_t a, size_t b) { return a < b ? a : b; }
+
+/* Images of the largest shard. */
+static size_t run_shard_size(const run *r)
+{
+    return (r->settings.batch + r->settings.shards - 1) / r->settings.shards;
+}
+
+/* Which of the `count` images of a batch this process computes. */
+static void run_share(size_t *from, size_t *end, const run *r, size_t count)
+{
+    size_t first, last;
+    cluster_share(&first, &last, r->settings.shards);
+    *from = shards_first(count, first, r->settings.shards);
+    *end = shards_first(count, last, r->settings.shards);
+}
 
 static uint64_t run_steps(const run *r, dataset_kind kind)
 {

@@ -6,6 +6,7 @@
 #include "arguments.h"
 #include "dataset.h"
 #include "reading.h"
+#include "shards.h"
 
 /* ---- options ---- */
 
@@ -20,6 +21,7 @@ typedef enum {
     OPTION_NORMALISE,
     OPTION_EPOCHS,
     OPTION_BATCH,
+    OPTION_SHARDS,
     OPTION_RATE,
     OPTION_SCHEDULE,
     OPTION_WARMUP,
@@ -90,6 +92,10 @@ static argument train_options[OPTION_COUNT] = {
     {"--normalise", "NAME", NULL, "none minmax znorm imagenet minmax+imagenet", 0},
     {"--epochs", "N", NULL, "passes over the training images", 0},
     {"--batch", "N", NULL, "images per step", 0},
+    {"--shards", "N", "1",
+     "parts of a batch whose gradients are computed apart and then added: as\n"
+     "many processes may share the work (LENSNET_MPI), with the same bits",
+     0},
     {"--rate", "X", NULL, "learning rate of AdamW", 0},
     {"--schedule", "NAME", NULL,
      "constant, cosine, hold: constant and then --cooldown, or\n"
@@ -238,6 +244,7 @@ typedef struct train_settings {
     lensnet_normalisation normalisation;
     uint64_t epochs;
     size_t batch;
+    size_t shards; /* parts of a batch */
     double rate, warmup, cooldown, weight_decay, clip, average, drop_path, smoothing;
     train_schedule schedule;
     int patience, decay_all, freeze;
@@ -367,6 +374,9 @@ static void train_read_settings(train_settings *s)
         arguments_fail("--normalise: %s", error.text);
     s->epochs = (uint64_t)arguments_whole(train_value(OPTION_EPOCHS), 1, 100000);
     s->batch = (size_t)arguments_whole(train_value(OPTION_BATCH), 1, 65536);
+    s->shards = (size_t)arguments_whole(train_value(OPTION_SHARDS), 1, SHARDS_MOST);
+    if (s->shards > s->batch)
+        arguments_fail("--shards: a batch of %zu has no %zu parts", s->batch, s->shards);
     s->rate = arguments_number(train_value(OPTION_RATE), 1e-12, 10);
     s->schedule = (train_schedule)arguments_choice(train_value(OPTION_SCHEDULE), schedules, 4);
     s->warmup = arguments_number(train_value(OPTION_WARMUP), 0, 1e5);
@@ -408,7 +418,8 @@ static const char *train_stored_option(const lensnet_archive *state, train_optio
     snprintf(key, sizeof key, "train.%s", train_options[option].name + 2);
     stored = lensnet_archive_metadata(state, key);
     if (stored) return stored;
-    if (option == OPTION_LAYER_DECAY || option == OPTION_BANDS) return "1";
+    if (option == OPTION_LAYER_DECAY || option == OPTION_BANDS || option == OPTION_SHARDS)
+        return "1";
     if (option == OPTION_FREEZE || option == OPTION_AVERAGE) return "0";
     if (option == OPTION_STRETCH) return "none";
     return train_options[option].given ? NULL : train_options[option].value;

@@ -65,6 +65,7 @@ static int state_save(run *r, lensnet_error *error)
     state_pairs p;
     svg_sheet history;
     int i, good;
+    if (!cluster_leads()) return 1;
     p.count = 0;
     history_text(&history, at);
     for (i = 0; i < OPTION_STORED; i++)

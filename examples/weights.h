@@ -120,15 +120,6 @@ static int weights_is_hub_name(const char *path)
            path[0] != '~' && !system_exists(path);
 }
 
-/* A folder, or the index in it, whose .bin lies in shards: torch.save's, which are not put together. */
-static int weights_is_sharded_bin(const char *path)
-{
-    char *index = system_path(path, "pytorch_model.bin.index.json");
-    const int sharded = system_ends_in(path, ".bin.index.json") || (index && system_exists(index));
-    free(index);
-    return sharded;
-}
-
 static int weights_is_file(const char *path)
 {
     static const char *const endings[] = {".safetensors", ".pth", ".pt", ".bin", ".ckpt"};
@@ -151,27 +142,22 @@ WEIGHTS_API void weights_check_order(const char *program, int words, char **argv
 }
 
 /* Opens what stands at `path`. `key`: of several sets of weights in a file of torch.save, the one that
- * is wanted; NULL: the one that timm would take. To be closed in any case. */
+ * is wanted; NULL: the one that timm would take. `host` reads safetensors files; NULL: the default one.
+ * To be closed in any case. */
 WEIGHTS_API lensnet_result weights_open(weights_file *file, const char *path, const char *key,
-                                        lensnet_error *error)
+                                        const lensnet_host *host, lensnet_error *error)
 {
     lensnet_error inside;
     lensnet_result result;
     memset(file, 0, sizeof *file);
     if (torch_file_probe(path)) return weights_open_torch(file, path, key, error);
-    result = lensnet_archive_open(&file->archive, path, NULL, error);
+    result = lensnet_archive_open(&file->archive, path, host, error);
     if (result && weights_is_hub_name(path))
         return lnp_fail(error, result,
                         "there is no folder '%.150s' here, and nothing is fetched: download "
                         "https://huggingface.co/%.150s/resolve/main/model.safetensors, and the "
                         "config.json beside it",
                         path, path);
-    if (result && weights_is_sharded_bin(path))
-        return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
-                        "'%.150s': its weights lie in several .bin files; write them as one: "
-                        "AutoModelForImageClassification.from_pretrained(folder)"
-                        ".save_pretrained(other, max_shard_size='50GB')",
-                        path);
     if (!result || !system_is_folder(path)) return result;
     file->path = system_path(path, "pytorch_model.bin");
     if (file->path && torch_file_probe(file->path)) {
@@ -214,7 +200,7 @@ WEIGHTS_API lensnet_result weights_classifier(lensnet_classifier **classifier, c
         return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for labels");
     all.told = told.pairs;
     all.told_count = told.count;
-    result = weights_open(&file, path, rows ? rows[WEIGHTS_KEY].value : NULL, error);
+    result = weights_open(&file, path, rows ? rows[WEIGHTS_KEY].value : NULL, NULL, error);
     if (!result) result = lensnet_classifier_load_archive(classifier, file.archive, &all, error);
     if (!result) weights_print_set(&file, path);
     if (!result) weights_print_notes(path, lensnet_classifier_notes(*classifier));
@@ -242,7 +228,7 @@ WEIGHTS_API lensnet_result weights_model(lensnet_model **model, const char *path
                                          lensnet_error *error)
 {
     weights_file file;
-    lensnet_result result = weights_open(&file, path, NULL, error);
+    lensnet_result result = weights_open(&file, path, NULL, options->host, error);
     *model = NULL;
     if (!result)
         result = lensnet_model_load_archive(model, file.archive, options, fresh_head, error);

@@ -61,8 +61,7 @@ def lensnet(classify, weights, folder, *options):
 
 
 def shipped():
-    """Without what lensnet alone knows of (calibration, foreign images): no model there takes it."""
-    return {name: tensor.float() for name, tensor in load_file(SHIPPED).items() if not name.startswith('lensnet.')}
+    return {name: tensor.float() for name, tensor in load_file(SHIPPED).items()}
 
 
 def turned():

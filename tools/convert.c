@@ -45,7 +45,7 @@ static lensnet_result source_open(source *in, const settings *s, lensnet_error *
     lensnet_result result;
     memset(in, 0, sizeof *in);
     in->desc = lensnet_model_defaults();
-    result = weights_open(&in->file, s->in, s->key, error);
+    result = weights_open(&in->file, s->in, s->key, NULL, error);
     if (!result)
         result = lnp_describe_archive(&in->desc, &in->checkpoint, &in->sources, in->file.archive,
                                       s->told, s->told_count, error);
@@ -281,7 +281,7 @@ static lensnet_result verify(char summary[SUMMARY], const settings *s, lensnet_e
 {
     weights_file file;
     size_t i, summed = 0;
-    lensnet_result result = weights_open(&file, s->in, s->key, error);
+    lensnet_result result = weights_open(&file, s->in, s->key, NULL, error);
     for (i = 0; !result && i < lensnet_archive_count(file.archive); i++) {
         const lensnet_archive_entry *entry = lensnet_archive_at(file.archive, i);
         void *bytes = malloc((size_t)entry->bytes + 1);
