@@ -461,6 +461,18 @@ job_programs() {
     (RUNNER=sh; run_counted programs tests/programs.sh "$BUILD/programs.log")
 }
 
+# Training over MPI, with as many processes as this machine is told to have.
+job_cluster() {
+    (have mpicc && have mpirun) || { skip cluster "mpicc and mpirun (Open MPI or MPICH) not found"; return; }
+    : >"$BUILD/cluster.log"
+    job_program examples/train.c
+    job_program tools/simulate.c
+    TRAIN=$PWD/$BUILD/examples_train SIMULATE=$PWD/$BUILD/tools_simulate
+    export TRAIN SIMULATE
+    printf '#!/bin/sh\nexec sh tests/cluster.sh\n' >"$BUILD/cluster.sh"
+    (RUNNER=sh; run_counted cluster "$BUILD/cluster.sh" "$BUILD/cluster.log")
+}
+
 # A failure that is planted must be seen, by the test program and by this script.
 job_planted() {
     log=$BUILD/planted.log
@@ -481,6 +493,7 @@ all_jobs() {
     echo "sanitize"
     for source in train evaluate classify; do echo "program examples/$source.c"; done
     echo "programs"
+    echo "cluster"
     echo "test test_bits"
     echo "teams"
     echo "aarch64"

@@ -1,0 +1,123 @@
+#!/bin/sh
+# cluster.sh - training that is shared out among shards and processes, on this machine: as 1, 2, 3, 4 and 8
+# processes it leaves the same bytes, resumes with any number of them, and ends when one of them is killed.
+#   sh tests/cluster.sh       from the top folder; CC chooses the compiler; works in build/cluster
+# TRAIN and SIMULATE are programs that stand already. With every MPI that there is (mpicc.openmpi and
+# mpicc.mpich of Debian, or mpicc). Closes with "N passed, N failed"; the exit status follows.
+
+cd "$(dirname "$0")/.." || exit 1
+CC=${CC:-cc}
+WORK=build/cluster
+OMP_WAIT_POLICY=passive OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_rmaps_base_oversubscribe=1
+export OMP_WAIT_POLICY OMPI_ALLOW_RUN_AS_ROOT OMPI_ALLOW_RUN_AS_ROOT_CONFIRM
+export OMPI_MCA_mpi_yield_when_idle OMPI_MCA_rmaps_base_oversubscribe
+passed=0
+failed=0
+
+# good TEXT: counts the last command's success
+good() {
+    if [ $? -eq 0 ]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAILED: $1"
+        tail -5 out.txt err.txt | sed 's/^/    /'
+    fi
+}
+
+run() { "$@" >out.txt 2>err.txt; }
+
+# same_run A B: all that a run leaves but its times
+same_run() {
+    for file in last.safetensors best.safetensors predictions.csv; do
+        cmp "$1/$file" "$2/$file" || return 1
+    done
+}
+
+# ranks N ...: the program as N processes
+ranks() {
+    count=$1
+    shift
+    run $launch -n "$count" $program "$@"
+}
+
+rm -rf $WORK
+mkdir -p $WORK
+openmp=-fopenmp
+echo 'int main(void) { return 0; }' >$WORK/probe.c
+$CC $openmp $WORK/probe.c -o $WORK/probe 2>/dev/null || openmp=
+[ -n "$TRAIN" ] || { TRAIN=$PWD/$WORK/train; $CC -O1 $openmp examples/train.c -o $TRAIN -lm; }
+[ -n "$SIMULATE" ] || { SIMULATE=$PWD/$WORK/simulate; $CC -O1 $openmp tools/simulate.c -o $SIMULATE -lm; }
+top=$PWD
+cd $WORK || exit 1
+run $SIMULATE data --train 5 --val 4 --test 4 --size 40
+good "simulate"
+few="--weights none --variant atto --size 32 --epochs 2 --batch 8 --drop-path 0.2 --threads 1"
+# shellcheck disable=SC2086
+run $TRAIN data $few --shards 8 --out one
+good "train --shards 8"
+# shellcheck disable=SC2086
+run $TRAIN data $few --shards 8 --stop-after 3 --out parts && run $TRAIN --resume --threads 2 --out parts &&
+    same_run one parts
+good "train --shards 8, stopped and resumed, is the same to the byte"
+# shellcheck disable=SC2086
+run $TRAIN data $few --shards 9 --out refused
+[ $? -ne 0 ] && grep -q 'a batch of 8 has no 9 parts' err.txt && [ ! -e refused ]
+good "more shards than images of a batch are refused"
+
+# test_mpi MPICC LAUNCHER
+test_mpi() {
+    program=./train.$1 launch=$2
+    # shellcheck disable=SC2086
+    (cd "$top" && OMPI_CC=$CC MPICH_CC=$CC $1 -DLENSNET_MPI -O1 -Wall -Wextra -Werror $openmp examples/train.c \
+        -o $WORK/train.$1 -lm) >out.txt 2>err.txt
+    good "$1 -DLENSNET_MPI examples/train.c"
+    for count in 1 2 3 4 8; do
+        # shellcheck disable=SC2086
+        ranks $count data $few --shards 8 --out $1.$count && same_run one $1.$count
+        good "$1: $count processes leave the bits of one"
+    done
+    # shellcheck disable=SC2086
+    ranks 3 data $few --shards 8 --stop-after 1 --out $1.again &&
+        ranks 2 --resume --stop-after 2 --out $1.again && run $TRAIN --resume --out $1.again &&
+        same_run one $1.again
+    good "$1: three processes, then two, then one without MPI: the same to the byte"
+    # shellcheck disable=SC2086
+    ranks 3 data $few --shards 2 --out refused
+    [ $? -ne 0 ] && grep -q '3 processes need --shards 3 or more' err.txt && [ ! -e refused ]
+    good "$1: more processes than shards are refused"
+    test_kill "$1"
+}
+
+# The last process of a run that has saved its state is killed. Beforehand the same run is made whole.
+test_kill() {
+    # shellcheck disable=SC2086
+    $launch -n 2 $program data $few --shards 8 --epochs 400 --out "$1.killed" >killed.txt 2>killed.err &
+    launcher=$!
+    while [ ! -s "$1.killed/last.safetensors" ] && kill -0 $launcher 2>/dev/null; do sleep 0.1; done
+    ps -eo pid=,args= | awk -v p="$program" -v out="$1.killed" '$2 == p && $NF == out { last = $1 } END { print last }' |
+        xargs kill -9
+    wait $launcher
+    [ $? -ne 0 ] && ! ps -eo args= | grep "^$program .*$1.killed" >/dev/null
+    good "$1: kill -9 of a process ends all"
+    grep -q -- 'rank 0 of 2.*--resume' killed.err || { cp killed.err err.txt; false; }
+    good "$1: the one that is left says a sentence"
+    rm -rf "$1.copy"
+    cp -r "$1.killed" "$1.copy" && ranks 4 --resume --stop-after 3 --out "$1.killed" &&
+        run $TRAIN --resume --stop-after 3 --out "$1.copy" &&
+        cmp "$1.killed/last.safetensors" "$1.copy/last.safetensors"
+    good "$1: --resume goes on after it, to the same bits"
+}
+
+found=
+for kind in openmpi mpich; do
+    command -v mpicc.$kind >/dev/null && command -v mpirun.$kind >/dev/null || continue
+    [ -z "$MPI" ] || [ "$MPI" = $kind ] || continue
+    test_mpi mpicc.$kind mpirun.$kind
+    found=yes
+done
+[ -n "$found" ] || test_mpi mpicc mpirun
+
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]
