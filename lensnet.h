@@ -14906,6 +14906,8 @@ static const char *lnp_wrong_file(const unsigned char *bytes, size_t count)
         {"SIMPLE  =", 9, "it is a FITS file; are the weights and the image exchanged?"},
         {"\x89PNG", 4, "it is a PNG image, not weights"},
         {"\xff\xd8\xff", 3, "it is a JPEG image, not weights"},
+        {"\x80\3}", 3, "it is a Python pickle; save state_dict() with torch.save"},
+        {"\x80\3c", 3, "it is a Python pickle; save state_dict() with torch.save"},
         {"\x80\4\x95", 3, "it is a Python pickle; save state_dict() with torch.save"},
         {"\x80\5\x95", 3, "it is a Python pickle; save state_dict() with torch.save"},
         {"\x1f\x8b", 2, "it is packed with gzip; unpack it first (gunzip)"},
@@ -19287,6 +19289,7 @@ static lensnet_result lnp_config_read(lnp_config *c, const lensnet_archive *arch
     memset(&json, 0, sizeof json);
     json.text = text;
     json.length = bytes - 1;
+    if (!strncmp(text, "\xef\xbb\xbf", 3)) json.at = 3; /* Windows' mark of UTF-8 */
     if (!lnp_utf8_valid(text, json.length)) lnp_json_fail(&json, "text that is not UTF-8");
     lnp_config_object(c, &json);
     lnp_json_end(&json);

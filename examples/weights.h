@@ -120,6 +120,15 @@ static int weights_is_hub_name(const char *path)
            path[0] != '~' && !system_exists(path);
 }
 
+/* A folder, or the index in it, whose .bin lies in shards: torch.save's, which are not put together. */
+static int weights_is_sharded_bin(const char *path)
+{
+    char *index = system_path(path, "pytorch_model.bin.index.json");
+    const int sharded = system_ends_in(path, ".bin.index.json") || (index && system_exists(index));
+    free(index);
+    return sharded;
+}
+
 static int weights_is_file(const char *path)
 {
     static const char *const endings[] = {".safetensors", ".pth", ".pt", ".bin", ".ckpt"};
@@ -158,6 +167,12 @@ WEIGHTS_API lensnet_result weights_open(weights_file *file, const char *path, co
                         "https://huggingface.co/%.150s/resolve/main/model.safetensors, and the "
                         "config.json beside it",
                         path, path);
+    if (result && weights_is_sharded_bin(path))
+        return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
+                        "'%.150s': its weights lie in several .bin files; write them as one: "
+                        "AutoModelForImageClassification.from_pretrained(folder)"
+                        ".save_pretrained(other, max_shard_size='50GB')",
+                        path);
     if (!result || !system_is_folder(path)) return result;
     file->path = system_path(path, "pytorch_model.bin");
     if (file->path && torch_file_probe(file->path)) {

@@ -114,6 +114,9 @@ for kind in lfs page json; do
     esac
     refused "$words" ./classify wrong.$kind mixed.npy
 done
+mkdir -p shards && echo '{"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}' >shards/pytorch_model.bin.index.json
+refused "max_shard_size" ./classify shards mixed.npy
+refused "max_shard_size" ./classify shards/pytorch_model.bin.index.json mixed.npy
 mkdir -p copied && run ./convert whole/best.safetensors copied --folder &&
     run grep -qx '  "image_size": 32,' copied/config.json && run grep -q '"0": "no"' copied/config.json
 good "convert --folder keeps labels and size"

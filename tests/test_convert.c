@@ -527,6 +527,70 @@ static void test_sets(void)
     }
 }
 
+/* Two sets of names that tell nothing of which is meant, as DINO's. */
+static void test_unusual_sets(void)
+{
+    static const uint32_t shape[1] = {2};
+    static writer root;
+    torch_file file;
+    lensnet_error error;
+    unsigned char *bytes;
+    size_t size, i;
+    root.length = 0;
+    add(&root, "}(", 2);
+    for (i = 0; i < 2; i++) {
+        add_string(&root, i ? "teacher" : "student");
+        add(&root, "}", 1);
+        add_string(&root, "w");
+        add_tensor(&root, (uint32_t)(2 * i), shape, 1, 4);
+        add(&root, "s", 1);
+    }
+    add(&root, "u", 1);
+    bytes = legacy_file(&root, 4, &size);
+    CHECK(torch_file_open_memory(&file, bytes, size, NULL, &error) == LENSNET_ERROR_ARGUMENT);
+    CHECK(strstr(error.text, "(--key): 'student', 'teacher'") != NULL);
+}
+
+/* mmengine's checkpoint: mmpretrain's names become the authors', and of its two sets the averaged one,
+ * "state_dict", is read and said. */
+static void test_mmpretrain(void)
+{
+    static const char *const names[][2] = {
+        {"backbone.downsample_layers.0.0.weight", "downsample_layers.0.0.weight"},
+        {"backbone.stages.2.7.depthwise_conv.weight", "stages.2.7.dwconv.weight"},
+        {"backbone.stages.2.7.norm.bias", "stages.2.7.norm.bias"},
+        {"backbone.stages.2.7.pointwise_conv1.weight", "stages.2.7.pwconv1.weight"},
+        {"backbone.stages.2.7.grn.gamma", "stages.2.7.grn.gamma"},
+        {"backbone.stages.2.7.pointwise_conv2.bias", "stages.2.7.pwconv2.bias"},
+        {"backbone.norm3.weight", "norm.weight"},
+        {"head.fc.bias", "head.bias"}};
+    static const uint32_t shape[1] = {2};
+    static writer root;
+    torch_file file;
+    lensnet_error error;
+    unsigned char *bytes;
+    size_t size, set, i, j, found = 0;
+    root.length = 0;
+    add(&root, "}(", 2);
+    for (set = 0; set < 2; set++) {
+        add_string(&root, set ? "ema_state_dict" : "state_dict");
+        add(&root, "}(", 2);
+        for (i = 0; i < 8; i++) {
+            add_string(&root, names[i][0]);
+            add_tensor(&root, (uint32_t)(2 * set), shape, 1, 4);
+        }
+        add(&root, "u", 1);
+    }
+    add(&root, "u", 1);
+    bytes = legacy_file(&root, 4, &size);
+    CHECK(torch_file_open_memory(&file, bytes, size, NULL, &error) == LENSNET_OK);
+    CHECK(file.count == 8 && pickle_is(file.set, "state_dict"));
+    for (i = 0; i < file.count; i++)
+        for (j = 0; j < 8; j++) found += (size_t)pickle_is(file.tensors[i].name, names[j][1]);
+    CHECK(found == 8);
+    torch_file_close(&file);
+}
+
 /* Case 9: kernels of MinkowskiEngine, as the authors' remap_checkpoint_keys lays them out. */
 static void test_sparse(void)
 {
@@ -590,6 +654,8 @@ int main(void)
     test_folder();
     test_verify();
     test_sets();
+    test_unusual_sets();
+    test_mmpretrain();
     test_sparse();
     remove(SCRATCH);
     return test_end();

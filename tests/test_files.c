@@ -629,6 +629,7 @@ static void test_wrong_files(void)
         WRONG("\x80\x02\x8a", "tools/convert.c"),
         WRONG("\x89HDF\r\n\x1a\n", "HDF5"),
         WRONG("\x80\4\x95\x10\0\0\0\0\0\0\0}", "pickle"),
+        WRONG("\x80\3}q\0", "pickle"),
         WRONG("BZh91AY&SY", "bunzip2"),
         WRONG("\xfd\x37zXZ\0\0\4", "unxz"),
         WRONG("%PDF-1.4\n1 0 obj", "PDF"),
@@ -1221,10 +1222,13 @@ static void test_config(const small_net *net)
     lensnet_archive_pair told[4];
     lensnet_model_desc d;
     lensnet_error error;
-    char notes[LNP_NOTES];
+    char notes[LNP_NOTES], marked[sizeof hf + 3];
     CHECK(system("rm -rf " HF " && mkdir -p " HF) == 0);
     small_save(net, TRANSFORMERS, "", "", 0, NULL);
     CHECK(rename(SCRATCH, HF "model.safetensors") == 0);
+    snprintf(marked, sizeof marked, "\xef\xbb\xbf%s", hf);
+    CHECK(load_hf(&d, notes, marked, NULL, NULL, &error) == LENSNET_OK);
+    CHECK(!strcmp(d.labels[0], "vort") && d.preprocess.image_size == 128);
     CHECK(load_hf(&d, notes, hf, NULL, NULL, &error) == LENSNET_OK);
     CHECK(!strcmp(d.labels[0], "vort") && !strcmp(d.labels[1], "no") &&
           !strcmp(d.labels[2], "sphere"));

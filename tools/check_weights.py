@@ -61,7 +61,8 @@ def lensnet(classify, weights, folder, *options):
 
 
 def shipped():
-    return {name: tensor.float() for name, tensor in load_file(SHIPPED).items()}
+    """Without what lensnet alone knows of (calibration, foreign images): no model there takes it."""
+    return {name: tensor.float() for name, tensor in load_file(SHIPPED).items() if not name.startswith('lensnet.')}
 
 
 def turned():

@@ -12,7 +12,7 @@
  * Understood: the zip form (torch 1.6 and later) and the form before it; little-endian; pickle
  * protocols 2 to 4; float, integer and bool tensors, views of any stride; of several sets of weights
  * the one that timm takes, an averaged one before others; the sparse layout of FCMAE's pre-training
- * (MinkowskiEngine's kernels), which is laid out as the dense one. Refused, by name:
+ * (MinkowskiEngine's kernels), which is laid out as the dense one; mmpretrain's names. Refused, by name:
  * compressed entries, TorchScript, big-endian, sparse, quantised and complex tensors, and anything
  * in the place of a tensor that is none. Include lensnet.h with its implementation first. */
 #ifndef TORCH_FILE_H
@@ -481,6 +481,17 @@ static int torch_is_sparse(const pickle_list *dict)
     return 0;
 }
 
+/* "backbone.stages.0.0.depthwise_conv.weight": mmpretrain, which was mmclassification. */
+static int torch_is_mm(const pickle_list *dict)
+{
+    size_t i;
+    for (i = 0; i + 1 < dict->count; i += 2)
+        if (dict->items[i].kind == PICKLE_STRING &&
+            torch_ends_in(dict->items[i].text, ".depthwise_conv.weight"))
+            return 1;
+    return 0;
+}
+
 /* What the pre-training has beside the network. */
 static int torch_is_decoder(pickle_text name)
 {
@@ -497,9 +508,18 @@ static int torch_is_decoder(pickle_text name)
 
 /* "stages.0.0.norm.ln.weight" and "....pwconv1.linear.weight" without that word, ".kernel" as
  * ".weight". */
-static int torch_sparse_name(torch_file *file, pickle_text *name)
+static const char *const torch_sparse_words[][2] = {
+    {".ln.", "."}, {".linear.", "."}, {".kernel", ".weight"}, {NULL, NULL}};
+
+/* mmpretrain's names for what the authors call otherwise; its head stands beside the backbone. */
+static const char *const torch_mm_words[][2] = {
+    {"depthwise_conv.", "dwconv."}, {"pointwise_conv", "pwconv"},
+    {"backbone.norm3.", "norm."},   {"backbone.", ""},
+    {"head.fc.", "head."},          {NULL, NULL}};
+
+/* The same name with other words in it. A new word is at most one letter longer, and that at the end. */
+static int torch_rename(torch_file *file, pickle_text *name, const char *const (*words)[2])
 {
-    static const char *const words[][2] = {{".ln.", "."}, {".linear.", "."}, {".kernel", ".weight"}};
     char *text = (char *)torch_allocate(file, name->length + 8);
     size_t i, from, to = 0;
     if (!text) return 0;
@@ -507,15 +527,17 @@ static int torch_sparse_name(torch_file *file, pickle_text *name)
         pickle_text rest;
         rest.text = name->text + from;
         rest.length = name->length - from;
-        for (i = 0; i < 3 && !torch_begins_with(rest, words[i][0]); i++) continue;
-        if (i < 3) {
+        for (i = 0; words[i][0] && !torch_begins_with(rest, words[i][0]); i++) continue;
+        if (words[i][0]) {
             const size_t length = strlen(words[i][1]);
             if (to + length > name->length + 8) break;
             memcpy(text + to, words[i][1], length);
             from += strlen(words[i][0]);
             to += length;
-        } else {
+        } else if (to < name->length + 8) {
             text[to++] = name->text[from++];
+        } else {
+            break;
         }
     }
     name->text = text;
@@ -571,7 +593,7 @@ static int torch_tensors_index(torch_file *file)
 
 static int torch_tensors_read(torch_file *file, const pickle_list *dict)
 {
-    const int sparse = torch_is_sparse(dict);
+    const int sparse = torch_is_sparse(dict), mm = torch_is_mm(dict);
     size_t i;
     file->tensors = (torch_tensor *)torch_allocate(file, dict->count / 2 * sizeof *file->tensors);
     if (!file->tensors) return 0;
@@ -584,7 +606,8 @@ static int torch_tensors_read(torch_file *file, const pickle_list *dict)
         if (value.kind != TORCH_TENSOR) return torch_refuse_value(file, key.text, &value);
         if (sparse && torch_ends_in(key.text, ".kernel") && !torch_sparse_kernel(file, &value))
             return 0;
-        if (sparse && !torch_sparse_name(file, &key.text)) return 0;
+        if (sparse && !torch_rename(file, &key.text, torch_sparse_words)) return 0;
+        if (mm && !torch_rename(file, &key.text, torch_mm_words)) return 0;
         tensor->name = key.text;
         file->count++;
         if (!torch_tensor_read(file, tensor, &value)) return 0;
@@ -618,12 +641,13 @@ static const char *torch_dict_names(char *text, size_t capacity, const pickle_li
 }
 
 /* Of the usual names, in timm's order (an average of weights first), the first that is there; else the
- * only dictionary that begins with a tensor. */
+ * only dictionary that begins with a tensor. "ema_state_dict" comes last: mmengine, whose name it is, has
+ * put the average under "state_dict" by then. */
 static const pickle_value *torch_choose_set(torch_file *file, const pickle_list *root)
 {
-    static const char *const usual[] = {"state_dict_ema",   "model_ema", "state_dict",
-                                        "model_state_dict", "model",     "module",
-                                        "network",          "net",       "weights"};
+    static const char *const usual[] = {
+        "state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module",
+        "network",        "net",       "weights",    "ema_state_dict",   "ema"};
     const pickle_value *chosen = NULL, *found;
     size_t i, count = 0;
     for (i = 0; i < sizeof usual / sizeof *usual; i++) {
@@ -665,6 +689,10 @@ static int torch_find_weights(torch_file *file, const pickle_value *root, const 
     if (wanted && !chosen)
         return torch_fail(file, LENSNET_ERROR_ARGUMENT,
                           "it has no dictionary named '%.80s'; there are: %s", wanted,
+                          torch_dict_names(names, sizeof names, root->list));
+    if (!chosen && root->list->count > 1 && root->list->items[1].kind == PICKLE_DICT)
+        return torch_fail(file, LENSNET_ERROR_ARGUMENT,
+                          "it has several sets of weights; say which is wanted (--key): %s",
                           torch_dict_names(names, sizeof names, root->list));
     *weights = chosen ? chosen[1].list : root->list;
     return 1;
