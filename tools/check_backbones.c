@@ -2,14 +2,17 @@
  * timm and torchvision.
  * cc -O2 -fopenmp -I. tools/check_backbones.c -o check_backbones -lm
  *
- * check_backbones NAME WEIGHTS IMAGES COUNT SIDE CLASSES RATE STEPS OUT
+ * check_backbones NAME WEIGHTS IMAGES COUNT SIDE CLASSES RATE STEPS OUT [silu]
  *
  * reads raw channels-last floats, runs the network as it stands (OUT.logits), takes one step forward and
  * backward (OUT.gradients.safetensors: gradients, and running statistics after it), takes STEPS steps with
- * AdamW in all, prints the loss of each, and saves the weights (OUT.safetensors). Labels are 0 1 2 ... */
+ * AdamW in all, prints the loss of each, and saves the weights (OUT.safetensors). Labels are 0 1 2 ...
+ * With `silu` every ReLU becomes a SiLU: a network without kinks. */
 #define LENSNET_IMPLEMENTATION
 #include "lensnet.h"
 
+static int smooth;
+#define lensnet_relu(graph, x) (smooth ? lensnet_silu(graph, x) : lensnet_relu(graph, x))
 #include "examples/backbones.h"
 
 static lensnet_error error;
@@ -72,7 +75,9 @@ int main(int argc, char **argv)
     float *images, *logits;
     size_t classes, i;
     int labels[64], step;
-    if (argc != 10) return fprintf(stderr, "see the first lines of check_backbones.c\n"), 2;
+    smooth = argc == 11 && !strcmp(argv[10], "silu");
+    if (argc != 10 + smooth)
+        return fprintf(stderr, "see the first lines of check_backbones.c\n"), 2;
     batch.count = options.batch = (size_t)atoi(argv[4]);
     options.height = options.width = (size_t)atoi(argv[5]);
     classes = (size_t)atoi(argv[6]);

@@ -5,18 +5,21 @@ usage:  pip install torch torchvision timm safetensors numpy
         python3 tools/check_backbones.py [NAME ...]        (default: all that are fast)
 
 Builds tools/check_backbones.c with $CC (default cc), or takes $CHECK_BACKBONES, and checks for each: logits
-within 3e-5 of their largest, or of 1; gradients of the first step within 2e-5 of the tensor's largest, or of
-a thousandth of the network's largest; running statistics after it within 1e-5; losses of ten steps of AdamW
-within 1e-4. Prints one line per check. Among a million values before a ReLU one may lie so near to 0 that the
-two sides, each rightly, take it for positive and for negative; then every gradient below differs in its third
-digit. So the images are those of 16 sets that keep farthest from 0 there, in PyTorch's double and before
-lensnet has seen any.
+within 3e-5 of their largest, or of 1; running statistics after the first step within 1e-5; losses of ten
+steps of AdamW within 1e-4; gradients. Prints one line per check.
+
+Among a million values before a ReLU some lie so near to 0 that float32 takes them for positive or negative by
+chance; then every gradient below differs, in PyTorch's float32 against its float64 as much as in lensnet's (ResNet-50:
+0.26 of the largest, both). So gradients are compared with every ReLU made a SiLU on both sides, and with
+float64: lensnet's may be as far from it as 2e-5 of the tensor's largest (or of a thousandth of the network's
+largest), or as PyTorch's float32 is.
 """
 import copy
 import os
 import subprocess
 import sys
 import tempfile
+import unittest.mock
 
 import numpy
 import safetensors.torch
@@ -26,7 +29,7 @@ import torchvision
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
 FAST = ['resnet18', 'resnet34', 'resnet50', 'convnext_atto', 'convnext_tiny', 'densenet121', 'efficientnet_b0']
-COUNT, SIDE, CLASSES, STEPS, RATE = 4, 64, 5, 10, 1e-4
+COUNT, SIDE, CLASSES, STEPS, RATE = 8, 64, 5, 10, 1e-4
 GRADIENT_TOLERANCE = 2e-5
 failed = 0
 
@@ -35,7 +38,7 @@ def check(what, difference, tolerance):
     global failed
     good = difference <= tolerance  # False for NaN
     failed += not good
-    print('%-60s %.2g of %.0g  %s' % (what, difference, tolerance, 'ok' if good else 'FAILED'), flush=True)
+    print('%-60s %.2g of %.2g  %s' % (what, difference, tolerance, 'ok' if good else 'FAILED'), flush=True)
 
 
 def create(name):
@@ -63,13 +66,14 @@ def create(name):
     return model
 
 
-def run_theirs(model, x, labels):
+def run_theirs(model, x, steps=STEPS):
+    model, labels = copy.deepcopy(model).to(x.dtype), torch.arange(COUNT) % CLASSES
     with torch.no_grad():
         logits = model.eval()(x)
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE)
     losses, first = [], {}
-    for step in range(STEPS):
+    for step in range(steps):
         optimiser.zero_grad()
         loss = torch.nn.functional.cross_entropy(model(x), labels)
         loss.backward()
@@ -81,12 +85,12 @@ def run_theirs(model, x, labels):
     return logits, first, losses
 
 
-def run_ours(program, folder, name, model, x):
+def run_ours(program, folder, name, model, x, *options):
     weights, images, out = (os.path.join(folder, name + end) for end in ('.safetensors', '.bin', '.out'))
     safetensors.torch.save_file(model.state_dict(), weights)
     x.permute(0, 2, 3, 1).contiguous().numpy().tofile(images)
     answer = subprocess.run([program, name, weights, images, str(COUNT), str(SIDE), str(CLASSES), str(RATE),
-                             str(STEPS), out], check=True, capture_output=True, text=True)
+                             str(STEPS), out, *options], check=True, capture_output=True, text=True)
     logits = torch.from_numpy(numpy.fromfile(out + '.logits', dtype=numpy.float32)).reshape(COUNT, CLASSES)
     first = safetensors.torch.load_file(out + '.gradients.safetensors')
     saved = safetensors.torch.load_file(out + '.safetensors')
@@ -108,31 +112,22 @@ def statistics_difference(ours, theirs):
                default=0.0)
 
 
-def images_off_kinks(model):
-    """Of 16 sets of images the one whose values before ReLUs keep farthest from 0."""
-    model, least = copy.deepcopy(model).double().train(), []
-    for module in model.modules():
-        if isinstance(module, torch.nn.ReLU):
-            module.register_forward_pre_hook(lambda _, x: least.append(float(x[0].detach().abs().min())))
-    best, distance = None, -1.0
-    for seed in range(16):
-        x = torch.randn((COUNT, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(seed))
-        least.clear()
-        with torch.no_grad():
-            model(x.double())
-        if min(least, default=0.0) > distance:
-            best, distance = x, min(least, default=0.0)
-    return best
+def check_gradients(program, folder, name, model, x):
+    ours = run_ours(program, folder, name, model, x, 'silu')[1]
+    with unittest.mock.patch('torch.nn.functional.relu', lambda x, inplace=False: torch.nn.functional.silu(x)):
+        exact, rounded = run_theirs(model, x.double(), 1)[1], run_theirs(model, x, 1)[1]
+    theirs = gradient_difference(rounded, exact)
+    check("%s: gradients (PyTorch's float32 %.2g)" % (name, theirs), gradient_difference(ours, exact),
+          max(GRADIENT_TOLERANCE, theirs))
 
 
 def compare(program, folder, name):
     model = create(name)
-    x = images_off_kinks(model)
-    ours = run_ours(program, folder, name, model, x)
-    theirs = run_theirs(model, x, torch.arange(COUNT) % CLASSES)
+    x = torch.randn((COUNT, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(1))
+    check_gradients(program, folder, name, model, x)
+    ours, theirs = run_ours(program, folder, name, model, x), run_theirs(model, x)
     scale = max(1.0, float(theirs[0].abs().max()))
     check('%s: logits (up to %.2g)' % (name, scale), float((ours[0] - theirs[0]).abs().max()) / scale, 3e-5)
-    check('%s: gradients' % name, gradient_difference(ours[1], theirs[1]), GRADIENT_TOLERANCE)
     check('%s: running statistics' % name, statistics_difference(ours[1], theirs[1]), 1e-5)
     check('%s: losses of %d steps' % (name, STEPS), max(abs(a - b) for a, b in zip(ours[2], theirs[2])), 1e-4)
     missing, foreign = model.load_state_dict(ours[3], strict=False)
