@@ -67,6 +67,13 @@ done
 
 run ./simulate data --train 16 --val 12
 good "simulate"
+for part in 2 3 1; do ./simulate parts --train 5 --val 4 --size 32 --part $part/3 >/dev/null 2>err.txt || break; done
+./simulate undivided --train 5 --val 4 --size 32 >/dev/null && run ./simulate parts --part 1/3 --merge &&
+    run diff -r undivided parts
+good "simulate in three parts, merged, is the undivided set to the byte"
+run ./simulate fewer --train 5 --size 32 --part 1/2 && run ./simulate fewer --part 1/2 --merge
+[ $? -eq 1 ] && grep -q 'truth-2-of-2.csv.*is this part complete' err.txt && [ ! -e fewer/truth.csv ]
+good "a merge without all parts is refused"
 # A copy of the data in which one thing is wrong: spoil COMMAND ...
 spoil() {
     rm -rf bad

@@ -31,7 +31,8 @@ typedef struct {
     const char *folder, *gallery; /* NULL: not asked for */
     uint64_t seed;
     long counts[SPLITS][SIM_CLASSES];
-    int threads, float32, maps, benchmark, help;
+    long part, parts; /* --part I/N: 1/1 is all of it */
+    int threads, float32, maps, benchmark, help, merge;
 } job;
 
 static int fail(lensnet_error *error, const char *format, ...) SIM_PRINTF(2, 3);
@@ -235,6 +236,16 @@ static int parse_counts(long counts[SIM_CLASSES], const char *name, const char *
     return 1;
 }
 
+/* "3/8": part 3 (from 1) of 8 */
+static int parse_part(job *j, const char *text, lensnet_error *error)
+{
+    char *end = NULL;
+    if (isdigit((unsigned char)*text)) j->part = strtol(text, &end, 10);
+    j->parts = end && *end == '/' && isdigit((unsigned char)end[1]) ? strtol(end + 1, &end, 10) : 0;
+    return (end && !*end && j->part >= 1 && j->part <= j->parts && j->parts <= 1000000) ||
+           fail(error, "--part: expected I/N with I from 1 to N, found '%s'", text);
+}
+
 static int parse_preset(sim_params *params, const char *text, lensnet_error *error)
 {
     if (strcmp(text, "testI") == 0) {
@@ -260,6 +271,7 @@ static int parse_switch(job *j, const char *text)
 {
     if (strcmp(text, "--float32") == 0) return j->float32 = 1;
     if (strcmp(text, "--maps") == 0) return j->maps = 1;
+    if (strcmp(text, "--merge") == 0) return j->merge = 1;
     if (strcmp(text, "--benchmark") == 0) return j->benchmark = 1;
     if (strcmp(text, "--help") == 0 || strcmp(text, "-h") == 0) return j->help = 1;
     if (strcmp(text, "--noiseless") == 0) {
@@ -283,6 +295,7 @@ static int parse_value(job *j, const char *name, const char *text, lensnet_error
         j->gallery = text;
         return 1;
     }
+    if (strcmp(name, "--part") == 0) return parse_part(j, text, error);
     if (strcmp(name, "--seed") == 0)
         return parse_whole(&j->seed, text, UINT64_MAX) ||
                fail(error, "--seed: expected a whole number, found '%s'", text);
@@ -312,6 +325,7 @@ static int parse_arguments(job *j, int count, char **arguments, lensnet_error *e
 {
     int i, blur_changed = 0, radius_given = 0;
     memset(j, 0, sizeof *j);
+    j->part = j->parts = 1;
     j->params = sim_defaults(SIM_TEST_I);
     for (i = 1; i + 1 < count; i++)
         if (strcmp(arguments[i], "--preset") == 0 &&
@@ -383,6 +397,8 @@ static void print_help(const job *j)
            "  --float32                      half the bytes; default float64\n"
            "  --noiseless                    expected counts, --noise none\n"
            "  --maps                         deflection, convergence, what substructure changes\n"
+           "  --part I/N                     the I-th of N parts of the set, by as many machines\n"
+           "  --merge                        with --part I/N, after all parts: joins their tables\n"
            "  --threads N                    default: all\n"
            "  --gallery FILE.svg             draws examples of each class\n"
            "  --benchmark                    images per second, in memory\n\n"
@@ -639,14 +655,33 @@ static int make_folder(const char *path, lensnet_error *error)
            fail(error, "cannot make the folder %s: %s", path, strerror(errno));
 }
 
+/* The table of a set, or of a part of it until --merge joins them. */
+static void name_table(char *path, size_t room, const job *j, long part)
+{
+    if (j->parts == 1)
+        snprintf(path, room, "%s/truth.csv", j->folder);
+    else
+        snprintf(path, room, "%s/truth-%ld-of-%ld.csv", j->folder, part, j->parts);
+}
+
+/* The number of the first image of a part. */
+static long part_first(const job *j, long part)
+{
+    const long total = total_images(j);
+    return total / j->parts * (part - 1) + total % j->parts * (part - 1) / j->parts;
+}
+
+/* A part may find the folders of the others. */
 static int make_folders(const job *j, lensnet_error *error)
 {
     char path[PATH_ROOM];
     int split, label;
     if (strlen(j->folder) > PATH_ROOM - 100) return fail(error, "the folder's path is too long");
-    for (split = -1; split < SPLITS; split++) {
-        snprintf(path, sizeof path, "%s/%s", j->folder,
-                 split < 0 ? "truth.csv" : split_names[split]);
+    for (split = -1; split < (j->parts == 1 ? SPLITS : 0); split++) {
+        if (split < 0)
+            name_table(path, sizeof path, j, j->part);
+        else
+            snprintf(path, sizeof path, "%s/%s", j->folder, split_names[split]);
         if (system_exists(path))
             return fail(error, "%s is there already: choose a new folder, or remove the old set",
                         path);
@@ -665,7 +700,9 @@ static int make_folders(const job *j, lensnet_error *error)
     return 1;
 }
 
-static int write_blocks(const job *j, FILE *table, long total, long *done, lensnet_error *error)
+/* `total` images from number `first` of the set on. */
+static int write_blocks(const job *j, FILE *table, long first, long total, long *done,
+                        lensnet_error *error)
 {
     const int threads = thread_count(j);
     worker *workers = workers_create(j, threads, error);
@@ -677,10 +714,10 @@ static int write_blocks(const job *j, FILE *table, long total, long *done, lensn
     progress_start(&bar, 0);
     while (good && *done < total) {
         long count = total - *done < BLOCK ? total - *done : BLOCK, i;
-        long written = write_block(j, *done, count, workers, threads, truths, error);
+        long written = write_block(j, first + *done, count, workers, threads, truths, error);
         good = written == count;
         for (i = 0; good && i < count; i++)
-            write_truth(table, name_image(j, *done + i), &truths[i]);
+            write_truth(table, name_image(j, first + *done + i), &truths[i]);
         if (good && fflush(table) != 0)
             good = fail(error, "cannot write %s/truth.csv: %s", j->folder, strerror(errno));
         *done += written;
@@ -699,21 +736,21 @@ static int write_blocks(const job *j, FILE *table, long total, long *done, lensn
 static int make_set(const job *j, lensnet_error *error)
 {
     char part[PATH_ROOM + 32], whole[PATH_ROOM + 16], reason[sizeof error->text];
-    const long total = total_images(j);
+    const long first = part_first(j, j->part), total = part_first(j, j->part + 1) - first;
     long done = 0;
     FILE *table;
     int good;
-    if (total == 0)
+    if (total_images(j) == 0)
         return fail(error, "no images asked for: say how many per class, e.g. --train 100");
     if (!make_folders(j, error)) return 0;
     system_catch_interrupts();
     system_begin_work();
-    snprintf(whole, sizeof whole, "%s/truth.csv", j->folder);
+    name_table(whole, sizeof whole, j, j->part);
     snprintf(part, sizeof part, "%s.part", whole);
     table = fopen(part, "w");
     if (!table) return fail(error, "cannot create %s: %s", part, strerror(errno));
     write_truth_head(table);
-    good = write_blocks(j, table, total, &done, error);
+    good = write_blocks(j, table, first, total, &done, error);
     if (fclose(table) != 0 && good)
         good = fail(error, "cannot write %s: %s", part, strerror(errno));
     if (good && rename(part, whole) != 0)
@@ -725,6 +762,50 @@ static int make_set(const job *j, lensnet_error *error)
             "%s%s The set is not complete: %ld of %ld images lie in %.100s, their table (as far as "
             "it goes) is truth.csv.part; remove the folder before the next try",
             reason, full_stop(reason), done, total, j->folder);
+    }
+    return good;
+}
+
+/* Appends the table of a part, without its first line but for that of the first part. */
+static int append_table(FILE *table, const char *path, int with_head, lensnet_error *error)
+{
+    FILE *file = fopen(path, "r");
+    int c, head = 1;
+    if (!file) return fail(error, "%s: %s; is this part complete?", path, strerror(errno));
+    while ((c = getc(file)) != EOF) {
+        if (!head || with_head) putc(c, table);
+        head &= c != '\n';
+    }
+    c = ferror(file);
+    fclose(file);
+    return !c || fail(error, "%s: cannot be read", path);
+}
+
+/* Joins the tables of all parts to truth.csv, and removes them. */
+static int merge_parts(const job *j, lensnet_error *error)
+{
+    char path[PATH_ROOM + 64], temporary[PATH_ROOM + 32], whole[PATH_ROOM + 16];
+    FILE *table;
+    long i;
+    int good = 1;
+    if (strlen(j->folder) > PATH_ROOM - 100) return fail(error, "the folder's path is too long");
+    snprintf(whole, sizeof whole, "%s/truth.csv", j->folder);
+    snprintf(temporary, sizeof temporary, "%s.part", whole);
+    if (system_exists(whole)) return fail(error, "%s is there already", whole);
+    table = fopen(temporary, "w");
+    if (!table) return fail(error, "cannot create %s: %s", temporary, strerror(errno));
+    for (i = 1; good && i <= j->parts; i++) {
+        name_table(path, sizeof path, j, i);
+        good = append_table(table, path, i == 1, error);
+    }
+    if ((ferror(table) | (fclose(table) != 0)) && good)
+        good = fail(error, "cannot write %s: %s", temporary, strerror(errno));
+    if (good && rename(temporary, whole) != 0)
+        good = fail(error, "cannot rename %s: %s", temporary, strerror(errno));
+    if (!good) remove(temporary);
+    for (i = 1; good && i <= j->parts; i++) {
+        name_table(path, sizeof path, j, i);
+        remove(path);
     }
     return good;
 }
@@ -1042,6 +1123,9 @@ static int asks(const job *j, lensnet_error *error)
 
 static int run_job(const job *j, lensnet_error *error)
 {
+    if (j->merge && (!j->folder || j->parts == 1))
+        return fail(error, "--merge needs the folder and --part I/N, any of the N parts");
+    if (j->merge) return merge_parts(j, error);
     if (sim_check(&j->params, error) != LENSNET_OK) return 0;
     if (j->benchmark && !run_benchmark(j, error)) return 0;
     if (j->gallery && !make_gallery(j, error)) return 0;
