@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""How many images that show no lens of the known kind does a network call unknown?
+
+usage:  python3 tools/check_foreign.py CLASSIFY SIMULATE WEIGHTS [IMAGES [SEED [PHOTOGRAPH ...]]]
+
+CLASSIFY and SIMULATE are the built programs, WEIGHTS a calibrated file, IMAGES how many of each kind
+(300), SEED another draw (1), PHOTOGRAPHs files to take in place of scikit-image's and scipy's. Needs
+numpy, scipy and scikit-image. Prints for each kind the share that is called unknown, or is refused
+because all its pixels are the same, and for lenses of the simulator the share of false alarms. Ends with
+1 if a kind stays below 90 % or more than 2 % of the lenses are called unknown.
+
+No image of here is used by `evaluate --calibrate`, which sees lenses alone.
+"""
+import glob
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy
+import skimage
+from scipy import datasets, ndimage
+from skimage import color, io, transform
+
+SIDE, SKY, BLUR = 150, 10.0, 1.74  # pixels, counts, sigma of the PSF in pixels: preset testI
+FLOOR, ALARMS = 0.9, 0.02
+
+
+def normalised(image):
+    """As the simulator writes it: the darkest pixel 0, the brightest 1."""
+    low, high = image.min(), image.max()
+    return ((image - low) / (high - low) if high > low else image * 0).astype('float32')
+
+
+def observed(generator, light):
+    """Blurred, on the sky, with photons counted."""
+    return normalised(generator.poisson(ndimage.gaussian_filter(light, BLUR) + SKY).astype(float))
+
+
+# ---- kinds: each gives one image of SIDE x SIDE pixels ----
+
+def pictures(files):
+    """Photographs in grey: those named, or scikit-image's own and what scipy.datasets can reach."""
+    own = sorted(glob.glob(os.path.join(os.path.dirname(skimage.__file__), 'data', '*.*g')))
+    found = [numpy.load(path) if path.endswith('.npy') else io.imread(path) for path in files or own]
+    for name in () if files else ('face', 'ascent'):
+        try:
+            found.append(getattr(datasets, name)())
+        except (OSError, ImportError) as error:
+            print('without scipy.datasets.%s: %.60s' % (name, error), file=sys.stderr)
+    grey = [color.rgb2gray(p[..., :3]) if p.ndim == 3 else p.astype(float) for p in found]
+    return [g for g in grey if min(g.shape) >= SIDE]
+
+
+def photograph(generator, photographs):
+    """One of them, whole or a part of it, at a scale of its own."""
+    p = photographs[generator.integers(len(photographs))]
+    side = int(SIDE * (min(p.shape) / SIDE) ** generator.uniform())
+    y, x = (generator.integers(n - side + 1) for n in p.shape)
+    part = p[y:y + side, x:x + side]
+    return normalised(transform.resize(part, (SIDE, SIDE), anti_aliasing=side > SIDE))
+
+
+def white_noise(generator):
+    draw = [lambda: generator.normal(size=(SIDE, SIDE)), lambda: generator.uniform(size=(SIDE, SIDE)),
+            lambda: generator.exponential(size=(SIDE, SIDE)),
+            lambda: generator.poisson(10 ** generator.uniform(-1, 4), (SIDE, SIDE)).astype(float)]
+    return normalised(draw[generator.integers(len(draw))]())
+
+
+def correlated_noise(generator):
+    """Gaussian, with a power law of its scales or smoothed, on a part of white noise or on none."""
+    white = generator.normal(size=(SIDE, SIDE))
+    if generator.uniform() < 0.5:
+        noise = ndimage.gaussian_filter(white, 10 ** generator.uniform(-0.1, 1.5), mode='wrap')
+    else:
+        k = numpy.hypot(*numpy.meshgrid(*2 * [numpy.fft.fftfreq(SIDE)]))
+        k[0, 0] = numpy.inf
+        noise = numpy.fft.ifft2(numpy.fft.fft2(white) * k ** -generator.uniform(0.3, 2.5)).real
+    noise /= noise.std()
+    return normalised(noise + generator.choice([0, 0, 0.1, 0.5]) * generator.normal(size=noise.shape))
+
+
+def blank(generator):
+    """One value, a slope, or an empty sky."""
+    which = generator.integers(3)
+    if which == 0:
+        return numpy.full((SIDE, SIDE), generator.uniform(), 'float32')
+    if which == 1:
+        y, x = numpy.mgrid[:SIDE, :SIDE]
+        angle = generator.uniform(0, 2 * numpy.pi)
+        return normalised(x * numpy.cos(angle) + y * numpy.sin(angle))
+    return normalised(generator.poisson(SKY, (SIDE, SIDE)).astype(float))
+
+
+def galaxy(generator, low, high):
+    """Sersic light with an axis ratio of low ... high, near the middle, at the simulator's sky."""
+    index, radius = generator.uniform(0.5, 5), 20 * generator.uniform(0.2, 1)
+    q, angle = generator.uniform(low, high), generator.uniform(0, numpy.pi)
+    centre = SIDE / 2 - 0.5 + generator.normal(0, 4, 2)
+    y, x = numpy.mgrid[:3 * SIDE, :3 * SIDE] / 3 - 1 / 3  # 3 x 3 points of a pixel
+    x, y = x - centre[0], y - centre[1]
+    u, v = x * numpy.cos(angle) + y * numpy.sin(angle), y * numpy.cos(angle) - x * numpy.sin(angle)
+    r = numpy.sqrt(u * u * q + v * v / q) / radius
+    b = 2 * index - 1 / 3 + 0.009876 / index
+    light = numpy.exp(-b * (r ** (1 / index) - 1)) * 10 ** generator.uniform(1.3, 2.7)
+    return observed(generator, light.reshape(SIDE, 3, SIDE, 3).mean(axis=(1, 3)))
+
+
+def round_galaxy(generator):
+    return galaxy(generator, 0.8, 1)
+
+
+def edge_on_galaxy(generator):
+    return galaxy(generator, 0.08, 0.25)
+
+
+def stars(generator):
+    """From one in the middle to a field of a hundred."""
+    light = numpy.zeros((SIDE, SIDE))
+    count = int(10 ** generator.uniform(0, 2))
+    places = generator.uniform(0, SIDE, (count, 2))
+    places[0] = SIDE / 2 + generator.uniform(-3, 3, 2)
+    for y, x in places.astype(int):
+        light[y, x] += 10 ** generator.uniform(2.5, 5)
+    return observed(generator, light)
+
+
+def half_saturated(generator, lenses):
+    """A lens of which one half of the frame, or the brighter half of the pixels, is full."""
+    image = lenses[generator.integers(len(lenses))].copy()
+    if generator.uniform() < 0.5:
+        return normalised(numpy.minimum(image, numpy.median(image)))
+    image[:SIDE // 2] = image.max()
+    return numpy.ascontiguousarray(numpy.rot90(image, generator.integers(4)))
+
+
+# ---- lensnet ----
+
+def simulated(simulate, folder, count, seed, preset):
+    """`count` lenses of a preset, in turn of each class."""
+    subprocess.run([simulate, folder, '--preset', preset, '--test', str((count + 2) // 3), '--seed',
+                    str(seed), '--float32'], check=True, capture_output=True)
+    paths = sorted(glob.glob(folder + '/test/*/*.npy'), key=os.path.basename)
+    return numpy.stack([numpy.load(path).squeeze() for path in paths[:count]])
+
+
+def unknown(classify, weights, path):
+    """How many images of a stack are called unknown, and how many are refused as blank."""
+    run = subprocess.run([classify, '--json', '--stack', weights, path], capture_output=True, text=True)
+    try:
+        rows = json.loads(run.stdout)
+    except ValueError:
+        raise SystemExit('classify: ' + run.stderr)
+    rows = rows['images'] if isinstance(rows, dict) else rows
+    if rows and 'foreign' not in rows[0]:
+        raise SystemExit(weights + ': it does not know what is foreign to it; evaluate --calibrate')
+    blanks = run.stderr.count('there is nothing to classify')
+    return sum(row['class'] == 'unknown' for row in rows), blanks
+
+
+def make(simulate, folder, count, seed, files):
+    """Pairs of a kind's name and its images."""
+    kinds = [white_noise, correlated_noise, blank, round_galaxy, edge_on_galaxy, stars]
+    lenses = simulated(simulate, folder + '/testI', count, 10 ** 6 + seed, 'testI')
+    yield 'lenses (testI)', lenses
+    photographs = pictures(files)
+    generator = numpy.random.default_rng([seed, 0])
+    yield ('photographs (%d)' % len(photographs),
+           numpy.stack([photograph(generator, photographs) for _ in range(count)]))
+    for i, kind in enumerate(kinds):
+        generator = numpy.random.default_rng([seed, 1 + i])
+        yield kind.__name__.replace('_', ' '), numpy.stack([kind(generator) for _ in range(count)])
+    yield 'model1', simulated(simulate, folder + '/model1', count, 10 ** 6 + seed, 'model1')
+    generator = numpy.random.default_rng([seed, 1 + len(kinds)])
+    yield 'half-saturated', numpy.stack([half_saturated(generator, lenses) for _ in range(count)])
+
+
+def main(words):
+    classify, simulate, weights = words[:3]
+    count = int(words[3]) if len(words) > 3 else 300
+    seed = int(words[4]) if len(words) > 4 else 1
+    good = True
+    print('%-22s %7s %8s %8s %7s' % ('kind', 'images', 'unknown', 'refused', 'share'))
+    with tempfile.TemporaryDirectory() as folder:
+        for name, images in make(simulate, folder, count, seed, words[5:]):
+            path = folder + '/kind.npy'
+            numpy.save(path, images)
+            flagged, blanks = unknown(classify, weights, path)
+            share = (flagged + blanks) / len(images)
+            fine = share <= ALARMS if name.startswith('lenses') else share >= FLOOR
+            good = good and fine
+            print('%-22s %7d %8d %8d %6.1f %%%s' % (name, len(images), flagged, blanks, 100 * share,
+                                                   '' if fine else '  <-'), flush=True)
+    return 0 if good else 1
+
+
+if __name__ == '__main__':
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    sys.exit(main(sys.argv[1:]))
