@@ -79,6 +79,23 @@ fits.HDUList([fits.PrimaryHDU(), table, fits.ImageHDU(a)]).writeto('table-then-i
 expect('table-then-image.fits', planes_of(a))
 fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(a)]).writeto('compressed.fits')
 expect('compressed.fits', 'tile-compressed')
+for kind in ('GZIP_1', 'RICE_1', 'HCOMPRESS_1'):
+    name = f'compressed-{kind}.fits'
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(a, compression_type=kind)]).writeto(name)
+    expect(name, 'tile-compressed')
+for name in ('UPPER.FIT', 'UPPER.FITS', 'lower.fts'):
+    fits.PrimaryHDU(a).writeto('ending.fits', overwrite=True)
+    os.rename('ending.fits', name)
+    expect(name, planes_of(a))
+raw = rng.integers(0, 99, shape).astype('int16')
+fits.PrimaryHDU(raw).writeto('negative.fits')
+with open('negative.fits', 'r+b') as f:  # a negative scale, which astropy would not write back as it was
+    block = f.read(2880)
+    end = block.index(b'END' + b' ' * 77)
+    cards = b'%-80s%-80s%-80s' % (b'BSCALE  =                 -2.5', b'BZERO   =                  7.0', b'END')
+    f.seek(0)
+    f.write((block[:end] + cards).ljust(2880))
+expect('negative.fits', planes_of(fits.getdata('negative.fits')))
 cube = rng.normal(size=(12, 11, 14)).astype('float32')
 fits.PrimaryHDU(cube).writeto('cube.fits')
 expect('cube.fits', 'a stack of 12 images')
@@ -199,6 +216,17 @@ np.save('evil.npy', objects(Evil(), 5), allow_pickle=True)
 expect('evil.npy', 'without an array')
 np.save('evil-pair.npy', objects(Evil(), image), allow_pickle=True)
 expect('evil-pair.npy', planes_of(image))
+
+np.save('bool.npy', image > 0.5)
+expect('bool.npy', planes_of(image > 0.5))
+np.save('complex.npy', image + 1j)
+expect('complex.npy', 'complex')
+np.save('records.npy', np.zeros((9, 9), [('x', 'f4')]))
+expect('records.npy', 'records')
+np.save('empty.npy', np.zeros((0, 9)))
+expect('empty.npy', 'no pixels')
+np.savez('scalars.npz', image=image, label=np.int64(2), mass=np.float64(3))
+expect('scalars.npz', planes_of(image))
 
 # ---- .npz ----
 np.savez('stored.npz', image)
