@@ -344,6 +344,9 @@ LENSNET_API const char *lensnet_classifier_label(const lensnet_classifier *class
                                                  size_t index);
 /* Length of the pooled feature vector: the width of the last stage. */
 LENSNET_API size_t lensnet_classifier_features(const lensnet_classifier *classifier);
+/* Length of the means by which foreign images are told: the width of the second stage, or of the last
+ * where the file was calibrated by 0.3.0 or before. */
+LENSNET_API size_t lensnet_classifier_pooled(const lensnet_classifier *classifier);
 /* What the file says of its network, and this classifier believes. */
 typedef struct lensnet_reliability {
     double temperature; /* probabilities are softmax(logits / temperature); 1: not calibrated */
@@ -383,8 +386,9 @@ LENSNET_API lensnet_result lensnet_session_classify(lensnet_session *session, fl
                                                     size_t count, size_t height, size_t width,
                                                     lensnet_error *error);
 
-/* The same, with a prediction for each of the N images, the probabilities, and `pooled` (N, features): the
- * mean over the last map before it is normalised, by which foreign images are told. Each may be NULL. */
+/* The same, with a prediction for each of the N images, the probabilities, and `pooled` (N,
+ * lensnet_classifier_pooled): the mean over a stage's map, by which foreign images are told. Each may be
+ * NULL. */
 LENSNET_API lensnet_result lensnet_session_predict(lensnet_session *session,
                                                    lensnet_prediction *predictions,
                                                    float *probabilities, float *pooled,
@@ -20107,9 +20111,9 @@ static lensnet_tensor lnp_record_linear(lnp_recorder *r, lensnet_tensor x)
 }
 
 /* Stem, four stages with downsampling between, pooled and normalised features, logits, heads. *pooled
- * (may be NULL): the features before they are normalised. */
+ * (may be NULL): the mean over the map of `stage`, before it is normalised. */
 static lensnet_network lnp_record_network(lensnet_graph *g, const lensnet_model_desc *d,
-                                          lensnet_tensor *pooled)
+                                          lensnet_tensor *pooled, size_t stage)
 {
     lensnet_network net;
     lnp_recorder r;
@@ -20119,9 +20123,12 @@ static lensnet_network lnp_record_network(lensnet_graph *g, const lensnet_model_
     r.g = g;
     for (i = 0; i < 4; i++) r.blocks += d->depths[i];
     x = lensnet_input(g, (size_t)d->preprocess.channels);
-    for (i = 0; i < 4; i++) x = net.stages[i] = lnp_record_stage(&r, x, d, i);
+    for (i = 0; i < 4; i++) {
+        x = net.stages[i] = lnp_record_stage(&r, x, d, i);
+        if (pooled && i == stage && i < 3) *pooled = lensnet_mean_pool(g, x);
+    }
     x = lensnet_mean_pool(g, x);
-    if (pooled) *pooled = x;
+    if (pooled && stage == 3) *pooled = x;
     net.features = lnp_record_norm(&r, x, d->final_norm_epsilon);
     net.logits = lnp_record_linear(&r, net.features);
     for (i = 0; i < LENSNET_HEADS; i++) {
@@ -20141,7 +20148,7 @@ lensnet_network lensnet_model_record(lensnet_graph *graph, const lensnet_model *
     size_t i;
     if (graph && model && graph->parameters == model->parameters && !graph->node_count) {
         mode = lnp_mode_enter(); /* drop path's rates are computed here */
-        net = lnp_record_network(graph, &model->desc, NULL);
+        net = lnp_record_network(graph, &model->desc, NULL, 3);
         lnp_mode_leave(mode);
         return net;
     }
@@ -20474,7 +20481,7 @@ static lensnet_result lnp_model_learn_uses(lensnet_model *model, lensnet_precisi
     options.precision = precision;
     result = lensnet_graph_create(&g, model->parameters, &options, error);
     if (result) return result;
-    lensnet_output(g, lnp_record_network(g, &model->desc, NULL).logits);
+    lensnet_output(g, lnp_record_network(g, &model->desc, NULL, 3).logits);
     if (g->failure.code) result = lnp_fail(error, g->failure.code, "%s", g->failure.text);
     lensnet_graph_destroy(g);
     return result;
@@ -20709,17 +20716,22 @@ lensnet_result lensnet_state_load(lensnet_model *model, lensnet_adamw *adamw, co
 /* --- what a file says of its network ------------------------------------------------------------- */
 
 #define LNP_LEVELS 99 /* conformal sets are stored for coverages of 1 ... 99 percent */
+#define LNP_SEEN   1  /* the stage whose mean tells foreign images, from 0 */
 
 /* Tensors beside the weights, written by examples/calibrate.h; V is the number of views:
  *   lensnet.calibration.V.temperature  ()
  *   lensnet.calibration.V.sets         (K, 99)       class k is in the set of coverage j percent where its
  *                                                    probability is at least sets[k][j - 1]
- *   lensnet.foreign.mean               (C)           of the pooled features of known images
- *   lensnet.foreign.whitening          (C (C+1) / 2) the columns of a lower triangle L, from the diagonal on:
+ *   lensnet.foreign.2.mean             (C)           of the mean over the second stage's map, known images
+ *   lensnet.foreign.2.whitening        (C (C+1) / 2) the columns of a lower triangle L, from the diagonal on:
  *                                                    |L (x - mean)| / sqrt(C) is the distance of features x
- *   lensnet.foreign.threshold          ()            the distance beyond which an image is unknown */
+ *   lensnet.foreign.2.threshold        ()            the distance beyond which an image is unknown
+ * The second stage still sees what an image is made of; the last has learned to overlook whatever does not
+ * tell the classes apart, and takes a round galaxy for a lens. Files of 0.3.0 have the last stage's:
+ * lensnet.foreign.mean and so on. */
 typedef struct lnp_belief {
     double temperature; /* 1: nothing is known */
+    size_t stage;       /* 0 ... 3: whose mean tells foreign images */
     float threshold;
     float *sets, *mean, *whitening; /* inside `block`; NULL where the file has none */
     float *block;
@@ -20770,19 +20782,19 @@ static lensnet_result lnp_belief_read_probabilities(lnp_belief *b, const lensnet
 static lensnet_result lnp_belief_read_foreign(lnp_belief *b, const lensnet_archive *archive,
                                               size_t features, lensnet_error *error)
 {
+    static const char *const names[2][3] = {
+        {"lensnet.foreign.2.mean", "lensnet.foreign.2.whitening", "lensnet.foreign.2.threshold"},
+        {"lensnet.foreign.mean", "lensnet.foreign.whitening", "lensnet.foreign.threshold"}};
+    const char *const *name = names[b->stage == 3];
     int mean, whitening = 0, threshold = 0;
-    lensnet_result result =
-        lnp_belief_read(b->mean, &mean, archive, "lensnet.foreign.mean", features, error);
+    lensnet_result result = lnp_belief_read(b->mean, &mean, archive, name[0], features, error);
     if (!result)
-        result = lnp_belief_read(b->whitening, &whitening, archive, "lensnet.foreign.whitening",
+        result = lnp_belief_read(b->whitening, &whitening, archive, name[1],
                                  features * (features + 1) / 2, error);
-    if (!result)
-        result = lnp_belief_read(&b->threshold, &threshold, archive, "lensnet.foreign.threshold", 1,
-                                 error);
+    if (!result) result = lnp_belief_read(&b->threshold, &threshold, archive, name[2], 1, error);
     if (!result && threshold && !(b->threshold > 0.0f))
-        result = lnp_fail(error, LENSNET_ERROR_FORMAT,
-                          "lensnet.foreign.threshold: %g; expected a distance above 0",
-                          (double)b->threshold);
+        result = lnp_fail(error, LENSNET_ERROR_FORMAT, "%s: %g; expected a distance above 0",
+                          name[2], (double)b->threshold);
     if (!mean || !whitening || !threshold) b->mean = b->whitening = NULL;
     return result;
 }
@@ -20792,6 +20804,7 @@ static void lnp_belief_release(lnp_belief *b, const lensnet_host *host)
     lnp_release(host, b->block, b->bytes);
     memset(b, 0, sizeof *b);
     b->temperature = 1.0;
+    b->stage = LNP_SEEN;
 }
 
 /* Reads what there is; a file that says nothing costs nothing. */
@@ -20799,11 +20812,15 @@ static lensnet_result lnp_belief_open(lnp_belief *b, const lensnet_archive *arch
                                       const lensnet_model_desc *desc, const lensnet_host *host,
                                       lensnet_error *error)
 {
-    const size_t sets = desc->classes * LNP_LEVELS, features = desc->widths[3];
+    const size_t sets = desc->classes * LNP_LEVELS;
+    const int old = lensnet_archive_find(archive, "lensnet.foreign.mean") &&
+                    !lensnet_archive_find(archive, "lensnet.foreign.2.mean");
+    const size_t features = desc->widths[old ? 3 : LNP_SEEN];
     lensnet_result result;
+    b->stage = old ? 3 : LNP_SEEN;
     if (!lensnet_archive_find(archive, "lensnet.calibration.1.temperature") &&
         !lensnet_archive_find(archive, "lensnet.calibration.8.temperature") &&
-        !lensnet_archive_find(archive, "lensnet.foreign.mean"))
+        !lensnet_archive_find(archive, "lensnet.foreign.2.mean") && !old)
         return LENSNET_OK;
     b->bytes = (sets + features + features * (features + 1) / 2) * sizeof(float);
     b->block = (float *)lnp_allocate(host, b->bytes);
@@ -20881,8 +20898,9 @@ struct lensnet_session {
     const lensnet_classifier *classifier;
     lensnet_preprocess preprocess; /* as the classifier's; grey where colour says nothing more */
     lensnet_graph *graph;
-    lensnet_tensor features, pooled; /* normalised, and before */
-    size_t batch, image_floats, classes, feature_count;
+    lensnet_tensor features,
+        pooled; /* of the last stage; the mean by which foreign images are told */
+    size_t batch, image_floats, classes, feature_count, pooled_count;
     size_t buffer_floats;
     float *buffer; /* images, logits, sums of probabilities, features */
     float *images, *logits, *sums;
@@ -20936,6 +20954,7 @@ lensnet_result lensnet_classifier_load_archive(lensnet_classifier **classifier,
     c->model = NULL;
     memset(&c->belief, 0, sizeof c->belief);
     c->belief.temperature = 1.0;
+    c->belief.stage = LNP_SEEN;
     result = lnp_model_freeze(&c->model, archive, options, &host, error);
     if (!result && c->options.views > c->model->desc.views) c->options.views = c->model->desc.views;
     if (!result && options->calibrated)
@@ -21008,6 +21027,11 @@ size_t lensnet_classifier_features(const lensnet_classifier *c)
     return c ? c->model->desc.widths[3] : 0;
 }
 
+size_t lensnet_classifier_pooled(const lensnet_classifier *c)
+{
+    return c ? c->model->desc.widths[c->belief.stage] : 0;
+}
+
 const lensnet_preprocess *lensnet_classifier_preprocess(const lensnet_classifier *c)
 {
     return c ? &c->model->desc.preprocess : NULL;
@@ -21037,7 +21061,7 @@ static lensnet_result lnp_session_graph(lensnet_session *s, lensnet_error *error
     options.memory_limit = s->classifier->options.memory_limit;
     result = lensnet_graph_create(&s->graph, model->parameters, &options, error);
     if (result) return result;
-    network = lnp_record_network(s->graph, &model->desc, &s->pooled);
+    network = lnp_record_network(s->graph, &model->desc, &s->pooled, s->classifier->belief.stage);
     s->features = network.features;
     lensnet_output(s->graph, network.logits);
     lensnet_keep(s->graph, s->features);
@@ -21060,7 +21084,7 @@ static lensnet_result lnp_session_buffers(lensnet_session *s, lensnet_error *err
                         bytes / 1e6, (double)limit / 1e6);
     s->image_floats = side * side * (size_t)s->preprocess.channels;
     s->buffer_floats = s->batch * (s->image_floats + 2 * s->classes);
-    if (s->classifier->belief.mean) s->buffer_floats += (s->batch + 1) * s->feature_count;
+    if (s->classifier->belief.mean) s->buffer_floats += (s->batch + 1) * s->pooled_count;
     s->buffer = (float *)lnp_allocate(&s->host, s->buffer_floats * sizeof(float));
     if (!s->buffer) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for a session");
     s->images = s->buffer;
@@ -21095,6 +21119,7 @@ lensnet_result lensnet_session_create(lensnet_session **session,
     s->batch = batch;
     s->classes = classifier->model->desc.classes;
     s->feature_count = classifier->model->desc.widths[3];
+    s->pooled_count = lensnet_classifier_pooled(classifier);
     s->preprocess = classifier->model->desc.preprocess;
     if (lnp_is_grey_enough(&s->preprocess)) s->preprocess.channels = 1;
     result = lnp_session_graph(s, error);
@@ -21235,7 +21260,7 @@ static void lnp_predict(lensnet_prediction *prediction, const lensnet_classifier
     prediction->index = (int)best;
     prediction->probability = probabilities[best];
     prediction->foreign =
-        c->belief.mean ? lnp_belief_foreign(&c->belief, pooled, row, c->model->desc.widths[3])
+        c->belief.mean ? lnp_belief_foreign(&c->belief, pooled, row, lensnet_classifier_pooled(c))
                        : 0.0f;
     prediction->unknown = !(prediction->foreign <= 1.0f);
     prediction->label = prediction->unknown ? "unknown" : c->model->desc.labels[best];
@@ -21281,8 +21306,8 @@ static lensnet_result lnp_session_batch(lensnet_session *s, const lnp_answers *t
     if (to->probabilities) memcpy(to->probabilities, s->sums, count * s->classes * sizeof(float));
     for (i = 0; to->predictions && i < count; i++)
         lnp_predict(to->predictions + i, s->classifier, s->sums + i * s->classes,
-                    pooled ? pooled + i * s->feature_count : NULL,
-                    s->rows ? s->rows + s->batch * s->feature_count : NULL);
+                    pooled ? pooled + i * s->pooled_count : NULL,
+                    s->rows ? s->rows + s->batch * s->pooled_count : NULL);
     return LENSNET_OK;
 }
 
@@ -21293,7 +21318,7 @@ static lnp_answers lnp_answers_from(const lnp_answers *to, size_t first, const l
     if (at.predictions) at.predictions += first;
     if (at.probabilities) at.probabilities += first * s->classes;
     if (at.features) at.features += first * s->feature_count;
-    if (at.pooled) at.pooled += first * s->feature_count;
+    if (at.pooled) at.pooled += first * s->pooled_count;
     return at;
 }
 

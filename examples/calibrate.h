@@ -2,9 +2,10 @@
  * temperature, thresholds of conformal sets for 1 ... 99 percent, and what known images look like, so
  * that others are told from them. Include system.h, then lensnet.h first.
  *
- * Foreign images are told by the Mahalanobis distance of the pooled features to those of known images
- * (Lee et al. 2018, with one Gaussian for all classes), before the network's last normalisation, which
- * hides most of what is strange. No foreign image is needed. The Gaussian's correlations are shrunk
+ * Foreign images are told by the Mahalanobis distance of the mean over the second stage's map to that of
+ * known images (Lee et al. 2018, with one Gaussian for all classes). The last stage has learned to overlook
+ * what tells no classes apart, and knows few round galaxies for foreign (tools/check_foreign.py). No
+ * foreign image is needed. The Gaussian's correlations are shrunk
  * towards none. Which distance 1 in 100 known images exceeds is measured on either half of them with the
  * Gaussian of the other half; the one that is kept is that of all.
  * All are turned to one of their eight views first, for which way up a lens lies is no sign. */
@@ -318,15 +319,17 @@ static int calibrate_passes(calibration *c, calibrate_pass *pass, int *labels, c
 NPY_API int calibrate_fit(calibration *c, const char *path, dataset_split *split, int views,
                           size_t batch, const lensnet_host *host, lensnet_error *error)
 {
+    lensnet_classifier_options choice = lensnet_classifier_defaults();
     lensnet_classifier *classifier;
     calibrate_pass pass;
     double *logits;
     int *labels, good;
     memset(c, 0, sizeof *c);
-    if (lensnet_classifier_load(&classifier, path, NULL, error)) return 0;
+    choice.calibrated = 0;
+    if (lensnet_classifier_load(&classifier, path, &choice, error)) return 0;
     c->images = split->count;
     c->classes = lensnet_classifier_classes(classifier);
-    c->features = lensnet_classifier_features(classifier);
+    c->features = lensnet_classifier_pooled(classifier);
     lensnet_classifier_destroy(classifier);
     if (!calibrate_check(split, c->classes, error)) return 0;
     pass.classes = c->classes;
@@ -374,10 +377,10 @@ static size_t calibrate_tensors(lensnet_archive_tensor *t, const calibration *c)
         calibrate_tensor(&t[n++], temperatures[which], &c->temperature[which], 0, 0);
         calibrate_tensor(&t[n++], sets[which], c->sets[which], c->classes, CALIBRATE_LEVELS);
     }
-    calibrate_tensor(&t[n++], "lensnet.foreign.mean", c->mean, c->features, 0);
-    calibrate_tensor(&t[n++], "lensnet.foreign.whitening", c->whitening,
+    calibrate_tensor(&t[n++], "lensnet.foreign.2.mean", c->mean, c->features, 0);
+    calibrate_tensor(&t[n++], "lensnet.foreign.2.whitening", c->whitening,
                      c->features * (c->features + 1) / 2, 0);
-    calibrate_tensor(&t[n++], "lensnet.foreign.threshold", &c->threshold, 0, 0);
+    calibrate_tensor(&t[n++], "lensnet.foreign.2.threshold", &c->threshold, 0, 0);
     return n;
 }
 

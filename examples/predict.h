@@ -37,7 +37,7 @@ static int predict_batch_create(predict_batch *b, size_t capacity,
                                 const lensnet_classifier *classifier)
 {
     const size_t classes = lensnet_classifier_classes(classifier);
-    const size_t features = lensnet_classifier_features(classifier);
+    const size_t features = lensnet_classifier_pooled(classifier);
     memset(b, 0, sizeof *b);
     b->capacity = capacity;
     b->classes = classes;

@@ -731,7 +731,7 @@ static void test_belief(void)
     static float pooled[FILES * FEATURES], again[FILES * FEATURES];
     float plain[FILES * 3], calibrated[FILES * 3], temperature = 1.7f, threshold;
     lensnet_model *model = saved_model(LENSNET_DTYPE_F32);
-    const size_t features = lensnet_model_description(model)->widths[3];
+    const size_t features = lensnet_model_description(model)->widths[1];
     float *pixels = test_pixels(FILES, SIDE, SIDE);
     lensnet_classifier_options options = lensnet_classifier_defaults();
     lensnet_prediction predictions[FILES], one;
@@ -749,11 +749,11 @@ static void test_belief(void)
     added[0].values = &temperature;
     added[1].name = "lensnet.calibration.1.sets", added[1].count = 3 * LEVELS;
     added[1].values = sets;
-    added[2].name = "lensnet.foreign.mean", added[2].count = features, added[2].values = mean;
-    added[3].name = "lensnet.foreign.whitening",
+    added[2].name = "lensnet.foreign.2.mean", added[2].count = features, added[2].values = mean;
+    added[3].name = "lensnet.foreign.2.whitening",
     added[3].count = pack_whitening(whitening, features);
     added[3].values = whitening;
-    added[4].name = "lensnet.foreign.threshold", added[4].count = 1;
+    added[4].name = "lensnet.foreign.2.threshold", added[4].count = 1;
     added[4].values = &threshold;
     add_tensors(added, 5);
     options.coverage = 0.8;
@@ -788,6 +788,45 @@ static void test_belief(void)
     lensnet_model_destroy(model);
 }
 
+/* Files of 0.3.0 tell foreign images by the last stage; where the second stage's numbers are there too, they
+ * are what counts. */
+static void test_belief_of_old_files(void)
+{
+    static float zeros[FEATURES], whitening[FEATURES * (FEATURES + 1) / 2],
+        pooled[FILES * FEATURES];
+    static float narrow[FEATURES * (FEATURES + 1) / 2];
+    const float threshold = 2, half = 0.5f;
+    lensnet_model *model = saved_model(LENSNET_DTYPE_F32);
+    const size_t last = lensnet_model_description(model)->widths[3];
+    const size_t second = lensnet_model_description(model)->widths[1];
+    float *pixels = test_pixels(FILES, SIDE, SIDE);
+    lensnet_prediction predictions[FILES];
+    belief_tensor added[6];
+    size_t i;
+    added[0].name = "lensnet.foreign.mean", added[0].count = last, added[0].values = zeros;
+    added[1].name = "lensnet.foreign.whitening", added[1].count = pack_whitening(whitening, last);
+    added[1].values = whitening;
+    added[2].name = "lensnet.foreign.threshold", added[2].count = 1, added[2].values = &threshold;
+    added[3].name = "lensnet.foreign.2.mean", added[3].count = second, added[3].values = zeros;
+    added[4].name = "lensnet.foreign.2.whitening", added[4].count = pack_whitening(narrow, second);
+    added[4].values = narrow;
+    added[5].name = "lensnet.foreign.2.threshold", added[5].count = 1, added[5].values = &half;
+    add_tensors(added, 3);
+    predict_all(predictions, NULL, pooled, NULL, pixels);
+    for (i = 0; i < FILES; i++)
+        CHECK_CLOSE(predictions[i].foreign, distance_of(pooled + i * last, zeros, last) / 2, 1e-4,
+                    "foreign score of the last stage");
+    lensnet_model_destroy(model);
+    model = saved_model(LENSNET_DTYPE_F32);
+    add_tensors(added, 6);
+    predict_all(predictions, NULL, pooled, NULL, pixels);
+    for (i = 0; i < FILES; i++)
+        CHECK_CLOSE(predictions[i].foreign, distance_of(pooled + i * second, zeros, second) / 0.5,
+                    1e-4, "foreign score of the second stage");
+    free(pixels);
+    lensnet_model_destroy(model);
+}
+
 /* Wrong sizes and numbers of each tensor. */
 static void test_belief_refused(void)
 {
@@ -799,7 +838,8 @@ static void test_belief_refused(void)
     } files[] = {{"lensnet.calibration.1.temperature", 2, wrong},
                  {"lensnet.calibration.1.temperature", 1, wrong},
                  {"lensnet.calibration.1.temperature", 1, wrong + 1},
-                 {"lensnet.foreign.mean", 2, wrong}};
+                 {"lensnet.foreign.mean", 2, wrong},
+                 {"lensnet.foreign.2.mean", 2, wrong}};
     size_t i;
     for (i = 0; i < sizeof files / sizeof *files; i++) {
         lensnet_classifier *classifier = (lensnet_classifier *)&error;
@@ -830,6 +870,7 @@ int main(void)
     test_weights_without_numbers();
     test_refused_images();
     test_belief();
+    test_belief_of_old_files();
     test_belief_refused();
     remove(PATH);
     return test_end();
