@@ -49,7 +49,7 @@ $CC $openmp $WORK/probe.c -o $WORK/probe 2>/dev/null || openmp=
 build() { $CC -O1 $openmp -I. "$1" -o "$WORK/$(basename "$1" .c)" -lm >"$WORK/$(basename "$1").log" 2>&1; }
 # PROGRAMS: the folder in which run.sh has built them already, as examples_train and so on
 for source in examples/train.c examples/hello.c examples/own_network.c examples/finetune.c examples/own_operator.c \
-    tools/simulate.c examples/evaluate.c examples/classify.c tools/check_data.c tools/convert.c; do
+    tools/simulate.c examples/evaluate.c examples/classify.c tools/check_data.c tools/convert.c tools/grow.c; do
     program=$(basename $source .c)
     if [ -z "$PROGRAMS" ]; then
         build $source
@@ -58,7 +58,7 @@ for source in examples/train.c examples/hello.c examples/own_network.c examples/
     fi
 done
 cd $WORK || exit 1
-for program in train hello finetune own_network own_operator simulate evaluate classify check_data convert; do
+for program in train hello finetune own_network own_operator simulate evaluate classify check_data convert grow; do
     [ -x ./$program ]
     good "examples or tools: $program.c must compile"
 done
@@ -104,6 +104,7 @@ run ./train data $options --out parts --stop-after 2 --threads 1 && grep -q -- '
 good "train --stop-after"
 refused "the run was begun with --batch 10, not 2" ./train data --weights none --out parts --batch 2 --resume
 refused "there is a run already" ./train data --weights none --out parts
+refused "recipe scratch starts from random weights" ./train data --recipe scratch --weights whole/best.safetensors --out refused
 run ./train --resume --out parts --stop-after 3 --threads 2
 good "resume within an epoch"
 run ./train --resume --out parts --stop-after 2 --threads 3 --cache 0
@@ -116,6 +117,16 @@ for file in best.safetensors last.safetensors history.csv history.svg prediction
 done
 run ./train --resume --out parts && cmp whole/last.safetensors parts/last.safetensors
 good "resuming a finished run changes nothing"
+
+# ---- a wide network from a narrow one -----------------------------------------------------------------
+
+atto=../../weights/lensnet-atto.safetensors images=../../examples/images
+classes() { ./classify "$1" $images --csv 2>err.txt | cut -d, -f1,5; }
+run ./grow $atto nano nano.safetensors && classes $atto >atto.txt && classes nano.safetensors >nano.txt &&
+    [ "$(wc -l <atto.txt)" -eq 10 ] && cmp atto.txt nano.txt
+good "a grown network says what the narrow one says"
+refused "atto is not larger in every stage" ./grow nano.safetensors atto refused
+rm -f nano.safetensors
 
 # ---- every option of a long run, stopped and resumed --------------------------------------------------
 

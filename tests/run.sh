@@ -456,6 +456,7 @@ job_programs() {
     job_program tools/simulate.c
     job_program tools/check_data.c
     job_program tools/convert.c
+    job_program tools/grow.c
     PROGRAMS=$PWD/$BUILD
     export PROGRAMS
     (RUNNER=sh; run_counted programs tests/programs.sh "$BUILD/programs.log")
