@@ -286,8 +286,14 @@ static void train_choose_recipe(void)
     if (!weights->value && choice == RECIPE_REFERENCE)
         arguments_fail("recipe reference starts from ImageNet weights: give --weights FILE, the "
                        "model.safetensors of a ConvNeXt V2 Tiny in Hugging Face's form (or none)");
-    if (!weights->value || choice == RECIPE_SCRATCH || choice == RECIPE_SIMULATED)
+    if (choice == RECIPE_SCRATCH || choice == RECIPE_SIMULATED) {
+        if (weights->given && strcmp(weights->value, "none") != 0)
+            arguments_fail("recipe %s starts from random weights: leave out --weights %s, or take "
+                           "--recipe finetune",
+                           train_recipe_names[choice], weights->value);
         weights->value = "none";
+    }
+    if (!weights->value) weights->value = "none";
     if (choice == RECIPES) {
         choice = strcmp(weights->value, "none") == 0 ? RECIPE_SCRATCH : RECIPE_FINETUNE;
         recipe->value = train_recipe_names[choice];
