@@ -1115,6 +1115,13 @@ LENSNET_API lensnet_tensor lensnet_softmax(lensnet_graph *graph, lensnet_tensor 
  * heads (H W)^2 floats an image. */
 LENSNET_API lensnet_tensor lensnet_attention(lensnet_graph *graph, lensnet_tensor qkv,
                                              size_t heads);
+/* A vision transformer's sequence (Dosovitskiy et al. 2021): class_token (C values), then the pixels of x row by
+ * row, plus position ((1 + H W) C values): (N, 1, 1 + H W, C). The weights may have any shape. */
+LENSNET_API lensnet_tensor lensnet_tokens(lensnet_graph *graph, lensnet_tensor x,
+                                          lensnet_parameter class_token,
+                                          lensnet_parameter position);
+/* Pixel number `index` of each image, row by row: (N, 1, 1, C). The class token is number 0. */
+LENSNET_API lensnet_tensor lensnet_token(lensnet_graph *graph, lensnet_tensor x, size_t index);
 /* In training, each value is zero with probability `rate`, else divided by 1 - rate (Srivastava et al.
  * 2014); decided by (batch.seed, batch.step, image, value, count of drops recorded before). */
 LENSNET_API lensnet_tensor lensnet_dropout(lensnet_graph *graph, lensnet_tensor x, float rate);
@@ -12466,6 +12473,110 @@ lensnet_tensor lensnet_batch_norm(lensnet_graph *g, lensnet_tensor x,
     return lensnet_record(g, &lnp_batch_norm, &x, parameters, &options);
 }
 
+/* --- tokens -------------------------------------------------------------------------------------- */
+
+/* x (N, H, W, C), class token (C), position (1 + H W, C) -> y (N, 1, 1 + H W, C). The weights' gradients are
+ * sums over samples, one after the other. */
+
+static lensnet_result lnp_tokens_shape(lensnet_node *node, lensnet_error *error)
+{
+    const lnp_activation *x = lnp_in(node);
+    const size_t tokens = lnp_pixels(x) + 1;
+    lensnet_result result = lensnet_node_expect(node, 0, x->c, error);
+    lensnet_node_shape(node, 1, tokens, x->c);
+    return result ? result : lensnet_node_expect(node, 1, tokens * x->c, error);
+}
+
+static void lnp_tokens_forward(const lensnet_node *node)
+{
+    const lensnet_view x = lensnet_node_input(node, 0), y = lensnet_node_output(node);
+    const float *token = lnp_parameter_values(node, 0), *position = lnp_parameter_values(node, 1);
+    const size_t floats = y.w * y.c;
+    size_t n, i;
+    for (n = 0; n < x.n; n++) {
+        float *to = y.value + n * floats;
+        memcpy(to, token, y.c * sizeof *to);
+        memcpy(to + y.c, x.value + n * (floats - y.c), (floats - y.c) * sizeof *to);
+        for (i = 0; i < floats; i++) to[i] += position[i];
+    }
+}
+
+static void lnp_tokens_backward(const lensnet_node *node)
+{
+    const lensnet_view x = lensnet_node_input(node, 0), y = lensnet_node_output(node);
+    float *token = lnp_parameter_gradient(node, 0), *position = lnp_parameter_gradient(node, 1);
+    const size_t floats = y.w * y.c;
+    size_t n, i;
+    for (n = 0; n < x.n; n++) {
+        const float *from = y.gradient + n * floats;
+        for (i = 0; token && i < y.c; i++) token[i] += from[i];
+        for (i = 0; position && i < floats; i++) position[i] += from[i];
+        if (x.gradient)
+            memcpy(x.gradient + n * (floats - y.c), from + y.c, (floats - y.c) * sizeof *from);
+    }
+}
+
+static const lensnet_operator lnp_tokens = {
+    "tokens", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 2, 2, 0, 0,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_tokens_shape, NULL, lnp_tokens_forward, lnp_tokens_backward, NULL, NULL};
+
+lensnet_tensor lensnet_tokens(lensnet_graph *g, lensnet_tensor x, lensnet_parameter class_token,
+                              lensnet_parameter position)
+{
+    lensnet_parameter parameters[2];
+    parameters[0] = class_token;
+    parameters[1] = position;
+    return lensnet_record(g, &lnp_tokens, &x, parameters, NULL);
+}
+
+/* --- token --------------------------------------------------------------------------------------- */
+
+/* x (N, H, W, C) -> y (N, 1, 1, C), one of its pixels. */
+
+static lensnet_result lnp_token_shape(lensnet_node *node, lensnet_error *error)
+{
+    const size_t index = *(const size_t *)lensnet_node_options(node);
+    if (index >= lnp_pixels(lnp_in(node)))
+        return lnp_fail(error, LENSNET_ERROR_SHAPE, "token: number %lu of %lu pixels",
+                        (unsigned long)index, (unsigned long)lnp_pixels(lnp_in(node)));
+    lensnet_node_shape(node, 1, 1, lnp_in(node)->c);
+    return LENSNET_OK;
+}
+
+static void lnp_token_forward(const lensnet_node *node)
+{
+    const lensnet_view x = lensnet_node_input(node, 0), y = lensnet_node_output(node);
+    const size_t index = *(const size_t *)lensnet_node_options(node);
+    size_t n;
+    for (n = 0; n < x.n; n++)
+        memcpy(y.value + n * y.c, x.value + (n * x.h * x.w + index) * y.c, y.c * sizeof(float));
+}
+
+static void lnp_token_backward(const lensnet_node *node)
+{
+    const lensnet_view x = lensnet_node_input(node, 0), y = lensnet_node_output(node);
+    const size_t index = *(const size_t *)lensnet_node_options(node);
+    size_t n;
+    if (!x.gradient) return;
+    memset(x.gradient, 0, x.n * x.h * x.w * x.c * sizeof(float));
+    for (n = 0; n < x.n; n++)
+        memcpy(x.gradient + (n * x.h * x.w + index) * y.c, y.gradient + n * y.c,
+               y.c * sizeof(float));
+}
+
+static const lensnet_operator lnp_token = {
+    "token", /* inputs, weights, of these required, bytes of options, flags: */
+    1, 0, 0, sizeof(size_t), 0,
+    /* shape, plan, forward, backward, macs, begin: */
+    lnp_token_shape, NULL, lnp_token_forward, lnp_token_backward, NULL, NULL};
+
+lensnet_tensor lensnet_token(lensnet_graph *g, lensnet_tensor x, size_t index)
+{
+    return lensnet_record(g, &lnp_token, &x, NULL, &index);
+}
+
 /* --- attention ----------------------------------------------------------------------------------- */
 
 /* qkv (N, H, W, 3 C) -> y (N, H, W, C); kept: the probabilities, (N, heads, H W, H W). A token is a pixel.
@@ -21401,8 +21512,8 @@ lensnet_result lensnet_classify(const lensnet_classifier *classifier, const floa
  *
  * 0.3.0        2026-11-25: several losses in one graph with targets by name; extra heads on a model; operators and
  *              losses from outside the header (lensnet_operator); sigmoid, SiLU, multiply, concat,
- *              channel scale, group norm, batch norm, softmax, attention, dropout, average pool; depthwise
- *              3 x 3 and 5 x 5, stride 2; bfloat16 products; images of several bands, crops; temperature,
+ *              channel scale, group norm, batch norm, softmax, attention, tokens, dropout, average pool;
+ *              depthwise 3 x 3 and 5 x 5, stride 2; bfloat16 products; images of several bands, crops; temperature,
  *              prediction sets and "unknown" in a classifier; learning rates of single tensors. Files
  *              carry checksums. float32 keeps its bits.
  * 0.2.0        2026-11-24, LENSNET_NUMERICS 2: the gradients of biases, norms and GRN's shift are sums of

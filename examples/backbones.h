@@ -1,5 +1,5 @@
 /* backbones.h - other networks from the operators of level 3: ResNet, ConvNeXt V1, DenseNet, EfficientNet,
- * each written as in its paper.
+ * ViT, each written as in its paper.
  *
  * A network is one function that records it; the weights that it names are added to the table as it goes, in
  * the names and shapes of torchvision and timm, or found there when a second graph is recorded:
@@ -369,6 +369,51 @@ static lensnet_tensor efficientnet_record(backbone *b, const void *details, lens
 
 static const efficientnet efficientnet_b0 = {1.0, 1.0}, efficientnet_b1 = {1.0, 1.1};
 
+/* ---- ViT: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"; timm's names -------------------- */
+
+typedef struct vit {
+    size_t depth, width, heads, patch;
+} vit;
+
+/* Equations 2 and 3. */
+static lensnet_tensor vit_block(backbone *b, const vit *v, lensnet_tensor x)
+{
+    lensnet_tensor y = linear(b, layer_norm(b, x, "norm1"), "attn.qkv", 3 * v->width);
+    x = add(b, x, linear(b, lensnet_attention(b->graph, y, v->heads), "attn.proj", v->width));
+    y = lensnet_gelu(b->graph, linear(b, layer_norm(b, x, "norm2"), "mlp.fc1", 4 * v->width));
+    return add(b, x, linear(b, y, "mlp.fc2", v->width));
+}
+
+/* Equation 1: patches in a row behind the class token, each with its position. */
+static lensnet_tensor vit_embed(backbone *b, const vit *v, lensnet_tensor x)
+{
+    size_t shape[4] = {1, 1, 0, 0}, height, width;
+    lensnet_parameter class_token;
+    x = patches(b, x, "patch_embed.proj", v->width, v->patch);
+    lensnet_tensor_shape(b->graph, x, &height, &width, NULL);
+    shape[2] = v->width;
+    class_token = backbone_weight(b, "cls_token", "", shape, LENSNET_INITIAL_NORMAL_002);
+    shape[1] = 1 + height * width;
+    return lensnet_tokens(b->graph, x, class_token,
+                          backbone_weight(b, "pos_embed", "", shape, LENSNET_INITIAL_NORMAL_002));
+}
+
+static lensnet_tensor vit_record(backbone *b, const void *details, lensnet_tensor x, size_t classes)
+{
+    const vit *v = (const vit *)details;
+    size_t block;
+    x = vit_embed(b, v, x);
+    for (block = 0; block < v->depth; block++) {
+        backbone_enter(b, "blocks.%d.", (int)block);
+        x = vit_block(b, v, x);
+    }
+    backbone_enter(b, "");
+    return linear(b, lensnet_token(b->graph, layer_norm(b, x, "norm"), 0), "head", classes);
+}
+
+/* DeiT-S (Touvron et al. 2021) is ViT-S trained in another way. */
+static const vit vit_small = {12, 384, 6, 16};
+
 /* ---- all of them, by name -------------------------------------------------------------------------- */
 
 typedef struct backbone_entry {
@@ -391,7 +436,9 @@ static const backbone_entry backbones[] = {
     {"convnext_base", convnext_record, &convnext_base},
     {"densenet121", densenet_record, densenet121},
     {"efficientnet_b0", efficientnet_record, &efficientnet_b0},
-    {"efficientnet_b1", efficientnet_record, &efficientnet_b1}};
+    {"efficientnet_b1", efficientnet_record, &efficientnet_b1},
+    {"vit_small_patch16_224", vit_record, &vit_small},
+    {"deit_small_patch16_224", vit_record, &vit_small}};
 
 enum { BACKBONES = sizeof backbones / sizeof *backbones };
 

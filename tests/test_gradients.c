@@ -48,7 +48,9 @@ typedef enum kind {
     GATE,
     DROP_PATH,
     MEAN_POOL,
-    MAX_POOL
+    MAX_POOL,
+    TOKENS,
+    TOKEN
 } kind;
 
 typedef struct shape {
@@ -110,7 +112,9 @@ static const operation operations[] = {
     {"drop path", DROP_PATH, {8, 2, 3, 5}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"mean pool", MEAN_POOL, {2, 5, 3, 9}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"max pool 3x3, stride 2", MAX_POOL, {2, 7, 6, 5}, 0, 3, 3, {2, 1, 1, 1}, 0},
-    {"max pool 2x2", MAX_POOL, {1, 6, 6, 7}, 0, 2, 2, {2, 0, 1, 1}, 0}};
+    {"max pool 2x2", MAX_POOL, {1, 6, 6, 7}, 0, 2, 2, {2, 0, 1, 1}, 0},
+    {"tokens", TOKENS, {3, 2, 4, 11}, 0, 0, 0, {0, 0, 0, 0}, 1},
+    {"token 5", TOKEN, {3, 2, 4, 11}, 0, 0, 0, {0, 0, 0, 0}, 0}};
 
 static size_t size_of(shape s) { return s.n * s.h * s.w * s.c; }
 
@@ -129,6 +133,9 @@ static shape output_shape(const operation *op)
     if (op->kind == CONV2D || op->kind == LINEAR) out.c = op->out_channels;
     if (op->kind == MEAN_POOL) out.h = out.w = 1;
     if (op->kind == CONCAT) out.c = 2 * op->in.c;
+    if (op->kind == TOKENS) out.w = 1 + op->in.h * op->in.w;
+    if (op->kind == TOKENS || op->kind == TOKEN) out.h = 1;
+    if (op->kind == TOKEN) out.w = 1;
     if (op->kind == ATTENTION) out.c = op->in.c / 3;
     return out;
 }
@@ -141,9 +148,10 @@ static void parameter_sizes(size_t sizes[2], const operation *op)
         sizes[0] = op->out_channels * (op->in.c / op->desc.groups) * op->rows * op->columns;
     if (op->kind == LINEAR) sizes[0] = op->out_channels * op->in.c;
     if (op->kind == LAYER_NORM || op->kind == GRN || op->kind == GROUP_NORM ||
-        op->kind == BATCH_NORM || op->kind == CHANNEL_SCALE)
+        op->kind == BATCH_NORM || op->kind == CHANNEL_SCALE || op->kind == TOKENS)
         sizes[0] = op->in.c;
     if (sizes[0] && op->biased) sizes[1] = output_shape(op).c;
+    if (op->kind == TOKENS) sizes[1] *= output_shape(op).w;
 }
 
 /* ---- the formulas, in double --------------------------------------------------------------------- */
@@ -361,6 +369,10 @@ static void formula(double *y, const operation *op, const double *x, double *con
                         break;
                     case MEAN_POOL: y[i] = mean_pool_at(op, x, n, c); break;
                     case MAX_POOL: y[i] = max_pool_at(op, x, n, oy, ox, c); break;
+                    case TOKENS: /* p, then the pixels; q is the position */
+                        y[i] = q[ox * out.c + c] + (ox ? x[at(op->in, n, 0, ox - 1, c)] : p[c]);
+                        break;
+                    case TOKEN: y[i] = x[at(op->in, n, 0, 5, c)]; break;
                     }
                 }
             }
@@ -426,6 +438,8 @@ static lensnet_tensor record(lensnet_graph *graph, const operation *op, lensnet_
     case DROP_PATH: return lensnet_drop_path(graph, x, DROP_RATE);
     case MEAN_POOL: return lensnet_mean_pool(graph, x);
     case MAX_POOL: return lensnet_max_pool(graph, x, op->rows, op->desc.stride, op->desc.padding);
+    case TOKENS: return lensnet_tokens(graph, x, p, q);
+    case TOKEN: return lensnet_token(graph, x, 5);
     }
     return x;
 }

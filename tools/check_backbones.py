@@ -28,7 +28,8 @@ import torch
 import torchvision
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
-FAST = ['resnet18', 'resnet34', 'resnet50', 'convnext_atto', 'convnext_tiny', 'densenet121', 'efficientnet_b0']
+FAST = ['resnet18', 'resnet34', 'resnet50', 'convnext_atto', 'convnext_tiny', 'densenet121', 'efficientnet_b0',
+        'vit_small_patch16_224', 'deit_small_patch16_224']
 COUNT, SIDE, CLASSES, STEPS, RATE = 8, 64, 5, 10, 1e-4
 GRADIENT_TOLERANCE = 2e-5
 failed = 0
@@ -48,7 +49,8 @@ def create(name):
         theirs = timm.create_model(name, num_classes=CLASSES).state_dict()
         assert list(theirs) == list(model.state_dict()), 'timm and torchvision name %s differently' % name
     else:
-        model = timm.create_model(name, num_classes=CLASSES)
+        sizes = {'img_size': SIDE} if '_patch16' in name else {}
+        model = timm.create_model(name, num_classes=CLASSES, **sizes)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for key, p in model.named_parameters():
