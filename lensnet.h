@@ -345,7 +345,7 @@ LENSNET_API const char *lensnet_classifier_label(const lensnet_classifier *class
 /* Length of the pooled feature vector: the width of the last stage. */
 LENSNET_API size_t lensnet_classifier_features(const lensnet_classifier *classifier);
 /* Length of the means by which foreign images are told: the width of the second stage, or of the last
- * where the file was calibrated by 0.3.0 or before. */
+ * where the file has only that one's mean, as lensnet-atto.safetensors. */
 LENSNET_API size_t lensnet_classifier_pooled(const lensnet_classifier *classifier);
 /* What the file says of its network, and this classifier believes. */
 typedef struct lensnet_reliability {
@@ -20838,7 +20838,7 @@ lensnet_result lensnet_state_load(lensnet_model *model, lensnet_adamw *adamw, co
  *                                                    |L (x - mean)| / sqrt(C) is the distance of features x
  *   lensnet.foreign.2.threshold        ()            the distance beyond which an image is unknown
  * The second stage still sees what an image is made of; the last has learned to overlook whatever does not
- * tell the classes apart, and takes a round galaxy for a lens. Files of 0.3.0 have the last stage's:
+ * tell the classes apart, and takes a round galaxy for a lens. Older files, the shipped atto among them, have the last stage's:
  * lensnet.foreign.mean and so on. */
 typedef struct lnp_belief {
     double temperature; /* 1: nothing is known */
