@@ -148,7 +148,8 @@ static int losses(char **arguments)
     if (!file || !outputs.input_gradients) return 1;
     must(lensnet_forward_backward(graph, &batch, &outputs, &error));
     printf("%.17g %.17g\n", outputs.losses[0], outputs.losses[1]);
-    return fwrite(outputs.input_gradients, sizeof(float), count, file) != count || fclose(file) != 0;
+    return fwrite(outputs.input_gradients, sizeof(float), count, file) != count ||
+           fclose(file) != 0;
 }
 
 int main(int argc, char **argv)
