@@ -488,24 +488,31 @@ static unsigned char *legacy_file(const writer *root, uint32_t stored, size_t *s
     return bytes;
 }
 
+/* A dictionary, still open, of two sets that have a tensor "w" each. */
+static void begin_two_sets(writer *root, const char *first, const char *second)
+{
+    static const uint32_t shape[1] = {2};
+    size_t i;
+    root->length = 0;
+    add(root, "}(", 2);
+    for (i = 0; i < 2; i++) {
+        add_string(root, i ? second : first);
+        add(root, "}", 1);
+        add_string(root, "w");
+        add_tensor(root, (uint32_t)(2 * i), shape, 1, 4);
+        add(root, "s", 1);
+    }
+}
+
 /* Cases 3: of state_dict and state_dict_ema the average is read, and named; --key names another. */
 static void test_sets(void)
 {
-    static const uint32_t shape[1] = {2};
     static writer root;
     torch_file file;
     lensnet_error error;
     unsigned char *bytes;
     size_t size, i;
-    root.length = 0;
-    add(&root, "}(", 2);
-    for (i = 0; i < 2; i++) {
-        add_string(&root, i ? "state_dict_ema" : "state_dict");
-        add(&root, "}", 1);
-        add_string(&root, "w");
-        add_tensor(&root, (uint32_t)(2 * i), shape, 1, 4);
-        add(&root, "s", 1);
-    }
+    begin_two_sets(&root, "state_dict", "state_dict_ema");
     add_string(&root, "epoch");
     add_whole(&root, 1);
     add(&root, "u", 1);
@@ -530,21 +537,12 @@ static void test_sets(void)
 /* Two sets of names that tell nothing of which is meant, as DINO's. */
 static void test_unusual_sets(void)
 {
-    static const uint32_t shape[1] = {2};
     static writer root;
     torch_file file;
     lensnet_error error;
     unsigned char *bytes;
-    size_t size, i;
-    root.length = 0;
-    add(&root, "}(", 2);
-    for (i = 0; i < 2; i++) {
-        add_string(&root, i ? "teacher" : "student");
-        add(&root, "}", 1);
-        add_string(&root, "w");
-        add_tensor(&root, (uint32_t)(2 * i), shape, 1, 4);
-        add(&root, "s", 1);
-    }
+    size_t size;
+    begin_two_sets(&root, "student", "teacher");
     add(&root, "u", 1);
     bytes = legacy_file(&root, 4, &size);
     CHECK(torch_file_open_memory(&file, bytes, size, NULL, &error) == LENSNET_ERROR_ARGUMENT);
