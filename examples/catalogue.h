@@ -10,6 +10,7 @@
 #define CATALOGUE_H
 
 #include "dataset.h"
+#include "parts.h"
 
 enum { CATALOGUE_LINE = 8192, CATALOGUE_FIELDS = 256 };
 
@@ -140,34 +141,13 @@ NPY_API int catalogue_read(catalogue *c, dataset_split *images, const char *path
 
 /* ---- parts ---- */
 
-/* Reads "I/N", part I (from 1) of N. */
-NPY_API int catalogue_parse_part(size_t part[2], const char *text)
+/* Keeps a part of the images and of their entries. */
+NPY_API void catalogue_keep_part(catalogue *c, dataset_split *images, const parts_mark *mark)
 {
-    char *end;
-    long i = strtol(text, &end, 10), n = *end == '/' ? strtol(end + 1, &end, 10) : 0;
-    if (*end || n < 1 || n > 1000000 || i < 1 || i > n) return 0;
-    part[0] = (size_t)i;
-    part[1] = (size_t)n;
-    return 1;
-}
-
-/* Keeps part I of N of the images and of their entries; all parts together are all of them, in order. */
-NPY_API void catalogue_keep_part(catalogue *c, dataset_split *images, const size_t part[2])
-{
-    const size_t first =
-        images->count / part[1] * (part[0] - 1) + images->count % part[1] * (part[0] - 1) / part[1];
-    const size_t end =
-        images->count / part[1] * part[0] + images->count % part[1] * part[0] / part[1];
+    const size_t first = parts_first(mark->part, mark);
+    const size_t end = parts_first(mark->part + 1, mark);
     size_t i;
-    for (i = 0; i < images->count; i++) {
-        if (i >= first && i < end) {
-            images->files[i - first] = images->files[i];
-            continue;
-        }
-        free(images->files[i].path);
-        free(images->files[i].pixels);
-    }
-    images->count = end - first;
+    parts_keep(images, mark);
     for (i = 0; i < c->count; i++) {
         if (i >= first && i < end)
             c->entries[i - first] = c->entries[i];
@@ -177,55 +157,70 @@ NPY_API void catalogue_keep_part(catalogue *c, dataset_split *images, const size
     c->count = c->count > end ? end - first : c->count > first ? c->count - first : 0;
 }
 
-/* Copies `file` to stdout without its first `skip` lines and its last `tail` bytes. */
-static int catalogue_copy(FILE *file, long skip, long tail)
+/* The first line of a part, to stdout if it is the first part. *json: what kind of table it is. 0: neither. */
+static int catalogue_copy_head(FILE *file, int *json, int first)
 {
-    long size, at;
-    int c = 0;
-    if (fseek(file, 0, SEEK_END) != 0 || (size = ftell(file)) < tail ||
-        fseek(file, 0, SEEK_SET) != 0)
-        return 0;
-    for (at = 0; skip && at < size && (c = getc(file)) != EOF; at++) skip -= c == '\n';
-    for (; at < size - tail && (c = getc(file)) != EOF; at++) putchar(c);
-    return !ferror(file);
+    char start[6];
+    int c;
+    if (!fgets(start, sizeof start, file)) return 0;
+    *json = strcmp(start, "[\n") == 0;
+    if (first) fputs(*json ? "[" : start, stdout);
+    if (*json) return 1;
+    if (strcmp(start, "file,") != 0) return 0;
+    while ((c = getc(file)) != EOF) {
+        if (first) putchar(c);
+        if (c == '\n') return 1;
+    }
+    return 0;
 }
 
-/* Joins tables that classify wrote for the parts of a run, given in their order: what the whole run would
- * have written, to the byte. All CSV with the same first line, or all JSON. */
+/* Copies a part to stdout. In JSON a comma and a line's end stand behind each row, and go before the next. */
+static int catalogue_copy(FILE *file, const parts_table *table, int *json, int *any,
+                          lensnet_error *error)
+{
+    const int before = *json, first = table->mark.part == 1;
+    long at, end = table->end;
+    uint64_t rows = 0;
+    int c;
+    if (!catalogue_copy_head(file, json, first) || (!first && *json != before))
+        return dataset_fail(error,
+                            "%s: it is no table of the same kind that classify --csv or --json "
+                            "wrote",
+                            table->path);
+    at = ftell(file);
+    if (*json && at < end) {
+        fputs(*any ? ",\n" : "\n", stdout);
+        end -= 2;
+        rows = 1;
+        *any = 1;
+    }
+    for (; at < end && (c = getc(file)) != EOF; at++) {
+        rows += c == '\n';
+        putchar(c);
+    }
+    return (at == end && rows == table->mark.rows) ||
+           dataset_fail(error, "%s: it does not have the rows that its mark speaks of",
+                        table->path);
+}
+
+/* Joins tables that classify wrote for the parts of a run: what the whole run would have written, to the
+ * byte. */
 NPY_API int catalogue_merge(char **paths, int count, lensnet_error *error)
 {
-    char first[CATALOGUE_LINE] = "", line[CATALOGUE_LINE];
-    int i, good = 1, any = 0;
+    parts_table *tables = (parts_table *)calloc((size_t)count, sizeof *tables);
+    int i, json = 0, any = 0, good = tables != NULL || dataset_no_memory(error);
+    good = good && parts_collect(tables, paths, (size_t)count, error);
     for (i = 0; good && i < count; i++) {
-        FILE *file = fopen(paths[i], "rb");
-        if (!file)
-            return dataset_fail(error, "%s: cannot be opened: %s", paths[i], strerror(errno));
-        line[0] = 0;
-        if (!fgets(line, sizeof line, file) ||
-            (strcmp(line, "[\n") != 0 && strncmp(line, "file,", 5) != 0))
-            good = dataset_fail(error, "%s: it is no table that classify --csv or --json wrote",
-                                paths[i]);
-        if (good && i == 0) {
-            memcpy(first, line, sizeof first);
-            fputs(first[0] == '[' ? "[" : first, stdout);
-        } else if (good && strcmp(first, line) != 0) {
-            good = dataset_fail(error, "%s: its first line is not that of %s; are they of one run?",
-                                paths[i], paths[0]);
+        FILE *file = fopen(tables[i].path, "rb");
+        if (!file) {
+            good = dataset_fail(error, "%s: cannot be opened: %s", tables[i].path, strerror(errno));
+        } else {
+            good = catalogue_copy(file, &tables[i], &json, &any, error);
+            fclose(file);
         }
-        if (good && first[0] == '[') {
-            long here;
-            fseek(file, 0, SEEK_END);
-            here = ftell(file); /* "[\n]\n" holds no row */
-            if (here > 4) fputs(any ? ",\n" : "\n", stdout);
-            if (here > 4) good = catalogue_copy(file, 1, 3);
-            any |= here > 4;
-        } else if (good) {
-            good = catalogue_copy(file, 1, 0);
-        }
-        if (!good && !error->text[0]) dataset_fail(error, "%s: cannot be read", paths[i]);
-        fclose(file);
     }
-    if (good && first[0] == '[') fputs("\n]\n", stdout);
+    if (good && json) fputs("\n]\n", stdout);
+    free(tables);
     return good;
 }
 

@@ -13,7 +13,7 @@
  *
  * A survey in parts, by as many machines as there are:
  *   ./classify --csv --list survey.csv --part 3/8 WEIGHTS >part3.csv
- *   ./classify --merge part1.csv part2.csv ... >answers.csv         what the undivided run prints */
+ *   ./classify --merge part*.csv >answers.csv                       what the undivided run prints */
 #include "system.h"
 
 #define LENSNET_IMPLEMENTATION
@@ -37,7 +37,7 @@ static argument options[] = {
     {"--list", "FILE", NULL,
      "images to classify: a path a line, or CSV with columns\nfile, id, ra, dec; - is stdin", 0},
     {"--part", "I/N", NULL, "the I-th of N parts of the images, for --csv and --json", 0},
-    {"--merge", NULL, NULL, "join the tables of all parts, given in order", 0},
+    {"--merge", NULL, NULL, "join the tables of all parts", 0},
     {"--explain", "FOLDER", NULL,
      "draw where the network looks, a figure (.svg) for each image,\n"
      "named by its row in the table",
@@ -85,8 +85,9 @@ typedef struct output {
     const lensnet_preprocess *network;
     const dataset_split *images;
     const catalogue *list;
-    const char *weights;  /* the file */
-    explainer *explainer; /* NULL: nothing is drawn */
+    const char *weights;    /* the file */
+    explainer *explainer;   /* NULL: nothing is drawn */
+    const parts_mark *part; /* part 0: it is the whole */
     size_t classes;
     int name_width, label_width;
     size_t *found; /* images of each class, and of none */
@@ -239,10 +240,23 @@ static void print_row(const output *o, const char *path, size_t best, const floa
     }
 }
 
+/* The last line of a part. */
+static void print_mark(const output *o)
+{
+    parts_mark mark = *o->part;
+    mark.rows = o->good;
+    if (options[JSON].given) printf("%s\n  {\"mark\": \"", o->good ? "," : "");
+    if (options[CSV].given) printf("# ");
+    parts_print(&mark);
+    printf("%s\n", options[JSON].given ? "\"}\n]" : "");
+}
+
 static void print_foot(const output *o, double seconds)
 {
     size_t k;
-    if (options[JSON].given) {
+    if (o->part->part) {
+        print_mark(o);
+    } else if (options[JSON].given) {
         printf("\n]\n");
     } else if (!options[CSV].given && o->good) {
         printf("\n%zu image%s in %.2f s:", o->good, o->good == 1 ? "" : "s", seconds);
@@ -328,7 +342,8 @@ static int draw_figure(const output *o, size_t index, const picture *p,
                        const lensnet_prediction *prediction, lensnet_error *error)
 {
     const char *image = o->images->files[index].path;
-    char *path = figure_path(image, index), title[256], source[1024];
+    const size_t before = o->part->part ? parts_first(o->part->part, o->part) : 0;
+    char *path = figure_path(image, before + index), title[256], source[1024];
     float *map = (float *)malloc(p->height * p->width * sizeof *map);
     const char *label = lensnet_classifier_label(o->classifier, (size_t)prediction->index);
     int good = (path && map) || dataset_no_memory(error);
@@ -453,7 +468,8 @@ static int open_explainer(explainer *x, const char *path, const lensnet_host *ho
 }
 
 static int classify(const lensnet_classifier *classifier, const char *weights, explainer *x,
-                    dataset_split *images, const catalogue *list, lensnet_error *error)
+                    dataset_split *images, const catalogue *list, const parts_mark *part,
+                    lensnet_error *error)
 {
     output o;
     double start = system_seconds();
@@ -463,6 +479,7 @@ static int classify(const lensnet_classifier *classifier, const char *weights, e
     o.network = lensnet_classifier_preprocess(classifier);
     o.images = images;
     o.list = list;
+    o.part = part;
     o.weights = weights;
     o.explainer = options[EXPLAIN].value ? x : NULL;
     o.classes = lensnet_classifier_classes(classifier);
@@ -475,7 +492,7 @@ static int classify(const lensnet_classifier *classifier, const char *weights, e
     error->text[0] = 0;
     good = predict_split(classifier, images, (size_t)arguments_whole(&options[BATCH], 1, 4096),
                          (int)arguments_whole(&options[THREADS], 0, 4096), receive, &o, error);
-    print_foot(&o, system_seconds() - start);
+    if (good || !part->part) print_foot(&o, system_seconds() - start);
     print_notes(&o);
     free(o.found);
     if (o.undrawn) {
@@ -491,16 +508,22 @@ static int classify(const lensnet_classifier *classifier, const char *weights, e
 static int collect_all(dataset_split *images, catalogue *list, int words, char **argv,
                        lensnet_error *error)
 {
-    size_t part[2];
     int i, good = 1;
     if (options[LIST].value) good = catalogue_read(list, images, options[LIST].value, error);
     for (i = 2; good && i <= words; i++) good = collect(images, argv[i], 0, error);
     if (good && !images->count)
         good = dataset_fail(error, "%s: there are no images in it (.npy, .npz, .fits)",
                             words > 1 ? argv[2] : options[LIST].value);
-    if (!good || !options[PART].value) return good;
-    if (!catalogue_parse_part(part, options[PART].value))
-        arguments_fail("--part is I/N with I from 1 to N, not '%s'", options[PART].value);
+    return good;
+}
+
+/* Of all images those that --part asks for. */
+static int choose_part(parts_mark *part, const lensnet_classifier *classifier,
+                       dataset_split *images, catalogue *list, lensnet_error *error)
+{
+    if (!part->part) return 1;
+    images->reading.bands = (size_t)lensnet_classifier_preprocess(classifier)->bands;
+    if (!parts_run(part, classifier, images, error)) return 0;
     catalogue_keep_part(list, images, part);
     return 1;
 }
@@ -513,11 +536,13 @@ int main(int argc, char **argv)
     catalogue list;
     dataset_split images;
     explainer x;
+    parts_mark part;
     lensnet_error error;
     int good, words = arguments_parse(options, OPTIONS, usage, argc, argv);
     memset(&images, 0, sizeof images);
     memset(&list, 0, sizeof list);
     memset(&x, 0, sizeof x);
+    memset(&part, 0, sizeof part);
     error.text[0] = 0;
     if (options[MERGE].given) {
         if (!words) arguments_fail("--merge needs the tables of the parts\n%s", usage);
@@ -530,6 +555,8 @@ int main(int argc, char **argv)
     if (options[CSV].given && options[JSON].given) arguments_fail("choose one of --csv and --json");
     if (options[PART].value && !options[CSV].given && !options[JSON].given)
         arguments_fail("--part is for --csv or --json");
+    if (options[PART].value && !parts_parse(&part, options[PART].value))
+        arguments_fail("--part is I/N with I from 1 to N, not '%s'", options[PART].value);
     weights_check_order("classify", words, argv);
     reading_from_options(&images.reading, options, OPTIONS);
     host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
@@ -539,8 +566,9 @@ int main(int argc, char **argv)
         (lensnet_precision)arguments_choice(&options[PRECISION], arguments_precisions, 2);
     good = collect_all(&images, &list, words, argv, &error) &&
            !weights_classifier(&classifier, argv[1], &choice, &options[WEIGHTS], &error) &&
+           choose_part(&part, classifier, &images, &list, &error) &&
            open_explainer(&x, argv[1], &host, &error) &&
-           classify(classifier, argv[1], &x, &images, &list, &error);
+           classify(classifier, argv[1], &x, &images, &list, &part, &error);
     explain_close(&x);
     lensnet_classifier_destroy(classifier);
     dataset_split_free(&images);

@@ -11,6 +11,8 @@
  * rsvg-convert -f pdf roc.svg -o roc.pdf.)
  *
  * ./evaluate A.safetensors B.safetensors DATA                compares two: McNemar, DeLong
+ * ./evaluate --part 3/8 WEIGHTS DATA >part3.csv              by as many machines as there are, and then
+ * ./evaluate --merge --out results WEIGHTS DATA part*.csv    what the undivided run prints and writes
  * ./evaluate --calibrate --split val WEIGHTS DATA            writes temperature, conformal sets and what is
  *                                                            foreign into WEIGHTS; the more images the
  *                                                            surer: 1,000 a class keep coverage within
@@ -22,7 +24,7 @@
 
 #include "arguments.h"
 #include "calibrate.h"
-#include "evaluation.h"
+#include "evaluation_parts.h"
 #include "html_report.h"
 #include "reading.h"
 #include "weights.h"
@@ -34,6 +36,8 @@ static argument options[] = {
      "fit temperature, sets and the foreign score on this split, and write\n"
      "them into the weights file; use images that it was not trained on",
      0},
+    {"--part", "I/N", NULL, "the I-th of N parts of the images: a table for --merge, no report", 0},
+    {"--merge", NULL, NULL, "the report of all parts, from their tables", 0},
     {"--views", "N", "1", "8: mean over flips and quarter turns, slower and a little better", 0},
     {"--precision", "P", "fp32", "or bf16: nearly twice as fast where the processor has it", 0},
     {"--classes", "LIST", NULL, "classes of folders by other names: axion=vort,cdm=sphere", 0},
@@ -52,6 +56,8 @@ enum {
     SPLIT,
     OUT,
     CALIBRATE,
+    PART,
+    MERGE,
     VIEWS,
     PRECISION,
     CLASSES,
@@ -67,6 +73,7 @@ enum {
 
 static const char usage[] = "usage: evaluate [options] WEIGHTS DATA\n"
                             "       evaluate [options] A B DATA      is the difference by chance?\n"
+                            "       evaluate [options] --merge WEIGHTS DATA PART ...\n"
                             "Measures a classifier on DATA/SPLIT/CLASS/NAME.npy.\n";
 
 /* The split of DATA, with the classifier's labels. A class may be absent. */
@@ -198,6 +205,8 @@ static int compare(const char *path, const lensnet_classifier_options *choice,
 /* What was measured: for the report. */
 typedef struct evaluated {
     const char *weights, *data;
+    char **parts; /* their tables; NULL: it is not merged */
+    size_t parts_count;
     int argc;
     char **argv;
 } evaluated;
@@ -223,10 +232,13 @@ static int evaluate(const lensnet_classifier *classifier, const dataset *data, d
     evaluation e;
     int good = 1;
     memset(&e, 0, sizeof e);
-    if (out && !system_make_folder(out))
+    if (what->parts)
+        good = evaluation_merge(&e, classifier, split, what->parts, what->parts_count, error);
+    if (good && out && !system_make_folder(out)) /* before a long work */
         good = dataset_fail(error, "%s: the folder cannot be made: %s; choose another --out", out,
                             strerror(errno));
-    good = good && evaluation_run(&e, classifier, split, batch, host->threads, error);
+    if (!what->parts)
+        good = good && evaluation_run(&e, classifier, split, batch, host->threads, error);
     e.weights = what->weights;
     e.views = (int)arguments_whole(&options[VIEWS], 1, 8);
     good = good && print_text(&e, error) && (!out || write_all(&e, what, data, out, host, error));
@@ -238,6 +250,30 @@ static int evaluate(const lensnet_classifier *classifier, const dataset *data, d
     return good;
 }
 
+/* Checks the words of the command line, and which of them are what. */
+static void read_words(evaluated *what, parts_mark *part, int words, char **argv)
+{
+    const int merge = options[MERGE].given;
+    if (merge ? words < 3 : words != 2 && words != 3)
+        arguments_fail(merge
+                           ? "--merge needs weights, a data folder and the tables of the parts\n%s"
+                           : "weights and a data folder are needed\n%s",
+                       usage);
+    if (words == 2) weights_check_order("evaluate", words, argv);
+    memset(part, 0, sizeof *part);
+    if (options[PART].value && !parts_parse(part, options[PART].value))
+        arguments_fail("--part is I/N with I from 1 to N, not '%s'", options[PART].value);
+    if ((part->part || merge) && options[CALIBRATE].given)
+        arguments_fail("--calibrate is for one job, not for --part and --merge");
+    if (part->part && (words != 2 || merge || options[OUT].value))
+        arguments_fail("--part is for one classifier, and writes a table to stdout for --merge");
+    what->weights = argv[1];
+    what->data = argv[merge ? 2 : words];
+    if (!merge) return;
+    what->parts = argv + 3;
+    what->parts_count = (size_t)words - 2;
+}
+
 int main(int argc, char **argv)
 {
     lensnet_classifier_options choice = lensnet_classifier_defaults();
@@ -246,17 +282,15 @@ int main(int argc, char **argv)
     dataset data;
     dataset_split *split;
     lensnet_error error;
-    evaluated what = {NULL, NULL, argc, NULL};
+    evaluated what = {NULL, NULL, NULL, 0, argc, NULL};
+    parts_mark part;
     size_t batch;
     int good, words;
     what.argv = (char **)malloc(((size_t)argc + 1) * sizeof *argv);
     if (!what.argv) arguments_fail("no memory");
     memcpy(what.argv, argv, (size_t)argc * sizeof *argv); /* parsing moves the words */
     words = arguments_parse(options, OPTIONS, usage, argc, argv);
-    if (words != 2 && words != 3) arguments_fail("weights and a data folder are needed\n%s", usage);
-    if (words == 2) weights_check_order("evaluate", words, argv);
-    what.weights = argv[1];
-    what.data = argv[words];
+    read_words(&what, &part, words, argv);
     memset(&data, 0, sizeof data);
     host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
     batch = (size_t)arguments_whole(&options[BATCH], 1, 4096);
@@ -267,7 +301,9 @@ int main(int argc, char **argv)
     system_catch_interrupts();
     good = !weights_classifier(&classifier, argv[1], &choice, &options[WEIGHTS], &error) &&
            open_split(&data, &split, classifier, what.data, &error);
-    if (good && words == 3)
+    if (good && part.part)
+        good = evaluation_part(classifier, split, &part, batch, host.threads, &error);
+    else if (good && words == 3 && !what.parts)
         good = compare(argv[2], &choice, classifier, split, batch, &error);
     else if (good && options[CALIBRATE].given)
         good = calibrate(argv[1], split, choice.views, batch, &host, &error);

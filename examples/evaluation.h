@@ -67,40 +67,61 @@ static int evaluation_intervals(evaluation *e, lensnet_error *error)
     return good || dataset_no_memory(error);
 }
 
-/* Classifies every image of the split (labels: numbers of the classifier's classes) and computes the
- * metrics. One image that cannot be used is a failure. */
-NPY_API int evaluation_run(evaluation *e, const lensnet_classifier *classifier,
-                           dataset_split *split, size_t batch, int threads, lensnet_error *error)
+/* Memory for the scores of a split (labels: numbers of the classifier's classes). evaluation_free() also after a
+ * failure. */
+static int evaluation_open(evaluation *e, const lensnet_classifier *classifier,
+                           dataset_split *split, lensnet_error *error)
 {
-    size_t k, classes = lensnet_classifier_classes(classifier);
-    predict_wish wish;
-    int good;
+    const size_t classes = lensnet_classifier_classes(classifier), some = split->count + 1;
+    size_t k;
     memset(e, 0, sizeof *e);
     e->split = split;
     e->error = error;
     e->count = split->count;
     e->classes = classes;
     e->names = (const char **)calloc(classes, sizeof *e->names);
-    e->scores = (double *)calloc(split->count * classes, sizeof *e->scores);
-    e->labels = (int *)calloc(split->count, sizeof *e->labels);
-    e->predictions = (lensnet_prediction *)calloc(split->count, sizeof *e->predictions);
+    e->scores = (double *)calloc(some * classes, sizeof *e->scores);
+    e->labels = (int *)calloc(some, sizeof *e->labels);
+    e->predictions = (lensnet_prediction *)calloc(some, sizeof *e->predictions);
     e->intervals = (statistics_interval *)calloc(statistics_figures(classes), sizeof *e->intervals);
     if (!e->names || !e->scores || !e->labels || !e->predictions || !e->intervals)
         return dataset_no_memory(error);
     for (k = 0; k < classes; k++) e->names[k] = lensnet_classifier_label(classifier, k);
     e->reliability = lensnet_classifier_reliability(classifier);
+    return 1;
+}
+
+/* Classifies every image of the split. One that cannot be used is a failure. */
+static int evaluation_classify(evaluation *e, const lensnet_classifier *classifier, size_t batch,
+                               int threads, lensnet_error *error)
+{
+    predict_wish wish;
+    int good;
     memset(&wish, 0, sizeof wish);
     wish.batch = batch;
     wish.threads = threads;
     wish.predictions = e->predictions;
-    split->see = evaluation_see;
-    split->seer = e;
-    good = predict_split_as(classifier, split, &wish, evaluation_receive, e, error);
-    split->see = NULL;
-    return good &&
-           !lensnet_metrics_compute(&e->metrics, e->scores, e->labels, e->count, classes, NULL,
+    e->split->see = evaluation_see;
+    e->split->seer = e;
+    good = predict_split_as(classifier, e->split, &wish, evaluation_receive, e, error);
+    e->split->see = NULL;
+    return good;
+}
+
+/* The metrics, from the scores. */
+static int evaluation_measure(evaluation *e, lensnet_error *error)
+{
+    return !lensnet_metrics_compute(&e->metrics, e->scores, e->labels, e->count, e->classes, NULL,
                                     error) &&
            evaluation_intervals(e, error);
+}
+
+NPY_API int evaluation_run(evaluation *e, const lensnet_classifier *classifier,
+                           dataset_split *split, size_t batch, int threads, lensnet_error *error)
+{
+    return evaluation_open(e, classifier, split, error) &&
+           evaluation_classify(e, classifier, batch, threads, error) &&
+           evaluation_measure(e, error);
 }
 
 /* ---- text ---- */

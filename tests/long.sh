@@ -1,10 +1,10 @@
 #!/bin/sh
 # long.sh - what takes longer than tests/run.sh may: faults in the programs' memory, kill -9 at many moments,
-# planted mistakes, fuzzing, coverage, other processors and C libraries, load.
+# planted mistakes, fuzzing, coverage, other processors and C libraries, load, a survey in parts.
 #   sh tests/long.sh                 everything, an hour or more
-#   sh tests/long.sh PART ...        malloc kill bits sanitize mutants fuzz coverage elsewhere load
+#   sh tests/long.sh PART ...        malloc kill bits sanitize mutants fuzz coverage elsewhere load survey
 #   sh tests/long.sh --sample N      one part for a minute or two, the N-th in turn
-# MORE=10 makes malloc, kill, mutants, fuzz and load ten times as long; RUNNER stands before each command.
+# MORE=10 makes malloc, kill, mutants, fuzz, load and survey ten times as long; RUNNER stands before each command.
 # What a part needs and does not find it says and leaves out. The latest figures are in tests/README.md.
 # Closes with "N passed, N failed"; the exit status follows.
 
@@ -287,9 +287,65 @@ part_load() {
     good "load"
 }
 
+# ---- survey: many images in parts, of which one at a time is on the disk ------------------------------
+
+# peak COMMAND ...: runs it; its largest memory in MB, where there is GNU time, goes to peak.txt
+peak() {
+    if [ -x /usr/bin/time ]; then
+        /usr/bin/time -q -f %M -o kb.txt "$@" && awk '{ printf "%.0f\n", $1 / 1024 }' kb.txt >peak.txt
+    else
+        "$@" && echo "?" >peak.txt
+    fi
+}
+
+# survey_rows I N FILE: the images of part I of the N, one or all, as lines of a list or a table without its head
+survey_rows() {
+    awk -v "first=$((count / $2 * ($1 - 1) + count % $2 * ($1 - 1) / $2))" -v "end=$((count / $2 * $1 + count % $2 * $1 / $2))" \
+        'NR > first && NR <= end' "$3"
+}
+
+# SURVEY images in SURVEY_PARTS parts, SURVEY_SIZE pixels wide. Every part is simulated, classified and removed.
+# Then all are merged; the first and the last part are made and classified once more without --part.
+part_survey() {
+    each=$(((${SURVEY:-3000} * MORE + 2) / 3)) parts=${SURVEY_PARTS:-7} size=${SURVEY_SIZE:-32}
+    count=$((3 * each)) weights=$PWD/weights/lensnet-atto.safetensors
+    program simulate && program classify || return
+    rm -rf "$WORK/survey"
+    mkdir -p "$WORK/survey"
+    cd "$WORK/survey" || return
+    for class in no sphere vort; do seq -f "test/$class/%06.0f.npy" 0 $((each - 1)); done >list.txt
+    simulate="../simulate . --test $each --size $size --float32 --threads 1"
+    classify="../classify --csv --size $size --threads 1 --batch 64 --list"
+    started=$(date +%s) first="" bad=0
+    for i in $(seq "$parts"); do
+        # shellcheck disable=SC2086
+        $simulate --part "$i/$parts" >out.txt && peak $classify list.txt --part "$i/$parts" "$weights" >"part-$i.csv" ||
+            bad=$((bad + 1))
+        rm -rf test
+        last=$(cat peak.txt) first=${first:-$last}
+        [ $((i * 10 / parts)) -eq $(((i - 1) * 10 / parts)) ] ||
+            echo "  $i of $parts parts after $(($(date +%s) - started)) s, at most $last MB"
+    done
+    took=$(($(date +%s) - started))
+    ../simulate . --part "1/$parts" --merge && ../classify --merge part-*.csv >answers.csv && [ $bad -eq 0 ] &&
+        sed 1d answers.csv | cut -d, -f1 | cmp - list.txt && sed 1d truth.csv | cut -d, -f1 | cmp - list.txt
+    good "survey: $count images of $size pixels in $parts parts, merged, in $took s"
+    for i in 1 "$parts"; do
+        survey_rows "$i" "$parts" list.txt >some.txt
+        # shellcheck disable=SC2086
+        rm -f truth-* && $simulate --part "$i/$parts" >out.txt && $classify some.txt "$weights" | sed 1d >once.txt
+        rm -rf test
+        sed 1d answers.csv >rows.txt && survey_rows "$i" "$parts" rows.txt | cmp - once.txt
+        good "part $i of $parts is what an undivided run says of these images"
+    done
+    [ "$first" = "?" ] || [ "$last" -le $((first + 1)) ]
+    good "the first part took $first MB, the last $last MB"
+    cd ../../..
+}
+
 # ---- all together ------------------------------------------------------------------------------------
 
-parts="malloc kill bits sanitize mutants fuzz coverage elsewhere load"
+parts="malloc kill bits sanitize mutants fuzz coverage elsewhere load survey"
 if [ "$1" = --sample ]; then
     # of those that are quick; the others take too long for every day
     turn=$((${2:-0} % 4))

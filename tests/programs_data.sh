@@ -175,16 +175,61 @@ good "classify --list"
 sed 1d list.csv | cut -d, -f3 | ./classify --csv --list - whole/best.safetensors 2>err.txt | cut -d, -f5- >plain.txt &&
     cut -d, -f6- all.csv | sed 1d >some.txt && sed 1d plain.txt | cmp - some.txt
 good "classify --list - takes plain paths"
-for kind in csv json; do
-    ./classify --$kind --list list.csv whole/best.safetensors >whole.txt 2>err.txt
-    for i in 1 2 3; do
-        ./classify --$kind --list list.csv --part $i/3 whole/best.safetensors >part$i.txt 2>>err.txt
+# parts N OPTION ...: the seven images in N parts; the tables are named so that a shell puts them in another order
+in_parts() {
+    parts=$1
+    shift
+    for i in $(seq "$parts"); do
+        ./classify "$@" --list list.csv --part "$i/$parts" whole/best.safetensors >"part-$i.txt" 2>>err.txt || break
     done
-    ./classify --merge part1.txt part2.txt part3.txt | cmp - whole.txt && [ ! -s err.txt ]
-    good "three parts are the whole, to the byte: $kind"
+}
+for kind in csv json; do
+    for count in 3 11; do
+        rm -f part-*.txt
+        ./classify --$kind --list list.csv whole/best.safetensors >whole.txt 2>err.txt
+        in_parts $count --$kind
+        ./classify --merge part-*.txt | cmp - whole.txt && [ ! -s err.txt ]
+        good "$count parts of 7 images are the whole, to the byte: $kind"
+    done
 done
+cp part-3.txt part-3.json
+rm -f part-*.txt
+in_parts 3 --csv
 refused "--part is I/N" ./classify --csv --part 4/3 whole/best.safetensors data/val
-refused "its first line is not that of" ./classify --merge all.csv part1.txt
+refused "part 2 of 3 is missing" ./classify --merge part-1.txt part-3.txt
+refused "part-1.txt and part-1.txt are both part 1 of 3" ./classify --merge part-*.txt part-1.txt
+refused "part-1.txt is one part of 3, and part-3.json one of 11" ./classify --merge part-1.txt part-3.json
+refused "all.csv: it does not end with the mark of a part" ./classify --merge part-1.txt part-2.txt all.csv
+./classify --csv --nan zero --list list.csv --part 3/3 whole/best.safetensors >other.txt 2>err.txt
+refused "other.txt has other images, weights or options than part-1.txt" ./classify --merge part-1.txt part-2.txt other.txt
+./classify --csv --list list.csv --part 3/3 $atto >other.txt 2>err.txt
+refused "other.txt has other images, weights or options than part-1.txt" ./classify --merge part-1.txt part-2.txt other.txt
+head -n -1 part-2.txt >other.txt
+refused "its job was ended before its time" ./classify --merge part-1.txt other.txt part-3.txt
+sed 2d part-2.txt >other.txt
+refused "it does not have the rows that its mark speaks of" ./classify --merge part-1.txt other.txt part-3.txt
+
+# ---- an evaluation in parts ---------------------------------------------------------------------------
+
+judge="./evaluate --threads 1 --split val"
+run ./simulate seven --val 3,2,2 --test 1 --size 32
+run $judge --out judged-parts $atto seven && mv judged-parts judged-once && cp out.txt judged.txt
+good "evaluate on seven images"
+for count in 3 8; do
+    rm -rf share-*.csv judged-parts
+    for i in $(seq $count); do $judge --part "$i/$count" $atto seven >"share-$i.csv" 2>>err.txt || break; done
+    run $judge --merge --out judged-parts $atto seven share-*.csv && cmp out.txt judged.txt &&
+        for folder in judged-once judged-parts; do sed -i '/^command: /d; /^date: /d; /"row">command</d; /"row">date</d' $folder/provenance.txt $folder/report.html; done &&
+        run diff -r judged-once judged-parts && grep -q "rows, of 7 images" share-1.csv
+    good "$count parts of 7 images make the report, figures and table of the undivided run, to the byte"
+done
+refused "part 7 of 8 is missing" $judge --merge --out refused $atto seven share-[1-6].csv share-8.csv
+refused "share-2.csv and share-2.csv are both part 2 of 8" $judge --merge --out refused $atto seven share-*.csv share-2.csv
+refused "share-1.csv is not of these images, weights and options" $judge --nan zero --merge --out refused $atto seven share-*.csv
+refused "it does not end with the mark of a part" $judge --merge $atto seven judged.txt
+sed 's/^[012],/3,/' share-8.csv >share.bad
+refused "share.bad: its line 3 is not a row of evaluate --part" $judge --merge $atto seven share-[1-7].csv share.bad
+refused "--part is for one classifier" $judge --part 1/2 --out refused $atto seven
 
 # ---- where it looks ----------------------------------------------------------------------------------
 
