@@ -155,7 +155,7 @@ part_bits() {
 }
 
 part_sanitize() {
-    for name in test_alloc test_bits test_threads test_rows; do
+    for name in test_alloc test_bits test_threads; do
         $RUNNER $CC -O1 -w -fsanitize=address,undefined -fno-sanitize-recover=all -fopenmp -I. \
             "tests/$name.c" -o "$WORK/sanitize_$name" -lm &&
             $RUNNER "$WORK/sanitize_$name" >"$WORK/sanitize_$name.log" 2>&1

@@ -127,7 +127,7 @@ library() {
 # Does a program hold the implementation, itself or in a file that it includes, and yet call nothing private?
 is_public() {
     # shellcheck disable=SC2046
-    set -- $($CC -MM -I. "$1" | tr ' \\' '\n\n' | grep '\.[ch]' | grep -v '^lensnet\.h$')
+    set -- $($CC -MM -I. "$1" | tr ' \\' '\n\n' | grep '\.[ch]' | grep -vE '(^|/)lensnet\.h$')
     grep -q '^ *#define LENSNET_IMPLEMENTATION' "$@" &&
         ! grep -qE 'lnp_|LNP_|LENSNET_STATIC|_MALLOC' "$@"
 }
@@ -259,7 +259,6 @@ job_sanitize() {
     if ! links -fsanitize=address,undefined; then
         skip "sanitize${1:+_$1}" "$CC cannot link with sanitizers"
     elif [ -n "$1" ]; then
-        [ "$1" = test_files ] && flags="$flags -DLENSNET_NO_SIMD" # no kernel in it; half the time to compile
         # shellcheck disable=SC2086
         build_and_run "sanitize_$1" "tests/$1.c" $flags
     else
@@ -488,22 +487,32 @@ job_planted() {
 
 # ---- all together ------------------------------------------------------------------------------------
 
-# Longest first, so that both lanes end at about the same time; the library before what waits for it.
+# have_own_place COUNT: of the lines "test NAME" those that no other line stands for; if jobs were asked for by
+# name (COUNT of them), what tests/test_private.c holds can be one
+have_own_place() {
+    grep -v -e 'test_threads$' -e 'test_bits$' -e 'test_private$' |
+        if [ "$1" -gt 0 ]; then cat; else
+            grep -v "$(sed -n 's/^#include "\(test_[a-z]*\)\.c"$/ \1$/p' tests/test_private.c)"
+        fi
+}
+
+# all_jobs COUNT: longest first, so that both lanes end at about the same time; the library before what waits for it.
 all_jobs() {
     echo "library"
     echo "sanitize"
     for source in train evaluate classify; do echo "program examples/$source.c"; done
     echo "programs"
     echo "cluster"
+    echo "test test_private"
     echo "test test_bits"
     echo "teams"
     echo "aarch64"
-    for test in test_gemm test_files test_depthwise; do echo "sanitize $test"; done
+    echo "sanitize test_private"
     for mode in plain clang native; do echo "bits $mode"; done
     for source in tests/fuzz_*.c; do echo "fuzz $(basename "$source" .c)"; done
     for source in tests/test_*.c; do
         [ -n "$(cc_line "$source")" ] && echo "test $(basename "$source" .c)"
-    done | grep -v -e 'test_threads$' -e 'test_bits$' | sort
+    done | have_own_place "$1" | sort
     echo "switches"
     for source in examples/*.c tools/*.c; do echo "program $source"; done
     for compiler in gcc clang; do
@@ -541,7 +550,7 @@ if have localedef && localedef -i de_DE -f UTF-8 "$PWD/$BUILD/de_DE.UTF-8" >/dev
     LOCPATH=$PWD/$BUILD
     export LOCPATH
 fi
-all_jobs | while read -r job; do
+all_jobs $# | while read -r job; do
     name=$(echo "$job" | tr ' ' '_')
     if [ $# -eq 0 ] || [ "$job" = library ]; then
         echo "$job"

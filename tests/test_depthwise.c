@@ -7,12 +7,12 @@
 #include "test.h"
 #include "units.h"
 
-typedef struct shape {
+typedef struct layer {
     size_t n, h, w, c;
     size_t size, stride, padding;
-} shape;
+} layer;
 
-static lnp_depthwise_geometry geometry_of(const shape *s)
+static lnp_depthwise_geometry geometry_of(const layer *s)
 {
     return lnp_depthwise_geometry_of(s->size, s->stride, s->padding, s->h, s->w, s->c);
 }
@@ -26,15 +26,15 @@ typedef struct inputs {
     guarded x, dy, residual, weight, bias, dweight, dbias;
 } inputs;
 
-static size_t pixels(const shape *s) { return s->n * s->h * s->w; }
+static size_t pixels(const layer *s) { return s->n * s->h * s->w; }
 
-static size_t outputs(const shape *s)
+static size_t outputs(const layer *s)
 {
     const lnp_depthwise_geometry g = geometry_of(s);
     return s->n * g.out_h * g.out_w;
 }
 
-static inputs inputs_new(const shape *s)
+static inputs inputs_new(const layer *s)
 {
     inputs in;
     in.x = guarded_random(pixels(s) * s->c, 1);
@@ -59,15 +59,7 @@ static void inputs_free(inputs in)
 }
 
 /* `batch`: samples per call. */
-/* A team that is not open: each phase opens it for itself. */
-static lnp_team *team_of(int threads)
-{
-    static lnp_team team;
-    lnp_team_begin(&team, threads, lnp_process());
-    return &team;
-}
-
-static results run(lensnet_isa isa, const inputs *in, const shape *s, int threads, size_t batch)
+static results run(lensnet_isa isa, const inputs *in, const layer *s, int threads, size_t batch)
 {
     const lnp_depthwise_kernels kernels = lnp_depthwise_kernels_for(isa);
     const lnp_row_kernels rows = lnp_row_kernels_for(isa);
@@ -130,7 +122,7 @@ static void results_free(results r)
     guarded_free(r.dbias);
 }
 
-static void test_filter(shape s)
+static void test_filter(layer s)
 {
     static const int threads[] = {1, 2, 3};
     inputs in = inputs_new(&s);
@@ -150,12 +142,12 @@ static void test_filter(shape s)
 
 static void test_shape(size_t n, size_t h, size_t w, size_t c)
 {
-    const shape s = {n, h, w, c, 7, 1, 3};
+    const layer s = {n, h, w, c, 7, 1, 3};
     test_filter(s);
 }
 
 /* (N, C, H, W) to (N, H, W, C), or back */
-static float *transposed(const float *from, const shape *s, int back)
+static float *transposed(const float *from, const layer *s, int back)
 {
     const size_t plane = s->h * s->w;
     float *to = (float *)malloc(pixels(s) * s->c * sizeof *to);
@@ -170,7 +162,7 @@ static float *transposed(const float *from, const shape *s, int back)
     return to;
 }
 
-static void compare_planes(const float *values, const shape *s, const char *name, const char *part)
+static void compare_planes(const float *values, const layer *s, const char *name, const char *part)
 {
     float *planes = transposed(values, s, 1);
     unit_compare(planes, name, part, 2e-6);
@@ -187,7 +179,7 @@ static void test_golden(const char *name, size_t n, size_t c, size_t h, size_t w
     float *weight = unit_floats(name, "in.w", &count), *bias = unit_floats(name, "in.b", &count);
     float *packed, *x, *dy, *out, *scratch;
     float dweight[49 * 16] = {0.0f}, dbias[16] = {0.0f};
-    const shape s = {n, h, w, c, 7, 1, 3};
+    const layer s = {n, h, w, c, 7, 1, 3};
     const lnp_depthwise_geometry geometry = geometry_of(&s);
     packed = (float *)malloc(lnp_depthwise_packed_floats(7, c) * sizeof *packed);
     out = (float *)malloc(pixels(&s) * c * sizeof *out);
@@ -220,13 +212,13 @@ static void test_golden(const char *name, size_t n, size_t c, size_t h, size_t w
 /* -- the law of >>depthwise, as loops ------------------------------------------------------------- */
 
 /* Pixel (n, y, x, c) of a tensor of h x w, or NULL outside the image. */
-static const float *pixel_at(const float *tensor, size_t h, size_t w, const shape *s, size_t n,
+static const float *pixel_at(const float *tensor, size_t h, size_t w, const layer *s, size_t n,
                              size_t y, size_t x, size_t c)
 {
     return y < h && x < w ? tensor + ((n * h + y) * w + x) * s->c + c : NULL;
 }
 
-static float out_by_law(const inputs *in, const shape *s, size_t n, size_t y, size_t x, size_t c)
+static float out_by_law(const inputs *in, const layer *s, size_t n, size_t y, size_t x, size_t c)
 {
     const float *weight = in->weight.values + c * s->size * s->size;
     float sum = in->bias.values[c];
@@ -242,7 +234,7 @@ static float out_by_law(const inputs *in, const shape *s, size_t n, size_t y, si
     return sum;
 }
 
-static float dx_by_law(const inputs *in, const shape *s, size_t n, size_t y, size_t x, size_t c)
+static float dx_by_law(const inputs *in, const layer *s, size_t n, size_t y, size_t x, size_t c)
 {
     const lnp_depthwise_geometry g = geometry_of(s);
     const float *weight = in->weight.values + c * s->size * s->size;
@@ -260,7 +252,7 @@ static float dx_by_law(const inputs *in, const shape *s, size_t n, size_t y, siz
 
 /* A chain in every band of 14 rows, begun at zero; the bands are added in order. tap size * size: the
  * bias. */
-static float dweight_by_law(const inputs *in, const shape *s, size_t c, size_t tap)
+static float dweight_by_law(const inputs *in, const layer *s, size_t c, size_t tap)
 {
     const lnp_depthwise_geometry g = geometry_of(s);
     const size_t taps = s->size * s->size, u = tap / s->size, v = tap % s->size;
@@ -287,7 +279,7 @@ static float dweight_by_law(const inputs *in, const shape *s, size_t c, size_t t
 
 static void test_law(size_t size, size_t stride, size_t padding)
 {
-    const shape s = {2, 29, 9, 3, size, stride, padding};
+    const layer s = {2, 29, 9, 3, size, stride, padding};
     const lnp_depthwise_geometry g = geometry_of(&s);
     const size_t taps = size * size;
     inputs in = inputs_new(&s);
@@ -322,7 +314,7 @@ static void test_law(size_t size, size_t stride, size_t padding)
 /* Every size, stride and padding: odd and even maps, narrow ones, channels that are no vector. */
 static void test_filters(void)
 {
-    static const shape maps[] = {{2, 15, 17, 24, 0, 0, 0}, {1, 16, 8, 40, 0, 0, 0},
+    static const layer maps[] = {{2, 15, 17, 24, 0, 0, 0}, {1, 16, 8, 40, 0, 0, 0},
                                  {2, 7, 6, 7, 0, 0, 0},    {1, 8, 23, 16, 0, 0, 0},
                                  {3, 7, 7, 33, 0, 0, 0},   {2, 2, 3, 5, 0, 0, 0}};
     size_t size, stride, padding, i;
@@ -331,7 +323,7 @@ static void test_filters(void)
             for (padding = 0; padding < size; padding++) {
                 test_law(size, stride, padding);
                 for (i = padding % 2; i < sizeof maps / sizeof *maps; i += 2) {
-                    shape s = maps[i];
+                    layer s = maps[i];
                     s.size = size;
                     s.stride = stride;
                     s.padding = padding;

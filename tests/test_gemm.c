@@ -3,19 +3,12 @@
 #define LENSNET_IMPLEMENTATION
 #include "lensnet.h"
 #include "test.h"
+#include "units.h"
 
 #define GUARD       24 /* floats around every output */
 #define GUARD_VALUE 12345.5f
 
 static uint64_t state = 1;
-
-/* A team that is not open: each phase opens it for itself. */
-static lnp_team *team_of(int threads)
-{
-    static lnp_team team;
-    lnp_team_begin(&team, threads, lnp_process());
-    return &team;
-}
 
 /* Values with full mantissas, some zeros, some tiny and some huge, so that rounding is exercised.
  * */

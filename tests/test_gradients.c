@@ -606,12 +606,20 @@ static double derivative(doubles *d, const operation *op, double *value)
     return (8 * near_difference - far_difference) / (12 * STEP);
 }
 
-/* Large tensors are sampled: every third number, from the first. */
+/* Large tensors are sampled: every third number, from the first. LENSNET_TEST_QUICK leaves about forty of
+ * each: the differences are the same arithmetic everywhere, and an emulator is slow at it. */
+static size_t sampling_step(size_t count)
+{
+    if (getenv("LENSNET_TEST_QUICK")) return count / 40 | 1;
+    return count > 400 ? 3 : 1;
+}
+
 static double check_tensor(doubles *d, const operation *op, double *values, const float *gradients,
                            size_t count, const char *what)
 {
     double worst = 0, largest = 0;
-    size_t i, step = count > 400 ? 3 : 1;
+    const size_t step = sampling_step(count);
+    size_t i;
     for (i = 0; i < count; i += step) {
         double expected = derivative(d, op, values + i);
         double difference = fabs(gradients[i] - expected);

@@ -36,9 +36,9 @@ static double spread(uint64_t stream, int i, double low, double high)
 }
 
 typedef double (*function)(double);
-typedef long double (*reference)(long double);
+typedef long double (*exact_function)(long double);
 
-static void sweep(const char *name, function f, reference exact, double low, double high,
+static void sweep(const char *name, function f, exact_function exact, double low, double high,
                   double bound)
 {
     double worst = 0.0, at = 0.0;
@@ -58,8 +58,8 @@ static void sweep(const char *name, function f, reference exact, double low, dou
 }
 
 /* arguments of every magnitude: the sweep runs over the exponent */
-static void sweep_magnitudes(const char *name, function f, reference exact, double low, double high,
-                             double bound)
+static void sweep_magnitudes(const char *name, function f, exact_function exact, double low,
+                             double high, double bound)
 {
     double worst = 0.0;
     int i;

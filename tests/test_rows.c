@@ -474,14 +474,6 @@ static void test_max_pool(size_t h, size_t w, size_t kernel, size_t stride, size
 
 /* -- optimiser ---------------------------------------------------------------------------------- */
 
-/* A team that is not open: each phase opens it for itself. */
-static lnp_team *team_of(int threads)
-{
-    static lnp_team team;
-    lnp_team_begin(&team, threads, lnp_process());
-    return &team;
-}
-
 static void test_clip(void)
 {
     const size_t n = 3 * LNP_ROUND_CHUNKS * LNP_CHUNK_VALUES / 2 + 77;

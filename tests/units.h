@@ -11,6 +11,14 @@ static void units_expect(int good, const char *what)
     exit(1);
 }
 
+/* A team that is not open: each phase opens it for itself. */
+static lnp_team *team_of(int threads)
+{
+    static lnp_team team;
+    lnp_team_begin(&team, threads, lnp_process());
+    return &team;
+}
+
 /* The values of a tensor as doubles, and their number; the caller frees them. */
 static double *unit(const char *name, size_t *count)
 {
