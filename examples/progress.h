@@ -54,13 +54,14 @@ static void progress_drop(char *part, int *spare)
 }
 
 /* Makes the line of what fits into `columns`: title and count, then as far as there is room the time, the
- * note, the speed and the bar's cells. */
+ * note, ten of the bar's cells, the speed, and more cells. */
 static int progress_line(char *line, size_t room, int columns, const char *title, size_t done,
                          size_t total, double rate, const char *note)
 {
     static const char full[] = "##############################";
     static const char empty[] = "                              ";
     char left[24], count[48], speed[40] = "", time[40] = "";
+    const int least = 3 + 10; /* brackets and cells */
     int cells = 30, spare, filled, n;
     snprintf(count, sizeof count, "%zu/%zu", done, total);
     snprintf(speed, sizeof speed, "  %.1f images/s", rate);
@@ -72,7 +73,9 @@ static int progress_line(char *line, size_t room, int columns, const char *title
     progress_drop(time, &spare);
     if (spare < 2 + (int)strlen(note)) note = "";
     if (*note) spare -= 2 + (int)strlen(note);
+    spare -= least;
     progress_drop(speed, &spare);
+    spare += least;
     if (spare < 3 + cells) cells = spare - 3;
     if (cells < 4) cells = 0;
     filled = total ? (int)((double)cells * (double)done / (double)total) : cells;
