@@ -134,39 +134,36 @@ typedef struct fits_header {
     uint64_t bytes; /* of the data, without padding */
 } fits_header;
 
-/* KEYWORDn with n = 1 or 2: its place 0 or 1, else -1. */
-static int fits_axis(const char *card, const char *keyword)
+/* Does the card hold a value of KEYWORDn with n = 1 ... most? Its n, else 0. */
+static int fits_axis(const char *card, const char *keyword, int most)
 {
-    char numbered[24];
-    int i;
-    for (i = 0; i < 2; i++) {
-        snprintf(numbered, sizeof numbered, "%s%d", keyword, i + 1);
-        if (fits_is(card, numbered)) return i;
-    }
-    return -1;
+    size_t i, length = strlen(keyword);
+    const int n = card[length] - '0';
+    if (memcmp(card, keyword, length) != 0 || n < 1 || n > most) return 0;
+    for (i = length + 1; i < 8; i++)
+        if (card[i] != ' ') return 0;
+    return card[8] == '=' && card[9] == ' ' ? n : 0;
 }
 
 static void fits_axis_real(double values[2], int *known, const char *card, const char *keyword)
 {
-    int i = fits_axis(card, keyword);
-    if (i >= 0 && fits_real(&values[i], card)) *known |= 1 << i;
+    const int n = fits_axis(card, keyword, 2);
+    if (n && fits_real(&values[n - 1], card)) *known |= n;
 }
 
 static void fits_sky_card(fits_header *h, const char *card)
 {
-    static const char *const names[2][2] = {{"1_1", "1_2"}, {"2_1", "2_2"}};
+    static const char *const degrees[2][2] = {{"CD1_1", "CD1_2"}, {"CD2_1", "CD2_2"}};
+    static const char *const plain[2][2] = {{"PC1_1", "PC1_2"}, {"PC2_1", "PC2_2"}};
     int i, j, ignored = 0;
     fits_axis_real(h->value, &h->has_value, card, "CRVAL");
     fits_axis_real(h->pixel, &ignored, card, "CRPIX");
     fits_axis_real(h->delta, &h->has_delta, card, "CDELT");
-    if ((i = fits_axis(card, "CTYPE")) >= 0) fits_value(h->type[i], card);
+    if ((i = fits_axis(card, "CTYPE", 2)) > 0) fits_value(h->type[i - 1], card);
     for (i = 0; i < 2; i++)
         for (j = 0; j < 2; j++) {
-            char keyword[24];
-            snprintf(keyword, sizeof keyword, "CD%s", names[i][j]);
-            if (fits_is(card, keyword) && fits_real(&h->matrix[i][j], card)) h->has_cd = 1;
-            snprintf(keyword, sizeof keyword, "PC%s", names[i][j]);
-            if (fits_is(card, keyword) && fits_real(&h->matrix[i][j], card)) h->has_matrix = 1;
+            if (fits_is(card, degrees[i][j]) && fits_real(&h->matrix[i][j], card)) h->has_cd = 1;
+            if (fits_is(card, plain[i][j]) && fits_real(&h->matrix[i][j], card)) h->has_matrix = 1;
         }
     if (fits_is(card, "RA") && fits_angle(&h->target[0], card, 15)) h->has_target |= 1;
     if (fits_is(card, "DEC") && fits_angle(&h->target[1], card, 1)) h->has_target |= 2;
@@ -177,7 +174,7 @@ static void fits_sky_card(fits_header *h, const char *card)
 /* 0 and a sentence for a card that cannot be right. */
 static int fits_card(fits_header *h, const char *card, char *text)
 {
-    char keyword[24], value[FITS_WORD];
+    char value[FITS_WORD];
     int64_t number = 0;
     int axis, good = 1;
     if (fits_is(card, "BITPIX")) {
@@ -200,15 +197,12 @@ static int fits_card(fits_header *h, const char *card, char *text)
     } else if (fits_is(card, "ZIMAGE") || fits_is(card, "GROUPS")) {
         fits_value(value, card);
         *(card[0] == 'Z' ? &h->compressed : &h->groups) = value[0] == 'T';
+    } else if ((axis = fits_axis(card, "NAXIS", FITS_RANK)) > 0) {
+        good = fits_whole(&h->axis[axis], card);
     } else {
-        for (axis = 1; good && axis <= FITS_RANK; axis++) {
-            snprintf(keyword, sizeof keyword, "NAXIS%d", axis);
-            if (fits_is(card, keyword)) good = fits_whole(&h->axis[axis], card);
-        }
         fits_sky_card(h, card);
     }
-    snprintf(keyword, sizeof keyword, "%.8s", card);
-    return good || zip_fail(text, "its FITS header has an impossible value of %s.", keyword);
+    return good || zip_fail(text, "its FITS header has an impossible value of %.8s.", card);
 }
 
 static void fits_header_begin(fits_header *h)

@@ -717,15 +717,40 @@ static int picture_brackets(size_t numbers[2], char *name)
     return n;
 }
 
+/* Finds the image in f->source; of the name's `n` numbers in brackets the last is that of the image. */
+static int picture_recognise(picture_file *f, size_t *frame, int *one, const size_t numbers[2],
+                             int n, char *text)
+{
+    unsigned char start[8] = {0};
+    const size_t size = f->source.size < sizeof start ? (size_t)f->source.size : sizeof start;
+    char why[ZIP_TEXT];
+    int good, fits;
+    if (!zip_read(&f->source, 0, start, size, why)) return npy_fail(text, "%s: %s", f->path, why);
+    fits = !memcmp(start, "SIMPLE", 6);
+    *one = fits ? n == 2 : n == 1;
+    *frame = fits ? numbers[1] : numbers[0];
+    if (n == 2 && !fits)
+        return npy_fail(text, "%s: two numbers in brackets are for FITS files alone", f->path);
+    if (fits)
+        good = picture_open_fits(f, n ? (int)numbers[0] : -1, text);
+    else if (!memcmp(start, "PK\003\004", 4))
+        good = picture_open_zip(f, *frame, text);
+    else
+        good = picture_open_npy(f, *frame, text);
+    if (good && *frame >= f->frames)
+        good = npy_fail(text, "%s: it holds %lu images, the first is [0]", f->path,
+                        (unsigned long)f->frames);
+    return good;
+}
+
 /* Opens what `path` names: *frame is the image in it that is meant, *one is 1 if the name says so. */
 static int picture_open(picture_file *f, size_t *frame, int *one, const char *path, char *text)
 {
-    unsigned char start[8] = {0};
-    size_t numbers[2] = {0, 0}, size = strlen(path) + 1;
+    size_t numbers[2] = {0, 0};
+    const size_t size = strlen(path) + 1;
     struct stat info;
     char *name = (char *)malloc(size);
-    char why[ZIP_TEXT];
-    int n = 0, good, fits;
+    int n = 0, good;
     memset(f, 0, sizeof *f);
     f->path = path;
     *frame = 0;
@@ -733,25 +758,9 @@ static int picture_open(picture_file *f, size_t *frame, int *one, const char *pa
     if (!name) return npy_fail(text, "%s: no memory for its name", path);
     memcpy(name, path, size);
     if (stat(path, &info) != 0) n = picture_brackets(numbers, name);
-    good = picture_open_file(f, n ? name : path, text);
+    good = picture_open_file(f, n ? name : path, text) &&
+           picture_recognise(f, frame, one, numbers, n, text);
     free(name);
-    size = f->source.size < sizeof start ? (size_t)f->source.size : sizeof start;
-    if (good && !zip_read(&f->source, 0, start, size, why))
-        good = npy_fail(text, "%s: %s", path, why);
-    fits = !memcmp(start, "SIMPLE", 6);
-    *one = fits ? n == 2 : n == 1;
-    *frame = fits ? numbers[1] : numbers[0];
-    if (good && n == 2 && !fits)
-        good = npy_fail(text, "%s: two numbers in brackets are for FITS files alone", path);
-    if (good && fits)
-        good = picture_open_fits(f, n ? (int)numbers[0] : -1, text);
-    else if (good && !memcmp(start, "PK\003\004", 4))
-        good = picture_open_zip(f, *frame, text);
-    else if (good)
-        good = picture_open_npy(f, *frame, text);
-    if (good && *frame >= f->frames)
-        good = npy_fail(text, "%s: it holds %lu images, the first is [0]", path,
-                        (unsigned long)f->frames);
     if (!good) picture_close(f);
     return good;
 }
@@ -804,31 +813,40 @@ static int picture_check_bands(const picture_file *f, size_t bands, int one, cha
                     (unsigned long)bands);
 }
 
+/* Reads image `frame` of an open file. */
+static int picture_take(picture *p, const picture_file *f, size_t frame, int one, size_t bands,
+                        char *text)
+{
+    picture read;
+    memset(&read, 0, sizeof read);
+    read.bands = f->array.bands;
+    read.height = f->array.height;
+    read.width = f->array.width;
+    snprintf(read.type, sizeof read.type, "%s", picture_type_name(&f->array.numbers));
+    picture_shape_text(read.shape, sizeof read.shape, &f->array.numbers);
+    if (f->fits) {
+        read.pixel_scale = f->header.pixel_scale;
+        read.has_sky = f->header.has_sky;
+        read.ra = f->header.ra;
+        read.dec = f->header.dec;
+        memcpy(read.object, f->header.object, sizeof read.object);
+    }
+    if (!picture_check_bands(f, bands, one, text) ||
+        !picture_load(&read, &f->array, f->array.frames > 1 ? frame : 0, f->path, text))
+        return 0;
+    *p = read;
+    return 1;
+}
+
 /* Reads the image that `path` names, of `bands` bands (0: as many as there are). */
 NPY_API int picture_read(picture *p, const char *path, size_t bands, char *text)
 {
     picture_file f;
-    picture read;
     size_t frame;
     int one, good;
     if (!picture_open(&f, &frame, &one, path, text)) return 0;
-    memset(&read, 0, sizeof read);
-    read.bands = f.array.bands;
-    read.height = f.array.height;
-    read.width = f.array.width;
-    snprintf(read.type, sizeof read.type, "%s", picture_type_name(&f.array.numbers));
-    picture_shape_text(read.shape, sizeof read.shape, &f.array.numbers);
-    if (f.fits) {
-        read.pixel_scale = f.header.pixel_scale;
-        read.has_sky = f.header.has_sky;
-        read.ra = f.header.ra;
-        read.dec = f.header.dec;
-        memcpy(read.object, f.header.object, sizeof read.object);
-    }
-    good = picture_check_bands(&f, bands, one, text) &&
-           picture_load(&read, &f.array, f.array.frames > 1 ? frame : 0, path, text);
+    good = picture_take(p, &f, frame, one, bands, text);
     picture_close(&f);
-    if (good) *p = read;
     return good;
 }
 
