@@ -15918,17 +15918,19 @@ typedef enum lnp_role {
     LNP_ROLE_COUNT
 } lnp_role;
 
-/* Whose names: transformers, the authors (FB), timm. */
+/* Whose names: transformers, the authors (FB), timm, mmpretrain (which was mmclassification). */
 typedef enum lnp_dialect {
     LNP_DIALECT_HF,
     LNP_DIALECT_FB,
     LNP_DIALECT_TIMM,
+    LNP_DIALECT_MM,
     LNP_DIALECT_COUNT
 } lnp_dialect;
 
 /* In names # is the stage, $ the block, + "weight" or "gamma", - "bias" or "beta" (the GRN has been
  * called both). In shapes C is the stage's width, P the width before it, M = 4C, I input channels,
- * K classes, a digit itself. Hugging Face puts "convnextv2." before all but the head. */
+ * K classes, a digit itself. Hugging Face puts "convnextv2." before all but the head, mmpretrain
+ * "backbone."; where it has NULL here the name is the authors'. */
 typedef struct lnp_role_row {
     const char *shape;
     const char *names[LNP_DIALECT_COUNT];
@@ -15937,52 +15939,59 @@ typedef struct lnp_role_row {
 /* clang-format off */
 static const lnp_role_row lnp_roles[LNP_ROLE_COUNT] = {
     {"CI44", {"embeddings.patch_embeddings.weight",
-             "downsample_layers.0.0.weight", "stem.0.weight"}},
+             "downsample_layers.0.0.weight", "stem.0.weight", NULL}},
     {"C",    {"embeddings.patch_embeddings.bias",
-             "downsample_layers.0.0.bias", "stem.0.bias"}},
+             "downsample_layers.0.0.bias", "stem.0.bias", NULL}},
     {"C",    {"embeddings.layernorm.weight",
-             "downsample_layers.0.1.weight", "stem.1.weight"}},
+             "downsample_layers.0.1.weight", "stem.1.weight", NULL}},
     {"C",    {"embeddings.layernorm.bias",
-             "downsample_layers.0.1.bias", "stem.1.bias"}},
+             "downsample_layers.0.1.bias", "stem.1.bias", NULL}},
     {"P",    {"encoder.stages.#.downsampling_layer.0.weight",
-             "downsample_layers.#.0.weight", "stages.#.downsample.0.weight"}},
+             "downsample_layers.#.0.weight", "stages.#.downsample.0.weight", NULL}},
     {"P",    {"encoder.stages.#.downsampling_layer.0.bias",
-             "downsample_layers.#.0.bias", "stages.#.downsample.0.bias"}},
+             "downsample_layers.#.0.bias", "stages.#.downsample.0.bias", NULL}},
     {"CP22", {"encoder.stages.#.downsampling_layer.1.weight",
-             "downsample_layers.#.1.weight", "stages.#.downsample.1.weight"}},
+             "downsample_layers.#.1.weight", "stages.#.downsample.1.weight", NULL}},
     {"C",    {"encoder.stages.#.downsampling_layer.1.bias",
-             "downsample_layers.#.1.bias", "stages.#.downsample.1.bias"}},
+             "downsample_layers.#.1.bias", "stages.#.downsample.1.bias", NULL}},
     {"C177", {"encoder.stages.#.layers.$.dwconv.weight",
-             "stages.#.$.dwconv.weight", "stages.#.blocks.$.conv_dw.weight"}},
+             "stages.#.$.dwconv.weight", "stages.#.blocks.$.conv_dw.weight",
+             "stages.#.$.depthwise_conv.weight"}},
     {"C",    {"encoder.stages.#.layers.$.dwconv.bias",
-             "stages.#.$.dwconv.bias", "stages.#.blocks.$.conv_dw.bias"}},
+             "stages.#.$.dwconv.bias", "stages.#.blocks.$.conv_dw.bias",
+             "stages.#.$.depthwise_conv.bias"}},
     {"C",    {"encoder.stages.#.layers.$.layernorm.weight",
-             "stages.#.$.norm.weight", "stages.#.blocks.$.norm.weight"}},
+             "stages.#.$.norm.weight", "stages.#.blocks.$.norm.weight", NULL}},
     {"C",    {"encoder.stages.#.layers.$.layernorm.bias",
-             "stages.#.$.norm.bias", "stages.#.blocks.$.norm.bias"}},
+             "stages.#.$.norm.bias", "stages.#.blocks.$.norm.bias", NULL}},
     {"MC",   {"encoder.stages.#.layers.$.pwconv1.weight",
-             "stages.#.$.pwconv1.weight", "stages.#.blocks.$.mlp.fc1.weight"}},
+             "stages.#.$.pwconv1.weight", "stages.#.blocks.$.mlp.fc1.weight",
+             "stages.#.$.pointwise_conv1.weight"}},
     {"M",    {"encoder.stages.#.layers.$.pwconv1.bias",
-             "stages.#.$.pwconv1.bias", "stages.#.blocks.$.mlp.fc1.bias"}},
+             "stages.#.$.pwconv1.bias", "stages.#.blocks.$.mlp.fc1.bias",
+             "stages.#.$.pointwise_conv1.bias"}},
     {"111M", {"encoder.stages.#.layers.$.grn.+",
-             "stages.#.$.grn.+", "stages.#.blocks.$.mlp.grn.+"}},
+             "stages.#.$.grn.+", "stages.#.blocks.$.mlp.grn.+", NULL}},
     {"111M", {"encoder.stages.#.layers.$.grn.-",
-             "stages.#.$.grn.-", "stages.#.blocks.$.mlp.grn.-"}},
+             "stages.#.$.grn.-", "stages.#.blocks.$.mlp.grn.-", NULL}},
     {"CM",   {"encoder.stages.#.layers.$.pwconv2.weight",
-             "stages.#.$.pwconv2.weight", "stages.#.blocks.$.mlp.fc2.weight"}},
+             "stages.#.$.pwconv2.weight", "stages.#.blocks.$.mlp.fc2.weight",
+             "stages.#.$.pointwise_conv2.weight"}},
     {"C",    {"encoder.stages.#.layers.$.pwconv2.bias",
-             "stages.#.$.pwconv2.bias", "stages.#.blocks.$.mlp.fc2.bias"}},
+             "stages.#.$.pwconv2.bias", "stages.#.blocks.$.mlp.fc2.bias",
+             "stages.#.$.pointwise_conv2.bias"}},
     {"C",    {"layernorm.weight",
-             "norm.weight", "head.norm.weight"}},
+             "norm.weight", "head.norm.weight", "norm3.weight"}},
     {"C",    {"layernorm.bias",
-             "norm.bias", "head.norm.bias"}},
+             "norm.bias", "head.norm.bias", "norm3.bias"}},
     {"KC",   {"classifier.weight",
-             "head.weight", "head.fc.weight"}},
+             "head.weight", "head.fc.weight", "head.fc.weight"}},
     {"K",    {"classifier.bias",
-             "head.bias", "head.fc.bias"}}};
+             "head.bias", "head.fc.bias", "head.fc.bias"}}};
 /* clang-format on */
 
 #define LNP_HF_BASE       "convnextv2."
+#define LNP_MM_BASE       "backbone."
 #define LNP_STATE_PREFIX  "lensnet." /* names that no reader of weights minds */
 #define LNP_PREFIX        80         /* of a checkpoint's names, and its zero */
 #define LNP_NAME_CAPACITY 200 /* the longest prefix, base and pattern with two 20-digit numbers */
@@ -16021,6 +16030,12 @@ static int lnp_slot_next(lnp_slot *slot, const lnp_net *net)
         slot->role = (lnp_role)(slot->role + 1);
     }
     return 1;
+}
+
+static const char *lnp_role_pattern(lnp_role role, lnp_dialect dialect)
+{
+    const char *const *names = lnp_roles[role].names;
+    return names[dialect] ? names[dialect] : names[LNP_DIALECT_FB];
 }
 
 /* `gamma`: which of its two names the GRN gets. */
@@ -16093,7 +16108,7 @@ static const lensnet_archive_entry *lnp_checkpoint_find(const lnp_checkpoint *ch
         lnp_text name = lnp_text_in(buffer, sizeof buffer);
         lnp_text_put(&name, checkpoint->prefix);
         if (!lnp_role_is_head(role)) lnp_text_put(&name, checkpoint->base);
-        lnp_name_expand(&name, lnp_roles[role].names[checkpoint->dialect], stage, block, gamma);
+        lnp_name_expand(&name, lnp_role_pattern(role, checkpoint->dialect), stage, block, gamma);
         entry = lensnet_archive_find(checkpoint->archive, name.text);
     }
     return entry;
@@ -16149,21 +16164,21 @@ static lensnet_result lnp_checkpoint_foreign(const lensnet_archive *archive, len
                     archive->path, count, quoted[0].text, quoted[1].text, quoted[2].text);
 }
 
-/* Takes the prefix of a stem's name in the checkpoint's dialect. Returns how many stems there are,
- * each with a prefix of its own; `second` is another one's. */
-static size_t lnp_checkpoint_find_prefix(lnp_checkpoint *checkpoint, const char *wanted,
-                                         lnp_quoted *second)
+/* Takes the prefix of a name in the checkpoint's dialect: that of the first tensor of role `telling`.
+ * Returns how many there are, each with a prefix of its own; `second` is another one's. */
+static size_t lnp_checkpoint_find_prefix(lnp_checkpoint *checkpoint, lnp_role telling,
+                                         const char *wanted, lnp_quoted *second)
 {
     char buffer[LNP_NAME_CAPACITY];
-    lnp_text stem = lnp_text_in(buffer, sizeof buffer);
+    lnp_text end = lnp_text_in(buffer, sizeof buffer);
     size_t i, found = 0;
-    lnp_text_put(&stem, checkpoint->base);
-    lnp_text_put(&stem, lnp_roles[LNP_STEM_CONV_WEIGHT].names[checkpoint->dialect]);
+    lnp_text_put(&end, checkpoint->base);
+    lnp_name_expand(&end, lnp_role_pattern(telling, checkpoint->dialect), 0, 0, 0);
     for (i = 0; i < checkpoint->archive->count; i++) {
         const char *name = checkpoint->archive->entries[i].name;
-        const size_t length = strlen(name) - stem.length;
+        const size_t length = strlen(name) - end.length;
         lnp_quoted prefix;
-        if (!lnp_ends_in(name, stem.text) || lnp_is_state_name(name)) continue;
+        if (!lnp_ends_in(name, end.text) || lnp_is_state_name(name)) continue;
         if (length >= sizeof checkpoint->prefix || (length && name[length - 1] != '.')) continue;
         memcpy(prefix.text, name, length);
         prefix.text[length] = 0;
@@ -16181,17 +16196,20 @@ static lensnet_result lnp_checkpoint_detect(lnp_checkpoint *checkpoint, const ch
 {
     static const struct {
         lnp_dialect dialect;
-        const char *base; /* "": transformers' bare model, and the other two */
-    } forms[] = {{LNP_DIALECT_HF, LNP_HF_BASE},
-                 {LNP_DIALECT_HF, ""},
-                 {LNP_DIALECT_FB, ""},
-                 {LNP_DIALECT_TIMM, ""}};
+        const char *base; /* "": a bare model, and the other two */
+        lnp_role telling; /* mmpretrain's stem is called like the authors' */
+    } forms[] = {{LNP_DIALECT_HF, LNP_HF_BASE, LNP_STEM_CONV_WEIGHT},
+                 {LNP_DIALECT_HF, "", LNP_STEM_CONV_WEIGHT},
+                 {LNP_DIALECT_MM, LNP_MM_BASE, LNP_BLOCK_DEPTHWISE_WEIGHT},
+                 {LNP_DIALECT_MM, "", LNP_BLOCK_DEPTHWISE_WEIGHT},
+                 {LNP_DIALECT_FB, "", LNP_STEM_CONV_WEIGHT},
+                 {LNP_DIALECT_TIMM, "", LNP_STEM_CONV_WEIGHT}};
     lnp_quoted second;
     size_t i, found = 0;
     for (i = 0; i < sizeof forms / sizeof *forms && !found; i++) {
         checkpoint->dialect = forms[i].dialect;
         checkpoint->base = forms[i].base;
-        found = lnp_checkpoint_find_prefix(checkpoint, wanted, &second);
+        found = lnp_checkpoint_find_prefix(checkpoint, forms[i].telling, wanted, &second);
     }
     checkpoint->chosen = wanted != NULL;
     if (found == 1) return LENSNET_OK;
@@ -16224,6 +16242,9 @@ static lensnet_result lnp_checkpoint_infer(lnp_checkpoint *checkpoint, lensnet_e
     const lensnet_archive_entry *head = lnp_checkpoint_find(checkpoint, LNP_HEAD_WEIGHT, 0, 0);
     const char *path = checkpoint->archive->path;
     size_t s;
+    if (!stem)
+        return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                        "'%s' has blocks of a ConvNeXt V2 but lacks its stem", path);
     for (s = 0; s < LNP_STAGES; s++) {
         const lensnet_archive_entry *norm =
             lnp_checkpoint_find(checkpoint, LNP_BLOCK_NORM_WEIGHT, s, 0);
@@ -16364,7 +16385,7 @@ static int lnp_checkpoint_expects(const lnp_checkpoint *checkpoint,
             if (strncmp(name, checkpoint->base, base) != 0) continue;
             name += base;
         }
-        if (lnp_pattern_match(lnp_roles[i].names[checkpoint->dialect], name, &slot) &&
+        if (lnp_pattern_match(lnp_role_pattern(slot.role, checkpoint->dialect), name, &slot) &&
             lnp_slot_in_net(&slot, &checkpoint->net) &&
             lnp_checkpoint_find(checkpoint, slot.role, slot.stage, slot.block) == entry)
             return 1;
@@ -19563,6 +19584,13 @@ static lensnet_result lnp_bad_metadata(const char *key, const char *value, lensn
                     "what is said of the weights is not valid: %s is \"%.60s\"", key, value);
 }
 
+/* What a parser of words refused, was said of the weights. */
+static lensnet_result lnp_bad_word(lensnet_result result, lensnet_error *error)
+{
+    if (result && error) error->code = LENSNET_ERROR_FORMAT;
+    return result ? LENSNET_ERROR_FORMAT : LENSNET_OK;
+}
+
 static lensnet_result lnp_read_whole(int *number, const lnp_sources *s, lnp_key key, long low,
                                      long high, lensnet_error *error)
 {
@@ -19572,7 +19600,10 @@ static lensnet_result lnp_read_whole(int *number, const lnp_sources *s, lnp_key 
     if (!text) return LENSNET_OK;
     value = strtol(text, &end, 10);
     if (*end || end == text || value < low || value > high)
-        return lnp_bad_metadata(lnp_key_names[key], text, error);
+        return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                        "what is said of the weights is not valid: %s is \"%.60s\"; expected a "
+                        "whole number, %ld ... %ld",
+                        lnp_key_names[key], text, low, high);
     *number = (int)value;
     return LENSNET_OK;
 }
@@ -19609,8 +19640,8 @@ static lensnet_result lnp_read_source(lensnet_preprocess *p, const lnp_sources *
             lnp_read_whole(&p->source_size, s, LNP_KEY_SOURCE_SIZE, 0, LENSNET_IMAGE_LIMIT, error);
     if (result) return result;
     if (p->bands == 1 && p->channels != 1 && p->channels != 3) p->bands = p->channels;
-    if (stretch && lensnet_stretch_parse(&p->stretch, stretch, NULL))
-        return lnp_bad_metadata(lnp_key_names[LNP_KEY_STRETCH], stretch, error);
+    if (stretch) result = lensnet_stretch_parse(&p->stretch, stretch, error);
+    if (result) return lnp_bad_word(result, error);
     if (scale && (!lnp_number_parse(scale, &p->pixel_scale) ||
                   !(p->pixel_scale >= 0 && p->pixel_scale < 1e6)))
         return lnp_bad_metadata(lnp_key_names[LNP_KEY_PIXEL_SCALE], scale, error);
@@ -19628,10 +19659,10 @@ static lensnet_result lnp_read_preprocess(lensnet_preprocess *p, const lnp_sourc
     if (!result)
         result = lnp_read_whole(&p->resized, s, LNP_KEY_RESIZED, 0, LENSNET_IMAGE_LIMIT, error);
     if (result) return result;
-    if (normalisation && lensnet_normalisation_parse(&p->normalisation, normalisation, NULL))
-        return lnp_bad_metadata(lnp_key_names[LNP_KEY_NORMALISATION], normalisation, error);
-    if (resize && lensnet_resize_parse(&p->resize, resize, NULL))
-        return lnp_bad_metadata(lnp_key_names[LNP_KEY_RESIZE], resize, error);
+    if (normalisation)
+        result = lensnet_normalisation_parse(&p->normalisation, normalisation, error);
+    if (!result && resize) result = lensnet_resize_parse(&p->resize, resize, error);
+    if (result) return lnp_bad_word(result, error);
     if (p->normalisation != LENSNET_NORMALISATION_DATASET) return LENSNET_OK;
     result = lnp_read_channels(p->mean, s, LNP_KEY_MEAN, p->channels, -1e30, error);
     return result ? result

@@ -859,12 +859,12 @@ static void test_faults(void)
 /* --- names ------------------------------------------------------------------------------------ */
 
 #define NAMES 60
-enum { AUTHORS, TRANSFORMERS, TIMM };
+enum { AUTHORS, TRANSFORMERS, TIMM, MMPRETRAIN };
 
-/* The small network of the golden data: its names in three libraries, its weights from
+/* The small network of the golden data: its names in four libraries, its weights from
  * tests/lngen.h. */
 typedef struct small_net {
-    char names[NAMES][3][96];
+    char names[NAMES][4][96];
     int rank[NAMES];
     uint64_t shape[NAMES][4];
     float *values[NAMES];
@@ -882,10 +882,29 @@ static int parse_shape(uint64_t *shape, const char *text)
     return rank;
 }
 
+/* mmpretrain's names, from those of the authors. */
+static void mmpretrain_name(char out[96], const char *name)
+{
+    static const char *const words[][2] = {{"dwconv.", "depthwise_conv."},
+                                           {"pwconv", "pointwise_conv"}};
+    const char *at = NULL;
+    size_t i;
+    for (i = 0; i < 2 && !at; i++) at = strstr(name, words[i][0]);
+    if (!strncmp(name, "head.", 5))
+        snprintf(out, 96, "head.fc.%.60s", name + 5);
+    else if (!strncmp(name, "norm.", 5))
+        snprintf(out, 96, "backbone.norm3.%.60s", name + 5);
+    else if (at)
+        snprintf(out, 96, "backbone.%.*s%s%.30s", (int)(at - name), name, words[i - 1][1],
+                 at + strlen(words[i - 1][0]));
+    else
+        snprintf(out, 96, "backbone.%.80s", name);
+}
+
 static void small_load(small_net *net)
 {
     FILE *file = fopen(FIXTURES "names_small.txt", "r");
-    char line[400], shape[64];
+    char line[400], shape[64], name[96];
     memset(net, 0, sizeof *net);
     while (file && fgets(line, sizeof line, file)) {
         size_t i = net->count, size = 1;
@@ -895,6 +914,8 @@ static void small_load(small_net *net)
                    net->names[i][2], shape) != 4) {
             continue;
         }
+        mmpretrain_name(name, net->names[i][AUTHORS]);
+        strcpy(net->names[i][MMPRETRAIN], name);
         net->rank[i] = parse_shape(net->shape[i], shape);
         for (axis = 0; axis < net->rank[i]; axis++) size *= (size_t)net->shape[i][axis];
         net->values[i] = (float *)malloc(size * sizeof(float));
@@ -1036,6 +1057,12 @@ static void test_dialects(const small_net *net)
     check_network(net, SCRATCH, 1, 1, 0, "authors, model.backbone.");
     small_save(net, TRANSFORMERS, "net.", "", 0, NULL);
     check_network(net, SCRATCH, 1, 1, 0, "transformers, net.");
+    small_save(net, MMPRETRAIN, "", "", 0, NULL);
+    check_network(net, SCRATCH, 1, 1, 0, "mmpretrain");
+    small_save(net, MMPRETRAIN, "module.", "", 0, NULL);
+    check_network(net, SCRATCH, 1, 1, 0, "mmpretrain, module.");
+    small_save(net, MMPRETRAIN, "", "backbone.", 0, "head.");
+    check_network(net, SCRATCH, 1, 0, 0, "mmpretrain's backbone");
 }
 
 static lensnet_result open_scratch(lensnet_error *error)
@@ -1058,6 +1085,8 @@ static void test_wrong_networks(small_net *net)
     CHECK(open_scratch(&error) == LENSNET_ERROR_FORMAT && contains(error.text, "stage 3"));
     small_save(net, AUTHORS, "", "", 0, "head.bias");
     CHECK(open_scratch(&error) == LENSNET_ERROR_FORMAT && contains(error.text, "classifier.bias"));
+    small_save(net, MMPRETRAIN, "", "", 0, "downsample_layers.0.0.weight");
+    CHECK(open_scratch(&error) == LENSNET_ERROR_FORMAT && contains(error.text, "lacks its stem"));
     small_save(net, AUTHORS, "wrapped_", "", 0, NULL);
     CHECK(open_scratch(&error) == LENSNET_ERROR_FORMAT && contains(error.text, "no ConvNeXt V2"));
     CHECK(contains(error.text, "'wrapped_")); /* names of the file */

@@ -12,9 +12,9 @@
  * Understood: the zip form (torch 1.6 and later) and the form before it; little-endian; pickle
  * protocols 2 to 4; float, integer and bool tensors, views of any stride; of several sets of weights
  * the one that timm takes, an averaged one before others; the sparse layout of FCMAE's pre-training
- * (MinkowskiEngine's kernels), which is laid out as the dense one; mmpretrain's names. Refused, by name:
- * compressed entries, TorchScript, big-endian, sparse, quantised and complex tensors, and anything
- * in the place of a tensor that is none. Include lensnet.h with its implementation first. */
+ * (MinkowskiEngine's kernels), which is laid out as the dense one. Refused, by name: compressed
+ * entries, TorchScript, big-endian, sparse, quantised and complex tensors, and anything in the place
+ * of a tensor that is none. Include lensnet.h with its implementation first. */
 #ifndef TORCH_FILE_H
 #define TORCH_FILE_H
 
@@ -481,17 +481,6 @@ static int torch_is_sparse(const pickle_list *dict)
     return 0;
 }
 
-/* "backbone.stages.0.0.depthwise_conv.weight": mmpretrain, which was mmclassification. */
-static int torch_is_mm(const pickle_list *dict)
-{
-    size_t i;
-    for (i = 0; i + 1 < dict->count; i += 2)
-        if (dict->items[i].kind == PICKLE_STRING &&
-            torch_ends_in(dict->items[i].text, ".depthwise_conv.weight"))
-            return 1;
-    return 0;
-}
-
 /* What the pre-training has beside the network. */
 static int torch_is_decoder(pickle_text name)
 {
@@ -511,16 +500,10 @@ static int torch_is_decoder(pickle_text name)
 static const char *const torch_sparse_words[][2] = {
     {".ln.", "."}, {".linear.", "."}, {".kernel", ".weight"}, {NULL, NULL}};
 
-/* mmpretrain's names for what the authors call otherwise; its head stands beside the backbone. */
-static const char *const torch_mm_words[][2] = {
-    {"depthwise_conv.", "dwconv."}, {"pointwise_conv", "pwconv"},
-    {"backbone.norm3.", "norm."},   {"backbone.", ""},
-    {"head.fc.", "head."},          {NULL, NULL}};
-
-/* The same name with other words in it. A new word is at most one letter longer, and that at the end. */
+/* The same name with other words in it, none of which is longer. */
 static int torch_rename(torch_file *file, pickle_text *name, const char *const (*words)[2])
 {
-    char *text = (char *)torch_allocate(file, name->length + 8);
+    char *text = (char *)torch_allocate(file, name->length + 1);
     size_t i, from, to = 0;
     if (!text) return 0;
     for (from = 0; from < name->length;) {
@@ -530,14 +513,11 @@ static int torch_rename(torch_file *file, pickle_text *name, const char *const (
         for (i = 0; words[i][0] && !torch_begins_with(rest, words[i][0]); i++) continue;
         if (words[i][0]) {
             const size_t length = strlen(words[i][1]);
-            if (to + length > name->length + 8) break;
             memcpy(text + to, words[i][1], length);
             from += strlen(words[i][0]);
             to += length;
-        } else if (to < name->length + 8) {
-            text[to++] = name->text[from++];
         } else {
-            break;
+            text[to++] = name->text[from++];
         }
     }
     name->text = text;
@@ -593,7 +573,7 @@ static int torch_tensors_index(torch_file *file)
 
 static int torch_tensors_read(torch_file *file, const pickle_list *dict)
 {
-    const int sparse = torch_is_sparse(dict), mm = torch_is_mm(dict);
+    const int sparse = torch_is_sparse(dict);
     size_t i;
     file->tensors = (torch_tensor *)torch_allocate(file, dict->count / 2 * sizeof *file->tensors);
     if (!file->tensors) return 0;
@@ -607,7 +587,6 @@ static int torch_tensors_read(torch_file *file, const pickle_list *dict)
         if (sparse && torch_ends_in(key.text, ".kernel") && !torch_sparse_kernel(file, &value))
             return 0;
         if (sparse && !torch_rename(file, &key.text, torch_sparse_words)) return 0;
-        if (mm && !torch_rename(file, &key.text, torch_mm_words)) return 0;
         tensor->name = key.text;
         file->count++;
         if (!torch_tensor_read(file, tensor, &value)) return 0;
