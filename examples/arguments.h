@@ -221,4 +221,11 @@ ARGUMENTS_API int arguments_choice(const argument *a, const char *const *words, 
     return 0;
 }
 
+/* Of --views. */
+ARGUMENTS_API int arguments_views(const argument *a)
+{
+    static const char *const words[] = {"1", "8"};
+    return arguments_choice(a, words, 2) ? 8 : 1;
+}
+
 #endif

@@ -471,6 +471,8 @@ static int classify(const lensnet_classifier *classifier, const char *weights, e
                     dataset_split *images, const catalogue *list, const parts_mark *part,
                     lensnet_error *error)
 {
+    const size_t batch = (size_t)arguments_whole(&options[BATCH], 1, 4096);
+    const int threads = (int)arguments_whole(&options[THREADS], 0, 4096);
     output o;
     double start = system_seconds();
     int good;
@@ -490,8 +492,7 @@ static int classify(const lensnet_classifier *classifier, const char *weights, e
     measure_columns(&o);
     print_head(&o);
     error->text[0] = 0;
-    good = predict_split(classifier, images, (size_t)arguments_whole(&options[BATCH], 1, 4096),
-                         (int)arguments_whole(&options[THREADS], 0, 4096), receive, &o, error);
+    good = predict_split(classifier, images, batch, threads, receive, &o, error);
     if (good || !part->part) print_foot(&o, system_seconds() - start);
     print_notes(&o);
     free(o.found);
@@ -561,7 +562,7 @@ int main(int argc, char **argv)
     reading_from_options(&images.reading, options, OPTIONS);
     host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
     choice.host = &host;
-    choice.views = (int)arguments_whole(&options[VIEWS], 1, 8);
+    choice.views = arguments_views(&options[VIEWS]);
     choice.precision =
         (lensnet_precision)arguments_choice(&options[PRECISION], arguments_precisions, 2);
     good = collect_all(&images, &list, words, argv, &error) &&

@@ -240,7 +240,7 @@ static int evaluate(const lensnet_classifier *classifier, const dataset *data, d
     if (!what->parts)
         good = good && evaluation_run(&e, classifier, split, batch, host->threads, error);
     e.weights = what->weights;
-    e.views = (int)arguments_whole(&options[VIEWS], 1, 8);
+    e.views = arguments_views(&options[VIEWS]);
     good = good && print_text(&e, error) && (!out || write_all(&e, what, data, out, host, error));
     if (good && out)
         printf(
@@ -295,7 +295,7 @@ int main(int argc, char **argv)
     host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
     batch = (size_t)arguments_whole(&options[BATCH], 1, 4096);
     choice.host = &host;
-    choice.views = (int)arguments_whole(&options[VIEWS], 1, 8);
+    choice.views = arguments_views(&options[VIEWS]);
     choice.precision =
         (lensnet_precision)arguments_choice(&options[PRECISION], arguments_precisions, 2);
     system_catch_interrupts();

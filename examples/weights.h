@@ -120,13 +120,19 @@ static int weights_is_hub_name(const char *path)
            path[0] != '~' && !system_exists(path);
 }
 
+static int weights_lies_in(const char *folder, const char *name)
+{
+    char *path = system_path(folder, name);
+    const int there = path && system_exists(path);
+    free(path);
+    return there;
+}
+
 /* A folder, or the index in it, whose .bin lies in shards: torch.save's, which are not put together. */
 static int weights_is_sharded_bin(const char *path)
 {
-    char *index = system_path(path, "pytorch_model.bin.index.json");
-    const int sharded = system_ends_in(path, ".bin.index.json") || (index && system_exists(index));
-    free(index);
-    return sharded;
+    return system_ends_in(path, ".bin.index.json") ||
+           weights_lies_in(path, "pytorch_model.bin.index.json");
 }
 
 static int weights_is_file(const char *path)
@@ -150,6 +156,25 @@ WEIGHTS_API void weights_check_order(const char *program, int words, char **argv
     lensnet_archive_close(archive);
 }
 
+/* The files of weights in a folder, for a sentence; 0 if there are none, or one by the usual name, of
+ * which there is more to say. */
+static int weights_in_folder(char names[160], const char *folder)
+{
+    system_names all;
+    size_t i, used = 0;
+    if (weights_lies_in(folder, "model.safetensors") ||
+        weights_lies_in(folder, "model.safetensors.index.json") || !system_list(&all, folder))
+        return 0;
+    for (i = 0; i < all.count && used < 100; i++) {
+        zip_quoted shown;
+        if (!weights_is_file(all.items[i])) continue;
+        used += (size_t)snprintf(names + used, 160 - used, "%s'%.40s'", used ? ", " : "",
+                                 zip_quote(&shown, all.items[i], strlen(all.items[i])));
+    }
+    system_names_free(&all);
+    return used > 0;
+}
+
 /* Opens what stands at `path`. `key`: of several sets of weights in a file of torch.save, the one that
  * is wanted; NULL: the one that timm would take. `host` reads safetensors files; NULL: the default one.
  * To be closed in any case. */
@@ -158,6 +183,7 @@ WEIGHTS_API lensnet_result weights_open(weights_file *file, const char *path, co
 {
     lensnet_error inside;
     lensnet_result result;
+    char names[160];
     memset(file, 0, sizeof *file);
     if (torch_file_probe(path)) return weights_open_torch(file, path, key, error);
     result = lensnet_archive_open(&file->archive, path, host, error);
@@ -178,6 +204,11 @@ WEIGHTS_API lensnet_result weights_open(weights_file *file, const char *path, co
     if (file->path && torch_file_probe(file->path)) {
         result = weights_open_torch(file, file->path, key, &inside);
         if (result && error) *error = inside;
+    } else if (weights_in_folder(names, path)) {
+        return lnp_fail(error, result,
+                        "'%.150s' has no model.safetensors in it, but %s; give the one that is "
+                        "meant",
+                        path, names);
     }
     return result;
 }
