@@ -310,10 +310,14 @@ static int dataset_prepare(float *output, float *target, dataset_split *split, s
     return good;
 }
 
+/* As lensnet.h has it: more than there are processors gain nothing, and OpenMP ends the program where the
+ * system refuses one. */
 NPY_API int dataset_threads(int asked)
 {
 #ifdef _OPENMP
-    return asked > 0 ? asked : omp_get_max_threads();
+    const int available = omp_get_max_threads(), processors = omp_get_num_procs();
+    if (asked > 0) return asked;
+    return processors > 0 && processors < available ? processors : available;
 #else
     (void)asked;
     return 1;

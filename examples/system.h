@@ -132,6 +132,13 @@ SYSTEM_API int system_list(system_names *names, const char *folder)
     return 1;
 }
 
+static int system_make_one_folder(const char *path)
+{
+    if (system_is_folder(path) || SYSTEM_MAKE_FOLDER(path) == 0) return 1;
+    if (errno == EEXIST) errno = ENOTDIR; /* it does, but as a file */
+    return 0;
+}
+
 /* Makes a folder, and those above it, unless they exist. 0 on failure, and errno says why. */
 SYSTEM_API int system_make_folder(const char *path)
 {
@@ -140,10 +147,10 @@ SYSTEM_API int system_make_folder(const char *path)
     for (at = part; good && *at; at++)
         if (*at == '/' && at != part) {
             *at = 0;
-            good = system_is_folder(part) || SYSTEM_MAKE_FOLDER(part) == 0;
+            good = system_make_one_folder(part);
             *at = '/';
         }
-    good = good && (system_is_folder(part) || SYSTEM_MAKE_FOLDER(part) == 0);
+    good = good && system_make_one_folder(part);
     free(part);
     return good;
 }

@@ -30,6 +30,11 @@ for program in train hello finetune own_network simulate evaluate classify check
 done
 refused "is --epochs meant?" ./train data --epcohs 3 --out refused
 refused "is --batch meant?" ./classify --bat=3 whole/best.safetensors data/val
+refused "is --train meant?" ./simulate refused --trian 2
+refused "takes no value" ./simulate refused --float32=yes --train 2
+run ./simulate equals --train=2,1,1 --preset=model1 --seed=3 --size=40 && run ./simulate spaces --train 2,1,1 \
+    --preset model1 --seed 3 --size 40 && diff -r equals spaces
+good "simulate --option=value"
 refused "takes no value" ./classify --csv=yes whole/best.safetensors data/val
 refused "the weights come first: classify whole/best.safetensors data/val" \
     ./classify data/val whole/best.safetensors
@@ -50,6 +55,15 @@ if [ -w /dev/full ]; then
         [ $? -eq 1 ] && grep -q '^error: .*output' err.txt
         good "a full disk on stdout is an error: $command"
     done
+fi
+
+# libgomp ends a program that asks for more threads than the system grants: none asks for more than there
+# are processors.
+if [ "$(getconf _NPROCESSORS_ONLN)" -le 16 ] && (ulimit -v 900000) 2>/dev/null; then
+    ./classify --csv whole/best.safetensors mixed.npy >wanted.txt
+    (ulimit -v 900000; OMP_NUM_THREADS=128 ./classify --csv whole/best.safetensors mixed.npy) >out.txt 2>err.txt &&
+        cmp out.txt wanted.txt
+    good "OMP_NUM_THREADS=128 where the system would not grant them"
 fi
 
 # ---- layouts -----------------------------------------------------------------------------------------
@@ -105,6 +119,11 @@ cp out.txt said.txt
 run ./convert whole/best.safetensors told.safetensors --labels axion,cdm,no_sub --size 40 --crop 100 \
     --normalise minmax && run ./classify --csv told.safetensors mixed.npy && cmp out.txt said.txt
 good "what convert is told, classify then knows"
+refused 'lensnet.image_size is "16"; expected a whole number, 32 ... 8192' \
+    ./classify --size 16 whole/best.safetensors mixed.npy
+refused 'imagenet, minmax+imagenet or dataset, found "zscore"' \
+    ./classify --normalise zscore whole/best.safetensors mixed.npy
+refused "--views is one of 1, 8, not '3'" ./classify --views 3 whole/best.safetensors mixed.npy
 refused "2 labels are said" ./convert whole/best.safetensors refused --labels a,b
 for kind in lfs page json; do
     case $kind in
@@ -117,6 +136,8 @@ done
 mkdir -p shards && echo '{"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}' >shards/pytorch_model.bin.index.json
 refused "max_shard_size" ./classify shards mixed.npy
 refused "max_shard_size" ./classify shards/pytorch_model.bin.index.json mixed.npy
+mkdir -p renamed && cp whole/best.safetensors renamed/my_model.safetensors && : >renamed/lora.pth
+refused "has no model.safetensors in it, but 'lora.pth', 'my_model.safetensors'" ./classify renamed mixed.npy
 mkdir -p copied && run ./convert whole/best.safetensors copied --folder &&
     run grep -qx '  "image_size": 32,' copied/config.json && run grep -q '"0": "no"' copied/config.json
 good "convert --folder keeps labels and size"

@@ -13,6 +13,7 @@
 #define LENSNET_IMPLEMENTATION
 #include "../lensnet.h"
 #include "simulate.h"
+#include "../examples/arguments.h"
 #include "../examples/npy.h"
 #include "../examples/progress.h"
 #include "../examples/svg.h"
@@ -281,6 +282,26 @@ static int parse_switch(job *j, const char *text)
     return 0;
 }
 
+/* Ends the program, and names the option that may be meant. */
+static void refuse_option(const char *name)
+{
+    static const char *const others[] = {"--train", "--val",       "--test",    "--preset",
+                                         "--seed",  "--size",      "--threads", "--gallery",
+                                         "--part",  "--merge",     "--float32", "--noiseless",
+                                         "--maps",  "--benchmark", "--version"};
+    enum { OTHERS = sizeof others / sizeof *others };
+    static char names[OPTIONS][32];
+    argument table[OPTIONS + OTHERS];
+    int i;
+    memset(table, 0, sizeof table);
+    for (i = 0; i < OPTIONS; i++) {
+        snprintf(names[i], sizeof names[i], "--%.28s", options[i].name ? options[i].name : "");
+        table[i].name = names[i];
+    }
+    for (i = 0; i < OTHERS; i++) table[OPTIONS + i].name = others[i];
+    arguments_unknown(table, OPTIONS + OTHERS, name);
+}
+
 static int parse_value(job *j, const char *name, const char *text, lensnet_error *error)
 {
     const option *o = find_option(name + 2);
@@ -311,7 +332,8 @@ static int parse_value(job *j, const char *name, const char *text, lensnet_error
         j->threads = (int)whole;
         return 1;
     }
-    return fail(error, "%s is no option of simulate; see simulate --help", name);
+    refuse_option(name);
+    return 0;
 }
 
 /* The kernel keeps its preset's width until the blur or the pixels change. */
@@ -321,28 +343,45 @@ static void settle_blur(job *j, int changed, int given)
     if (changed && !given && taps >= 0 && taps < 1e6) j->params.psf_radius = (int)taps;
 }
 
+/* A preset is taken before all other options, which change it. */
+static int find_preset(job *j, int count, char **arguments, lensnet_error *error)
+{
+    int i, good = 1;
+    for (i = 1; good && i < count; i++) {
+        if (strcmp(arguments[i], "--preset") == 0 && i + 1 < count)
+            good = parse_preset(&j->params, arguments[i + 1], error);
+        else if (strncmp(arguments[i], "--preset=", 9) == 0)
+            good = parse_preset(&j->params, arguments[i] + 9, error);
+    }
+    return good;
+}
+
 static int parse_arguments(job *j, int count, char **arguments, lensnet_error *error)
 {
     int i, blur_changed = 0, radius_given = 0;
     memset(j, 0, sizeof *j);
     j->part = j->parts = 1;
     j->params = sim_defaults(SIM_TEST_I);
-    for (i = 1; i + 1 < count; i++)
-        if (strcmp(arguments[i], "--preset") == 0 &&
-            !parse_preset(&j->params, arguments[i + 1], error))
-            return 0;
+    if (!find_preset(j, count, arguments, error)) return 0;
     for (i = 1; i < count; i++) {
-        const char *text = arguments[i];
+        const char *text = arguments[i], *value;
+        char *equals = strchr(arguments[i], '=');
         if (text[0] != '-' || text[1] == 0) {
             if (j->folder)
                 return fail(error, "expected one folder, found '%s' and '%s'", j->folder, text);
             j->folder = text;
-        } else if (!parse_switch(j, text)) {
-            if (i + 1 == count) return fail(error, "%s: expected a value after it", text);
-            if (!parse_value(j, text, arguments[++i], error)) return 0;
-            blur_changed |= !strcmp(text, "--psf-sigma") || !strcmp(text, "--pixel-scale");
-            radius_given |= !strcmp(text, "--psf-radius");
+            continue;
         }
+        if (equals) *equals = 0;
+        if (parse_switch(j, text)) {
+            if (equals) return fail(error, "%s takes no value", text);
+            continue;
+        }
+        value = equals ? equals + 1 : i + 1 < count ? arguments[++i] : NULL;
+        if (!value) return fail(error, "%s: expected a value after it", text);
+        if (!parse_value(j, text, value, error)) return 0;
+        blur_changed |= !strcmp(text, "--psf-sigma") || !strcmp(text, "--pixel-scale");
+        radius_given |= !strcmp(text, "--psf-radius");
     }
     settle_blur(j, blur_changed, radius_given);
     return 1;
@@ -526,7 +565,9 @@ static worker *workers_create(const job *j, int count, lensnet_error *error)
 static int thread_count(const job *j)
 {
 #ifdef _OPENMP
-    return j->threads ? j->threads : omp_get_max_threads();
+    const int available = omp_get_max_threads(), processors = omp_get_num_procs();
+    if (j->threads) return j->threads;
+    return processors > 0 && processors < available ? processors : available;
 #else
     (void)j;
     return 1;
