@@ -177,7 +177,7 @@ part_fuzz() {
     echo 'int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return !d && n; }' >"$WORK/probe.c"
     clang -fsanitize=fuzzer "$WORK/probe.c" -o "$WORK/probe" 2>/dev/null ||
         { echo "left out: fuzz (no clang with libFuzzer)"; return; }
-    for name in ${FUZZERS:-fuzz_npy fuzz_picture fuzz_safetensors fuzz_network fuzz_torch}; do
+    for name in ${FUZZERS:-fuzz_npy fuzz_picture fuzz_config fuzz_safetensors fuzz_network fuzz_torch}; do
         source=tests/$name.c
         flags="-g -O1 -w -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -DFUZZ_LIBFUZZER"
         [ "$name" = fuzz_npy ] || flags="$flags -DLENSNET_NO_SIMD" # nine minutes to compile otherwise
@@ -198,6 +198,7 @@ seeds() {
     fuzz_npy) echo tests/fixtures/npy ;;
     fuzz_picture) ls -d tests/fixtures/npy tests/fixtures/picture* 2>/dev/null ;;
     fuzz_torch) echo tests/fixtures/torch ;;
+    fuzz_config) echo tests/fixtures/config ;;
     *) echo tests/fixtures/files ;;
     esac
 }
