@@ -9259,12 +9259,14 @@ typedef struct lnp_buffer {
     size_t offset;
 } lnp_buffer;
 
+#define LNP_KEPT_ASIDE 2
+
 typedef struct lnp_activation {
     size_t h, w, c;
     int producer;      /* node */
     int last_consumer; /* last node whose backward gives it a gradient; -1: none */
     int wants_gradient;
-    int kept;
+    int kept; /* 1: to the end of a run; LNP_KEPT_ASIDE: so, and computed only in a run that collects it */
     int value, gradient; /* buffers; -1: none */
 } lnp_activation;
 
@@ -10090,14 +10092,20 @@ static void lnp_collect(const lensnet_graph *g, float *to, int tensor, const flo
                lnp_tensor_floats(g, tensor) * sizeof(float));
 }
 
+/* Losses without targets are passed over, and what is computed only where it is collected. */
+static int lnp_is_due(const lensnet_graph *g, const lensnet_node *node)
+{
+    if (node->loss >= 0) return g->losses[node->loss].given;
+    return g->tensors[node->output].kept != LNP_KEPT_ASIDE ||
+           (g->run.collected && g->run.collect == node->output);
+}
+
 static void lnp_run_forward(const lensnet_graph *g)
 {
     const lnp_run *run = &g->run;
     size_t i;
-    for (i = 0; i < g->node_count; i++) {
-        const lensnet_node *node = &g->nodes[i];
-        if (node->loss < 0 || g->losses[node->loss].given) node->op->forward(node);
-    }
+    for (i = 0; i < g->node_count; i++)
+        if (lnp_is_due(g, &g->nodes[i])) g->nodes[i].op->forward(&g->nodes[i]);
     if (run->outputs)
         lnp_collect(g, run->outputs->logits, g->logits, lnp_tensor_value(g, g->logits));
     if (run->collected)
@@ -21208,6 +21216,8 @@ static lensnet_result lnp_session_graph(lensnet_session *s, lensnet_error *error
     lensnet_output(s->graph, network.logits);
     lensnet_keep(s->graph, s->features);
     lensnet_keep(s->graph, s->pooled);
+    if (s->classifier->belief.stage < 3 && lnp_tensor_valid(s->graph, s->pooled))
+        s->graph->tensors[s->pooled.index].kept = LNP_KEPT_ASIDE; /* nothing else needs it */
     result = lensnet_graph_plan(s->graph, NULL, error);
     return result ? result : lensnet_graph_allocate(s->graph, error);
 }

@@ -18,7 +18,7 @@ typedef struct predict_batch {
     lensnet_error *problem;          /* of each image; code LENSNET_OK: none */
     lensnet_prediction *predictions; /* of each image */
     float *probabilities;            /* (capacity, classes) */
-    float *pooled;                   /* (capacity, features) */
+    float *pooled;                   /* (capacity, features); NULL: not wanted */
     float *block;                    /* images of one size, side by side */
     size_t block_size;               /* its floats */
 } predict_batch;
@@ -33,7 +33,7 @@ static void predict_batch_free(predict_batch *b)
     free(b->block);
 }
 
-static int predict_batch_create(predict_batch *b, size_t capacity,
+static int predict_batch_create(predict_batch *b, size_t capacity, int pooled,
                                 const lensnet_classifier *classifier)
 {
     const size_t classes = lensnet_classifier_classes(classifier);
@@ -46,8 +46,9 @@ static int predict_batch_create(predict_batch *b, size_t capacity,
     b->problem = (lensnet_error *)calloc(capacity, sizeof *b->problem);
     b->predictions = (lensnet_prediction *)calloc(capacity, sizeof *b->predictions);
     b->probabilities = (float *)calloc(capacity * classes, sizeof *b->probabilities);
-    b->pooled = (float *)calloc(capacity * features, sizeof *b->pooled);
-    if (b->images && b->problem && b->predictions && b->probabilities && b->pooled) return 1;
+    if (pooled) b->pooled = (float *)calloc(capacity * features, sizeof *b->pooled);
+    if (b->images && b->problem && b->predictions && b->probabilities && (b->pooled || !pooled))
+        return 1;
     predict_batch_free(b);
     return 0;
 }
@@ -125,9 +126,10 @@ static lensnet_result predict_block(predict_batch *b, lensnet_session *session, 
     }
     for (i = first; i < end; i++)
         memcpy(b->block + (i - first) * size, b->images[i].picture.pixels, size * sizeof *b->block);
-    return lensnet_session_predict(
-        session, b->predictions + first, b->probabilities + first * b->classes,
-        b->pooled + first * b->features, b->block, end - first, p->height, p->width, error);
+    return lensnet_session_predict(session, b->predictions + first,
+                                   b->probabilities + first * b->classes,
+                                   b->pooled ? b->pooled + first * b->features : NULL, b->block,
+                                   end - first, p->height, p->width, error);
 }
 
 /* Runs of images of one size go together. If a run fails its images are tried one by one, so that
@@ -190,7 +192,7 @@ static int predict_range(const lensnet_classifier *classifier, dataset_split *sp
     const size_t batch = wish->batch;
     lensnet_session *session = NULL;
     predict_batch b;
-    int good = predict_batch_create(&b, batch, classifier);
+    int good = predict_batch_create(&b, batch, wish->pooled != NULL, classifier);
     if (!good) return dataset_no_memory(error);
     b.turned = wish->turned;
     split->reading.bands = (size_t)network->bands;
@@ -242,7 +244,7 @@ static int predict_team(const lensnet_classifier *classifier, dataset_split *spl
     good = team->meet(good, NULL, error);
     if (good) team->gather(s.probabilities, s.classes * sizeof(float), split->count);
     if (good && wish->pooled)
-        team->gather(wish->pooled, lensnet_classifier_features(classifier) * sizeof(float),
+        team->gather(wish->pooled, lensnet_classifier_pooled(classifier) * sizeof(float),
                      split->count);
     if (good && wish->predictions)
         team->gather(wish->predictions, sizeof *wish->predictions, split->count);
