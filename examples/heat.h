@@ -13,21 +13,23 @@ static int heat_compare_floats(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Values as 0 ... levels - 1: the darkest and brightest hundredth are cut, the root taken. */
-static int heat_levels(unsigned char *levels, const float *values, size_t count, int most)
+/* Values as levels 0 ... 15. Of an image the darkest and brightest hundredth are cut, and the root is taken, so
+ * that faint light shows. Of a map (>= 0, and 0 outside what was looked at) the weaker half becomes 0. */
+static int heat_levels(unsigned char *levels, const float *values, size_t count, int is_map)
 {
     float *sorted = (float *)malloc(count * sizeof *sorted);
     double low, span;
-    size_t i;
+    size_t i, zeros = 0;
     if (!sorted) return 0;
     memcpy(sorted, values, count * sizeof *sorted);
     qsort(sorted, count, sizeof *sorted, heat_compare_floats);
-    low = (double)sorted[count / 100];
-    span = (double)sorted[count - 1 - count / 200] - low;
+    while (is_map && zeros + 1 < count && !(sorted[zeros] > 0)) zeros++;
+    low = (double)sorted[is_map ? zeros + (count - zeros) / 2 : count / 100];
+    span = (double)sorted[count - 1 - (count - zeros) / 200] - low;
     for (i = 0; i < count; i++) {
         double v = span > 0 ? ((double)values[i] - low) / span : 0;
-        v = v > 1 ? 1 : v > 0 ? sqrt(v) : 0;
-        levels[i] = (unsigned char)(v * (most - 1) + 0.5);
+        v = v > 1 ? 1 : v > 0 ? v : 0;
+        levels[i] = (unsigned char)((is_map ? v : sqrt(v)) * 15 + 0.5);
     }
     free(sorted);
     return 1;
@@ -54,8 +56,8 @@ SVG_API void heat_data(svg_sheet *s, const float *pixels, const float *heat, siz
 {
     unsigned char *levels = (unsigned char *)malloc(2 * height * width), palette[768];
     size_t i;
-    int good = levels && heat_levels(levels, pixels, height * width, 16);
-    if (good && heat) good = heat_levels(levels + height * width, heat, height * width, 16);
+    int good = levels && heat_levels(levels, pixels, height * width, 0);
+    if (good && heat) good = heat_levels(levels + height * width, heat, height * width, 1);
     s->failed |= !good;
     if (good) {
         for (i = 0; heat && i < height * width; i++)

@@ -42,21 +42,27 @@ static const char html_head[] =
     "font:16px/1.5 system-ui,sans-serif}\n"
     "h1{font-size:1.6rem;margin:.3rem 0}h2{font-size:1.2rem;margin:2rem 0 .5rem;"
     "border-bottom:1px solid var(--line)}\n"
-    "table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;"
+    "table{border-collapse:collapse;margin-bottom:1rem}td,th{padding:.2rem .8rem .2rem "
+    "0;text-align:left;"
     "vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\n"
     "th{color:var(--faint);font-weight:600}small{white-space:nowrap}.scroll{overflow-x:auto}td.w{"
     "overflow-wrap:anywhere}\n"
     ".plots{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr)"
     ")}\n"
-    ".plots figure,.pictures figure{margin:0}.plots svg{width:100%;height:auto;display:block}\n"
+    ".plots figure,.pictures figure{margin:0}.plots svg{width:100%;height:auto;display:block}"
+    ".wide{grid-template-columns:1fr}\n"
     ".pictures{display:grid;gap:.8rem;grid-template-columns:repeat(auto-fill,minmax(140px,1fr))}\n"
     ".pictures img{width:100%;image-rendering:pixelated;display:block}\n"
     ".looks{display:grid;gap:.8rem;grid-template-columns:repeat(3,minmax(0,260px));margin-bottom:"
     ".8rem}.looks figure{margin:0}.looks img{width:100%;image-rendering:pixelated;display:block}\n"
     "figcaption{font-size:.8rem;color:var(--faint);overflow-wrap:anywhere}p{max-width:70ch}\n"
     "@media (prefers-color-scheme:dark){:root{--ink:#e4e8ec;--faint:#9aa5b1;--line:#39424c;"
-    "--page:#14181d}.plots svg{filter:invert(.9) hue-rotate(180deg)}}\n"
-    "@media print{body{max-width:none;font-size:10pt}.plots{grid-template-columns:1fr 1fr}"
+    "--page:#1a1a1a}.plots svg{filter:invert(.9) hue-rotate(180deg)}}\n"
+    "@media print{body{max-width:none;font-size:10pt}.plots{grid-template-columns:1fr "
+    "1fr}.wide{grid-template-columns:1fr}"
+    ":root{--ink:#1b1f24;--faint:#5b6570;--line:#d5dae0;--page:#fff}"
+    ".plots svg{filter:none}.scroll{overflow:visible}table{font-size:8pt}td,th{padding-right:.5rem}"
+    "small{white-space:normal}tr,p{break-inside:avoid}"
     "figure{break-inside:avoid}h2{break-after:avoid}}\n"
     "</style>\n</head>\n<body>\n";
 
@@ -87,6 +93,14 @@ static void html_cell(svg_sheet *s, statistics_interval i)
 {
     svg_add(s, "<td class=\"n\">%.4f", i.value);
     if (i.low == i.low) svg_add(s, "<br><small>%.4f to %.4f</small>", i.low, i.high);
+    svg_add(s, "</td>");
+}
+
+/* The same on one line, in two cells. */
+static void html_cells(svg_sheet *s, statistics_interval i)
+{
+    svg_add(s, "<td class=\"n\">%.4f</td><td>", i.value);
+    if (i.low == i.low) svg_add(s, "<small>%.4f to %.4f</small>", i.low, i.high);
     svg_add(s, "</td>");
 }
 
@@ -130,7 +144,7 @@ static void html_numbers(svg_sheet *s, const evaluation *e)
     svg_add(s, "<div class=\"scroll\"><table>\n");
     for (k = 0; k < STATISTICS_FIGURES; k++) {
         svg_add(s, "<tr><th scope=\"row\">%s</th>", evaluation_figures[k]);
-        html_cell(s, e->intervals[k]);
+        html_cells(s, e->intervals[k]);
         svg_add(s, "</tr>\n");
     }
     svg_add(s,
@@ -141,13 +155,13 @@ static void html_numbers(svg_sheet *s, const evaluation *e)
     for (k = 0; k < e->count; k++) unknown += (size_t)e->predictions[k].unknown;
     if (e->reliability.foreign) {
         svg_add(s, "<tr><th scope=\"row\">taken for foreign</th>");
-        html_cell(s, statistics_share(unknown, e->count));
+        html_cells(s, statistics_share(unknown, e->count));
         svg_add(s, "</tr>\n");
     }
     if (e->reliability.sets) {
         const size_t covered = evaluation_covered(&images, &size, e, e->classes);
         svg_add(s, "<tr><th scope=\"row\">true class in the set</th>");
-        html_cell(s, statistics_share(covered, images));
+        html_cells(s, statistics_share(covered, images));
         svg_add(
             s,
             "</tr>\n<tr><th scope=\"row\">mean size of a set</th><td class=\"n\">%.3f</td></tr>\n",
@@ -169,6 +183,17 @@ static void html_plot(svg_sheet *s, const char *folder, const char *name)
     free(path);
 }
 
+/* Training left its history in the folder of the weights. */
+static void html_history(svg_sheet *s, const char *weights)
+{
+    char *folder = system_copy(weights), *slash = folder ? strrchr(folder, '/') : NULL;
+    if (slash) slash[slash == folder] = 0;
+    svg_add(s, "<div class=\"plots wide\">\n");
+    html_plot(s, slash ? folder : ".", "history.svg");
+    svg_add(s, "</div>\n");
+    free(folder);
+}
+
 static void html_plots(html_report *r)
 {
     static const char *const names[] = {"roc.svg", "precision_recall.svg", "confusion.svg",
@@ -178,7 +203,7 @@ static void html_plots(html_report *r)
     svg_add(&r->sheet, "<div class=\"plots\">\n");
     for (i = 0; i < sizeof names / sizeof *names; i++) html_plot(&r->sheet, r->folder, names[i]);
     svg_add(&r->sheet, "</div>\n");
-    html_plot(&r->sheet, r->folder, "history.svg");
+    if (r->e->weights) html_history(&r->sheet, r->e->weights);
 }
 
 /* ---- images ---- */
@@ -206,9 +231,9 @@ static void html_caption(svg_sheet *s, const evaluation *e, size_t i)
     }
     svg_add(s, "<br>is ");
     html_text(s, e->names[e->labels[i]]);
-    svg_add(s, ", said ");
+    svg_add(s, ",<br>said ");
     html_text(s, e->names[p->index]);
-    svg_add(s, " %.1f %%", 100 * (double)p->probability);
+    svg_add(s, " %.1f&#160;%%", 100 * (double)p->probability);
     if (e->reliability.foreign) svg_add(s, "<br>foreign %.2f", (double)p->foreign);
     svg_add(s, "</figcaption>");
 }
@@ -368,9 +393,11 @@ static void html_explain(html_report *r, const lensnet_host *host)
     if (!r->e->weights) return;
     html_section(
         &r->sheet, "Where it looks",
-        "Gradient of the answer times activation in the network&#39;s second stage, over the "
-        "image; beside it, where simulate --maps or train --simulate knows, what subhalos or the "
-        "vortex change.");
+        "Gradient of the answer times activation in the network&#39;s second stage, absolute and "
+        "summed over the channels (the summands of HiResCAM; Grad-CAM, which averages the gradient "
+        "first, loses the place). The weaker half is left clear. Beside it, where simulate --maps "
+        "or "
+        "train --simulate knows, what subhalos or the vortex change.");
     if (explain_open(&x, r->e->weights, host, r->error)) {
         for (k = 0; k < r->e->classes; k++) {
             size_t shown = 0;

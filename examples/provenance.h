@@ -7,6 +7,7 @@
 #ifndef PROVENANCE_H
 #define PROVENANCE_H
 
+#include "sha256.h"
 #include "svg.h"
 #include "zip.h"
 
@@ -59,20 +60,22 @@ static void provenance_date(char *text, size_t room)
         snprintf(text, room, "unknown");
 }
 
-/* The CRC-32 of a file, as a name for its content. 0 if it cannot be read. */
+/* A file by its SHA-256. 0 if it cannot be read. */
 SYSTEM_API int provenance_file(provenance *p, const char *key, const char *path)
 {
     FILE *file = fopen(path, "rb");
     unsigned char *bytes = NULL;
+    char digits[65];
     long size = -1;
     int good = 0;
     if (file && fseek(file, 0, SEEK_END) == 0) size = ftell(file);
     if (size > 0) bytes = (unsigned char *)malloc((size_t)size);
     if (bytes && fseek(file, 0, SEEK_SET) == 0)
         good = fread(bytes, 1, (size_t)size, file) == (size_t)size;
-    if (good)
-        provenance_add(p, key, "%s, %ld bytes, CRC-32 %08lx", path, size,
-                       (unsigned long)zip_checksum(bytes, (size_t)size));
+    if (good) {
+        sha256_text(digits, bytes, (size_t)size);
+        provenance_add(p, key, "%s, %ld bytes, SHA-256 %s", path, size, digits);
+    }
     free(bytes);
     if (file) fclose(file);
     return good;
@@ -139,7 +142,7 @@ SYSTEM_API lensnet_result provenance_save(const provenance *p, const char *folde
     return result;
 }
 
-/* Puts <metadata> into a figure of the folder; one that is not there is passed over. */
+/* Puts <metadata> into a figure of the folder; one that is not there, or has them, is passed over. */
 static lensnet_result provenance_stamp(const provenance *p, const char *folder, const char *name,
                                        lensnet_error *error)
 {
@@ -149,7 +152,7 @@ static lensnet_result provenance_stamp(const provenance *p, const char *folder, 
     lensnet_result result = LENSNET_OK;
     memset(&s, 0, sizeof s);
     memset(&lines, 0, sizeof lines);
-    if (end) {
+    if (end && !strstr(figure, "<metadata>")) {
         provenance_text(&lines, p, 0);
         *end = 0;
         svg_add(&s, "%s<metadata>\n", figure);
@@ -168,8 +171,8 @@ static lensnet_result provenance_stamp(const provenance *p, const char *folder, 
 SYSTEM_API lensnet_result provenance_stamp_all(const provenance *p, const char *folder,
                                                lensnet_error *error)
 {
-    static const char *const names[] = {"roc.svg", "precision_recall.svg", "confusion.svg",
-                                        "reliability.svg", "coverage.svg"};
+    static const char *const names[] = {"roc.svg",         "precision_recall.svg", "confusion.svg",
+                                        "reliability.svg", "coverage.svg",         "history.svg"};
     lensnet_result result = LENSNET_OK;
     size_t i;
     for (i = 0; !result && i < sizeof names / sizeof *names; i++)
