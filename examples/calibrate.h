@@ -42,8 +42,9 @@ NPY_API void calibration_free(calibration *c)
 /* ---- going through the images ---- */
 
 typedef struct calibrate_pass {
-    size_t classes, features;
-    const dataset_split *split;
+    const char *path;
+    const lensnet_classifier_options *choice; /* how it will be used; with a host */
+    size_t batch, classes;
     double *logits; /* (N, K) logarithms of probabilities; NULL: not wanted */
     float *pooled;  /* (N, C); NULL: not wanted */
     lensnet_error *error;
@@ -62,22 +63,20 @@ static int calibrate_receive(void *user, size_t index, const float *probabilitie
     return !system_interrupted() || dataset_fail(p->error, "interrupted; nothing was written");
 }
 
-static int calibrate_go(calibrate_pass *pass, const char *path, int views, int turned, size_t batch,
-                        const lensnet_host *host, dataset_split *split)
+static int calibrate_go(calibrate_pass *pass, int views, int turned, dataset_split *split)
 {
-    lensnet_classifier_options choice = lensnet_classifier_defaults();
+    lensnet_classifier_options choice = *pass->choice;
     lensnet_classifier *classifier;
     predict_wish wish;
     int good;
-    choice.host = host;
     choice.views = views;
     choice.calibrated = 0;
     memset(&wish, 0, sizeof wish);
-    wish.batch = batch;
+    wish.batch = pass->batch;
     wish.pooled = pass->pooled;
-    wish.threads = host->threads;
+    wish.threads = choice.host->threads;
     wish.turned = turned;
-    if (lensnet_classifier_load(&classifier, path, &choice, pass->error)) return 0;
+    if (lensnet_classifier_load(&classifier, pass->path, &choice, pass->error)) return 0;
     good = predict_split_as(classifier, split, &wish, calibrate_receive, pass, pass->error);
     lensnet_classifier_destroy(classifier);
     return good;
@@ -294,54 +293,52 @@ NPY_API int calibrate_check(const dataset_split *split, size_t classes, lensnet_
     return 1;
 }
 
-static int calibrate_passes(calibration *c, calibrate_pass *pass, int *labels, const char *path,
-                            int views, size_t batch, const lensnet_host *host, dataset_split *split,
-                            lensnet_error *error)
+static int calibrate_passes(calibration *c, calibrate_pass *pass, int *labels, dataset_split *split)
 {
     float *pooled = pass->pooled;
     size_t i;
     int which, good = 1;
     for (i = 0; i < split->count; i++) labels[i] = split->files[i].label;
     pass->pooled = NULL;
-    for (which = 0; good && which < (views == 8 ? 2 : 1); which++) {
+    for (which = 0; good && which < (pass->choice->views == 8 ? 2 : 1); which++) {
         c->views[which] = which ? 8 : 1;
-        good = calibrate_go(pass, path, c->views[which], 0, batch, host, split) &&
-               calibrate_probabilities(c, which, pass->logits, labels, error);
+        good = calibrate_go(pass, c->views[which], 0, split) &&
+               calibrate_probabilities(c, which, pass->logits, labels, pass->error);
     }
     pass->logits = NULL;
     pass->pooled = pooled;
-    return good && calibrate_go(pass, path, 1, 1, batch, host, split) &&
-           calibrate_foreign(c, pooled, error);
+    return good && calibrate_go(pass, 1, 1, split) && calibrate_foreign(c, pooled, pass->error);
 }
 
-/* Calibrates the network of the file `path` on the images of `split`, which it was not trained on: for one
- * view, and with views = 8 for eight as well. Changes no file. */
-NPY_API int calibrate_fit(calibration *c, const char *path, dataset_split *split, int views,
-                          size_t batch, const lensnet_host *host, lensnet_error *error)
+/* Calibrates the network of the file `path` on the images of `split`, which it was not trained on, as it
+ * will be used: in the precision of `choice`, for one view, and with its views = 8 for eight as well.
+ * Changes no file. */
+static int calibrate_fit(calibration *c, const char *path, dataset_split *split,
+                         const lensnet_classifier_options *choice, size_t batch,
+                         lensnet_error *error)
 {
-    lensnet_classifier_options choice = lensnet_classifier_defaults();
+    lensnet_classifier_options plain = *choice;
     lensnet_classifier *classifier;
     calibrate_pass pass;
     double *logits;
     int *labels, good;
-    memset(c, 0, sizeof *c);
-    choice.calibrated = 0;
-    if (lensnet_classifier_load(&classifier, path, &choice, error)) return 0;
+    plain.calibrated = 0;
+    if (lensnet_classifier_load(&classifier, path, &plain, error)) return 0;
     c->images = split->count;
     c->classes = lensnet_classifier_classes(classifier);
     c->features = lensnet_classifier_pooled(classifier);
     lensnet_classifier_destroy(classifier);
     if (!calibrate_check(split, c->classes, error)) return 0;
+    pass.path = path;
+    pass.choice = choice;
+    pass.batch = batch;
     pass.classes = c->classes;
-    pass.features = c->features;
-    pass.split = split;
     pass.error = error;
     pass.logits = logits = (double *)malloc(c->images * c->classes * sizeof *logits);
     pass.pooled = (float *)malloc(c->images * c->features * sizeof(float));
     labels = (int *)malloc(c->images * sizeof *labels);
-    good = logits && pass.pooled && labels
-               ? calibrate_passes(c, &pass, labels, path, views, batch, host, split, error)
-               : dataset_no_memory(error);
+    good = logits && pass.pooled && labels ? calibrate_passes(c, &pass, labels, split)
+                                           : dataset_no_memory(error);
     free(logits);
     free(pass.pooled);
     free(labels);
@@ -466,20 +463,22 @@ NPY_API int calibrate_write(const char *path, const calibration *c,
     return good;
 }
 
-/* Calibrates the file on a split and writes the result into it: the one call that a training needs. */
-NPY_API int calibrate_file(const char *path, dataset_split *split, int views, size_t batch,
-                           const lensnet_host *host, lensnet_error *error)
+/* Calibrates the file on a split and writes the result into it, and into *c, which is to be freed in any
+ * case. `choice` is how the network will be used, and has a host. */
+NPY_API int calibrate_file(calibration *c, const char *path, dataset_split *split,
+                           const lensnet_classifier_options *choice, size_t batch,
+                           lensnet_error *error)
 {
-    calibration c;
-    char text[64];
-    lensnet_archive_pair line;
-    int good = calibrate_fit(&c, path, split, views, batch, host, error);
-    snprintf(text, sizeof text, "%zu", split->count);
-    line.key = "lensnet.calibration.images";
-    line.value = text;
-    good = good && calibrate_write(path, &c, &line, 1, host, error);
-    calibration_free(&c);
-    return good;
+    char images[32];
+    lensnet_archive_pair lines[2];
+    memset(c, 0, sizeof *c);
+    snprintf(images, sizeof images, "%zu", split->count);
+    lines[0].key = "lensnet.calibration.images";
+    lines[0].value = images;
+    lines[1].key = "lensnet.calibration.precision";
+    lines[1].value = lensnet_precision_text(choice->precision);
+    return calibrate_fit(c, path, split, choice, batch, error) &&
+           calibrate_write(path, c, lines, 2, choice->host, error);
 }
 
 #endif

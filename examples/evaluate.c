@@ -11,6 +11,7 @@
  * rsvg-convert -f pdf roc.svg -o roc.pdf.)
  *
  * ./evaluate A.safetensors B.safetensors DATA                compares two: McNemar, DeLong
+ * ./evaluate A.safetensors B.safetensors C.safetensors DATA  three or more: their mean and spread
  * ./evaluate --part 3/8 WEIGHTS DATA >part3.csv              by as many machines as there are, and then
  * ./evaluate --merge --out results WEIGHTS DATA part*.csv    what the undivided run prints and writes
  * ./evaluate --calibrate --split val WEIGHTS DATA            writes temperature, conformal sets and what is
@@ -27,6 +28,7 @@
 #include "evaluation_parts.h"
 #include "html_report.h"
 #include "reading.h"
+#include "repeats.h"
 #include "weights.h"
 
 static argument options[] = {
@@ -74,6 +76,7 @@ enum {
 static const char usage[] = "usage: evaluate [options] WEIGHTS DATA\n"
                             "       evaluate [options] A B DATA      is the difference by chance?\n"
                             "       evaluate [options] --merge WEIGHTS DATA PART ...\n"
+                            "       evaluate [options] A B C... DATA mean and spread of all\n"
                             "Measures a classifier on DATA/SPLIT/CLASS/NAME.npy.\n";
 
 /* The split of DATA, with the classifier's labels. A class may be absent. */
@@ -107,27 +110,70 @@ static int print_text(const evaluation *e, lensnet_error *error)
     return good;
 }
 
-static int calibrate(const char *path, dataset_split *split, int views, size_t batch,
-                     const lensnet_host *host, lensnet_error *error)
+static int calibrate(const char *path, dataset_split *split,
+                     const lensnet_classifier_options *choice, size_t batch, lensnet_error *error)
 {
     calibration c;
-    lensnet_archive_pair line;
-    char images[32];
-    int which, good = calibrate_fit(&c, path, split, views, batch, host, error);
+    const int good = calibrate_file(&c, path, split, choice, batch, error);
+    int which;
     for (which = 0; good && which < 2; which++)
         if (c.views[which])
             printf("%d view%s: temperature %.4f, log loss %.4f -> %.4f\n", c.views[which],
                    which ? "s" : "", (double)c.temperature[which], c.loss[which][0],
                    c.loss[which][1]);
     if (good)
-        printf("foreign images: beyond a distance of %.4f, as 1 in 100 of the known ones\n",
-               (double)c.threshold);
-    snprintf(images, sizeof images, "%zu", split->count);
-    line.key = "lensnet.calibration.images";
-    line.value = images;
-    good = good && calibrate_write(path, &c, &line, 1, NULL, error);
-    if (good) printf("written into %s, from %zu images\n", path, split->count);
+        printf("foreign images: beyond a distance of %.4f, as 1 in 100 of the known ones\n"
+               "written into %s, from %zu images in %s\n",
+               (double)c.threshold, path, split->count, lensnet_precision_text(choice->precision));
     calibration_free(&c);
+    return good;
+}
+
+/* ---- several classifiers ---- */
+
+/* A classifier whose labels must be those of the first. */
+static int load_alike(lensnet_classifier **classifier, const char *path,
+                      const lensnet_classifier_options *choice, const lensnet_classifier *first,
+                      lensnet_error *error)
+{
+    const size_t classes = lensnet_classifier_classes(first);
+    size_t k;
+    int good = !lensnet_classifier_load(classifier, path, choice, error), same;
+    same = good && lensnet_classifier_classes(*classifier) == classes;
+    for (k = 0; same && k < classes; k++)
+        same = strcmp(lensnet_classifier_label(first, k),
+                      lensnet_classifier_label(*classifier, k)) == 0;
+    return !good || same
+               ? good
+               : dataset_fail(error, "%s: its classes are not those of the first file", path);
+}
+
+/* Mean and spread of `count` files, of the first of which `first` is made. */
+static int compare_many(char **paths, size_t count, const lensnet_classifier_options *choice,
+                        const lensnet_classifier *first, dataset_split *split, size_t batch,
+                        lensnet_error *error)
+{
+    repeat *rows = (repeat *)calloc(count, sizeof *rows);
+    svg_sheet s;
+    size_t i;
+    int good = rows != NULL || dataset_no_memory(error);
+    memset(&s, 0, sizeof s);
+    for (i = 0; good && i < count; i++) {
+        lensnet_classifier *classifier = NULL;
+        evaluation e;
+        memset(&e, 0, sizeof e);
+        rows[i].name = paths[i];
+        good = load_alike(&classifier, paths[i], choice, first, error) &&
+               evaluation_run(&e, classifier, split, batch, choice->host->threads, error);
+        if (good) repeats_take(&rows[i], &e.metrics);
+        evaluation_free(&e);
+        lensnet_classifier_destroy(classifier);
+    }
+    if (good) repeats_text(&s, rows, count);
+    good = good && (!s.failed || dataset_no_memory(error));
+    if (good) printf("%zu images\n%s", split->count, s.bytes);
+    free(s.bytes);
+    free(rows);
     return good;
 }
 
@@ -176,18 +222,12 @@ static int compare(const char *path, const lensnet_classifier_options *choice,
                    const lensnet_classifier *first, dataset_split *split, size_t batch,
                    lensnet_error *error)
 {
-    const size_t classes = lensnet_classifier_classes(first);
     lensnet_classifier *second = NULL;
     evaluation a, b;
     size_t k;
-    int good = !lensnet_classifier_load(&second, path, choice, error);
+    int good = load_alike(&second, path, choice, first, error);
     memset(&a, 0, sizeof a);
     memset(&b, 0, sizeof b);
-    if (good && lensnet_classifier_classes(second) != classes)
-        good = dataset_fail(error, "%s: its classes are not those of the first file", path);
-    for (k = 0; good && k < classes; k++)
-        if (strcmp(lensnet_classifier_label(first, k), lensnet_classifier_label(second, k)) != 0)
-            good = dataset_fail(error, "%s: its classes are not those of the first file", path);
     good = good && evaluation_run(&a, first, split, batch, choice->host->threads, error) &&
            evaluation_run(&b, second, split, batch, choice->host->threads, error);
     for (k = 0; good && k < a.classes; k++)
@@ -254,7 +294,7 @@ static int evaluate(const lensnet_classifier *classifier, const dataset *data, d
 static void read_words(evaluated *what, parts_mark *part, int words, char **argv)
 {
     const int merge = options[MERGE].given;
-    if (merge ? words < 3 : words != 2 && words != 3)
+    if (words < (merge ? 3 : 2))
         arguments_fail(merge
                            ? "--merge needs weights, a data folder and the tables of the parts\n%s"
                            : "weights and a data folder are needed\n%s",
@@ -303,10 +343,12 @@ int main(int argc, char **argv)
            open_split(&data, &split, classifier, what.data, &error);
     if (good && part.part)
         good = evaluation_part(classifier, split, &part, batch, host.threads, &error);
+    else if (good && words > 3 && !what.parts)
+        good = compare_many(argv + 1, (size_t)words - 1, &choice, classifier, split, batch, &error);
     else if (good && words == 3 && !what.parts)
         good = compare(argv[2], &choice, classifier, split, batch, &error);
     else if (good && options[CALIBRATE].given)
-        good = calibrate(argv[1], split, choice.views, batch, &host, &error);
+        good = calibrate(argv[1], split, &choice, batch, &error);
     else
         good = good && evaluate(classifier, &data, split, batch, &host, &what, &error);
     dataset_close(&data);

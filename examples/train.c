@@ -14,7 +14,8 @@
  * it will do, the memory and the time it expects to need, a progress bar, a line per epoch, and how
  * the best epoch (by validation AUC) does on the test split. The folder --out then holds
  *   best.safetensors  last.safetensors  history.csv  history.svg
- *   report.txt  roc.svg  confusion.svg  reliability.svg  predictions.csv  provenance.txt
+ *   report.html, which shows all that is known of the result; report.txt  provenance.txt
+ *   roc.svg  precision_recall.svg  confusion.svg  reliability.svg  coverage.svg  predictions.csv
  *
  * The result depends on the options, the seed and the images only: not on threads, processor or
  * interruptions.
@@ -30,9 +31,11 @@
 #include "../tools/simulate.h"
 
 #include "calibrate.h"
+#include "html_report.h"
 #include "huggingface.h"
 #include "train_loop.h"
 #include "train_provenance.h"
+#include "train_seeds.h"
 
 /* ---- the end ---- */
 
@@ -56,6 +59,7 @@ static int save_results(const run *r, const evaluation *e, lensnet_error *error)
 {
     return (!r->settings.folder || save_folder(r, error)) &&
            (!cluster_leads() || (evaluation_write(e, r->settings.out, error) &&
+                                 html_report_write(e, &r->from, r->settings.out, &r->host, error) &&
                                  train_provenance_files(&r->from, r, error)));
 }
 
@@ -117,10 +121,15 @@ static int choose_views(run *r, lensnet_error *error)
 /* Temperature, sets and what is foreign; too few images are no failure of the training. */
 static int calibrate_best(run *r, lensnet_error *error)
 {
+    lensnet_classifier_options choice = lensnet_classifier_defaults();
+    calibration c;
+    int good;
     if (!choose_views(r, error)) return 0;
-    if (calibrate_file(r->best, &r->data.split[DATASET_VAL], 1, run_least(r->settings.batch, 32),
-                       &r->host, error))
-        return 1;
+    choice.host = &r->host;
+    good = calibrate_file(&c, r->best, &r->data.split[DATASET_VAL], &choice,
+                          run_least(r->settings.batch, 32), error);
+    calibration_free(&c);
+    if (good) return 1;
     if (system_interrupted()) return 0;
     printf("note: not calibrated: %s\n", error->text);
     return 1;
@@ -145,7 +154,11 @@ static int finish(run *r, lensnet_error *error)
            !lensnet_classifier_load(&classifier, r->best, &choice, error) &&
            evaluation_run(&e, classifier, &r->data.split[DATASET_TEST],
                           run_least(r->settings.batch, 32), r->settings.threads, error) &&
-           evaluation_text(&text, &e, error) && save_results(r, &e, error);
+           evaluation_text(&text, &e, error);
+    e.weights = r->best;
+    e.views = 1;
+    good = good && save_results(r, &e, error);
+    if (good) repeats_take(&r->tested, &e.metrics);
     if (good && !text.failed)
         printf("\nbest epoch on the test split, %zu images:\n\n%s", e.count, text.bytes);
     if (!good && system_interrupted())
@@ -153,7 +166,7 @@ static int finish(run *r, lensnet_error *error)
             error,
             "interrupted in the final test; the trained weights are %s, and train --resume "
             "--out %s repeats the test",
-            r->best, r->settings.out);
+            r->best, r->again);
     free(text.bytes);
     evaluation_free(&e);
     lensnet_classifier_destroy(classifier);
@@ -173,8 +186,7 @@ static int train_all(run *r, int *stopped, lensnet_error *error)
         if (!state_save(r, error)) return 0;
         printf("stopped in epoch %llu after step %llu and saved; go on with:\n"
                "  train --resume --out %s\n",
-               (unsigned long long)r->at.epoch + 1, (unsigned long long)r->at.step,
-               r->settings.out);
+               (unsigned long long)r->at.epoch + 1, (unsigned long long)r->at.step, r->again);
         return 1;
     }
     if (!finish(r, error)) return 0;
@@ -302,11 +314,65 @@ static int begin(run *r, lensnet_error *error)
            (!cluster_leads() || begin_folder(r, error));
 }
 
+/* Does what the options say, from the first word to the last; `among`: the seeds of which this is one, or
+ * NULL. */
+static int train_run(run *r, const seeds *among, int *stopped, lensnet_error *error)
+{
+    char text[24];
+    int good = begin(r, error) && (!among || seeds_save(among, error));
+    if (good) {
+        train_provenance_add(&r->from, r);
+        forecast_memory(r);
+        describe(r);
+        good = forecast_time(r, error);
+    }
+    if (good) {
+        printf("time         %s expected (%.1f images/s, loading %.1f %%)\n\n",
+               system_duration(text, r->clock.total),
+               (double)r->settings.batch / (r->clock.step + r->clock.fetch),
+               100 * r->clock.fetch / (r->clock.step + r->clock.fetch));
+        system_flush_output();
+    }
+    system_begin_work();
+    good = good && train_all(r, stopped, error);
+    if (good && system_flush_output())
+        good = dataset_fail(error,
+                            "the standard output cannot be written: %s; all is saved, go on with "
+                            "train --resume --out %s",
+                            system_flush_output(), r->again);
+    good = cluster_meet(good, NULL, error);
+    run_release(r);
+    return good;
+}
+
+/* One seed after the other, each as if it were alone. */
+static int train_seeds(run *r, int *stopped, lensnet_error *error)
+{
+    const run fresh = *r;
+    seeds s;
+    size_t i;
+    int good = seeds_begin(&s, r->data_path, error);
+    for (i = 0; good && !*stopped && i < s.count; i++) {
+        if (s.rows[i].done || !(good = seeds_choose(&s, i, error))) continue;
+        *r = fresh;
+        r->data_path = s.data;
+        r->again = s.out;
+        printf("%sseed %s, the %zu. of %zu\n\n", i ? "\n" : "", s.rows[i].name, i + 1, s.count);
+        good = train_run(r, &s, stopped, error);
+        if (!good || *stopped) continue;
+        memcpy(s.rows[i].figures, r->tested.figures, sizeof r->tested.figures);
+        s.rows[i].done = 1;
+        good = seeds_save(&s, error);
+    }
+    good = good && (*stopped || seeds_finish(&s, error));
+    seeds_free(&s);
+    return good;
+}
+
 int main(int argc, char **argv)
 {
     static run r;
     lensnet_error error;
-    char text[24];
     int stopped = 0, good, words;
     system_catch_interrupts();
     cluster_open(&argc, &argv);
@@ -316,30 +382,10 @@ int main(int argc, char **argv)
     r.data_path = words ? argv[1] : NULL;
     r.host = lensnet_host_defaults();
     r.known = lensnet_preprocess_defaults();
+    r.again = train_value(OPTION_OUT)->value;
     cluster_host(&r.host);
-    good = begin(&r, &error);
-    if (good) {
-        train_provenance_add(&r.from, &r);
-        forecast_memory(&r);
-        describe(&r);
-        good = forecast_time(&r, &error);
-    }
-    if (good) {
-        printf("time         %s expected (%.1f images/s, loading %.1f %%)\n\n",
-               system_duration(text, r.clock.total),
-               (double)r.settings.batch / (r.clock.step + r.clock.fetch),
-               100 * r.clock.fetch / (r.clock.step + r.clock.fetch));
-        system_flush_output();
-    }
-    system_begin_work();
-    good = good && train_all(&r, &stopped, &error);
-    if (good && system_flush_output())
-        good = dataset_fail(&error,
-                            "the standard output cannot be written: %s; all is saved, go on with "
-                            "train --resume --out %s",
-                            system_flush_output(), r.settings.out);
-    good = cluster_meet(good, NULL, &error);
-    run_release(&r);
+    good =
+        seeds_wanted() ? train_seeds(&r, &stopped, &error) : train_run(&r, NULL, &stopped, &error);
     if (!good) fprintf(stderr, "error: %s\n", error.text);
     cluster_close(good, &error);
     if (system_interrupted() && (stopped || !good)) return 130;

@@ -6,6 +6,7 @@
 #include "cluster.h"
 #include "evaluation.h"
 #include "provenance.h"
+#include "repeats.h"
 #include "run_folder.h"
 #include "simulated.h"
 #include "train_settings.h"
@@ -70,6 +71,9 @@ typedef struct run {
     float *room;    /* to add those of other processes */
     double *losses; /* LENSNET_LOSSES of each shard, or one of each batch of validation images */
     int stop;       /* all processes have agreed to stop */
+    const char
+        *again;    /* the --out that --resume goes on with: of all seeds, where there are several */
+    repeat tested; /* how the best epoch does on the test images */
     uint64_t steps_here; /* since the program began */
     double recent_loss;  /* the same for the loss itself */
     int warned;          /* that it diverges */

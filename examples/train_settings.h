@@ -68,6 +68,7 @@ typedef enum {
     OPTION_STORED, /* the options up to here make the result; the state keeps them */
     OPTION_OUT = OPTION_STORED,
     OPTION_RESUME,
+    OPTION_SEEDS,
     OPTION_FOLDER,
     OPTION_THREADS,
     OPTION_CACHE,
@@ -165,6 +166,10 @@ static argument train_options[OPTION_COUNT] = {
     {"--pixel-scale", "ARCSEC", "0", "of images that do not say theirs; 0: unknown", 0},
     {"--out", "FOLDER", "run", "where everything is written", 0},
     {"--resume", NULL, NULL, "go on where the run in --out stopped", 0},
+    {"--seeds", "N", NULL,
+     "train N times, with --seed and the seeds after it, each in OUT/seed-S;\n"
+     "seeds.csv and seeds.txt then say mean and spread on the test images",
+     0},
     {"--folder", NULL, NULL, "also write OUT/huggingface for transformers", 0},
     {"--threads", "N", "0", "0: all; changes no bit of the result", 0},
     {"--cache", "MB", "128", "memory for images that stay after they were read", 0},

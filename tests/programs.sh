@@ -27,6 +27,8 @@ good() {
 # run PROGRAM ...: stdout and stderr go to out.txt and err.txt
 run() { "$@" >out.txt 2>err.txt; }
 
+sha256() { { sha256sum "$1" || shasum -a 256 "$1"; } 2>/dev/null | cut -c1-64; }
+
 # refused WORDS PROGRAM ...: it must fail with exactly one line on stderr, "error: ..." with the words in
 # it, and must not have made the folder `refused` it was told to write to
 refused() {
@@ -89,7 +91,7 @@ options="$options --drop-path 0.3 --smoothing 0.1 --augment reference --average 
 run ./train data $options --out whole --folder
 good "train"
 for file in best.safetensors last.safetensors history.csv history.svg report.txt roc.svg confusion.svg \
-    reliability.svg predictions.csv huggingface/config.json huggingface/model.safetensors; do
+    reliability.svg report.html predictions.csv huggingface/config.json huggingface/model.safetensors; do
     [ -s whole/$file ]
     good "train must write $file"
 done
@@ -163,6 +165,28 @@ run ./train --simulate 24 $small --size 32 --batch 8 --schedule constant --epoch
     run ./train --resume --epochs 3 --out longer &&
     cmp longer-whole/best.safetensors longer/best.safetensors
 good "a run that is made longer goes on as if it had been that long"
+
+# ---- several seeds, stopped and resumed ---------------------------------------------------------------
+
+seeds="data --weights none --size 32 --epochs 1 --batch 16 --schedule constant --limit 10"
+# shellcheck disable=SC2086
+run ./train $seeds --seeds 3 --seed 4 --out seeds && cp out.txt said.txt && run ./train $seeds --seed 5 --out seed &&
+    cmp seed/best.safetensors seeds/seed-5/best.safetensors && run cat seeds/seeds.csv &&
+    awk -F, '/^[456],/ { n++; for (i = 2; i < 5; i++) { s[i] += $i; q[i] += $i * $i } }
+        /^mean/ { for (i = 2; i < 5; i++) bad += ($i - s[i] / 3) ^ 2 > 1e-20 }
+        /^spread/ { for (i = 2; i < 5; i++) bad += ($i ^ 2 - (q[i] - s[i] ^ 2 / 3) / 2) ^ 2 > 1e-20; m++ }
+        END { exit n != 3 || m != 1 || bad }' seeds/seeds.csv && tail -9 said.txt | head -7 | cmp - seeds/seeds.txt
+good "train --seeds: each seed as it would be alone, their mean and spread"
+# shellcheck disable=SC2086
+run ./train $seeds --seeds 3 --seed 4 --stop-after 1 --out seeds-parts && grep -q 'resume --out seeds-parts$' out.txt &&
+    run ./train --resume --stop-after 2 --out seeds-parts && grep -q '^5,,,$' seeds-parts/seeds.csv &&
+    run ./train --resume --out seeds-parts && run diff seeds/seeds.csv seeds-parts/seeds.csv &&
+    cmp seeds/seed-6/last.safetensors seeds-parts/seed-6/last.safetensors
+good "train --seeds, stopped in a seed and between two, goes on to the same figures"
+refused "seeds/seed-4: there is a run already" ./train data --weights none --seeds 2 --seed 4 --out seeds
+run ./evaluate seeds/seed-*/best.safetensors data --split val && sed 1d out.txt | sed 's/  */ /g; 1d' | cut -d' ' -f2- |
+    head -3 >some.txt && [ "$(wc -l <some.txt)" -eq 3 ] && grep -q '^spread (one sigma) ' out.txt
+good "evaluate of three files: mean and spread"
 
 # ---- the loop in a screenful --------------------------------------------------------------------------
 
@@ -280,6 +304,9 @@ good "the older state alone is enough"
 # Simulated images need no data at all.
 run ./train --weights none --simulate 24 --held-out 12 --size 32 --epochs 1 --batch 8 --out simulated
 good "train --simulate"
+run grep -q 'what the substructure changes' simulated/report.html &&
+    grep -q '<title>Training history' simulated/report.html
+good "its report has the simulator's truth beside where the network looks, and the history"
 run ./train data --simulate 24 --weights none --size 32 --epochs 1 --batch 8 --out mixed
 good "train DATA --simulate"
 
@@ -338,7 +365,7 @@ run ./evaluate whole/best.safetensors data --out judged && grep -q 'weighted avg
     [ -s judged/roc.svg ] && cmp judged/report.txt whole/report.txt
 good "evaluate gives train's report of the test split"
 grep -q '^date: ' judged/provenance.txt && grep -q '^images: data, split test: .*pixels [0-9a-f]' judged/provenance.txt &&
-    grep -q '^weights: whole/best.safetensors, .*CRC-32' judged/roc.svg && ! grep -q '^date: ' judged/roc.svg &&
+    grep -q "^weights: whole/best.safetensors, .*SHA-256 $(sha256 whole/best.safetensors)" judged/roc.svg && ! grep -q '^date: ' judged/roc.svg &&
     grep -q '<th scope="row">processor</th>' judged/report.html
 good "evaluate says where its report and figures come from, in figures without the day"
 run ./evaluate whole/best.safetensors data --split val && grep -q 'macro ' out.txt

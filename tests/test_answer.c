@@ -102,6 +102,33 @@ static void test_probabilities(void)
     calibration_free(&c);
 }
 
+/* What sha256sum says, where the padding goes into the next block and where it does not. */
+static void test_sha256(void)
+{
+    static const struct {
+        size_t count;
+        const char *digits;
+    } cases[] = {
+        {0, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+        {3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+        {55, "595615dbe4f0f407ae397d08b4c2cb870cb9b0e11937416f950c5160acf9c005"},
+        {56, "784f623b787495078e93ff28a25b581df0584055a7e71d8cd90c454716b92f51"},
+        {63, "5ca3e1ef5207490eac01a795e5cc94d59582a5118bf9534665c8668d87aa647c"},
+        {64, "2fcd5a0d60e4c941381fcc4e00a4bf8be422c3ddfafb93c809e8d1e2bfffae8e"},
+        {119, "faef67da856d6fd9c8d12f9ed0a4fefd3cf0ce085ab43e2907418d457e3c354b"},
+        {120, "c9512b08619c19fbb503c7da6b46ef20301e5f7a7a5f43989182398536f5c5c8"},
+        {1000, "915e53a44c18b19bb06ba5b3f5fcaf1dc4651e8404c63425cfc6174e74659d87"},
+    };
+    static char bytes[1000];
+    char digits[65];
+    size_t i;
+    for (i = 0; i < sizeof bytes; i++) bytes[i] = (char)('a' + i % 26);
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        sha256_text(digits, bytes, cases[i].count);
+        CHECK(strcmp(digits, cases[i].digits) == 0);
+    }
+}
+
 static void test_png(void)
 {
     enum { WIDTH = 37, HEIGHT = 5 };
@@ -206,23 +233,74 @@ static int same_file(const char *bytes, size_t size)
     return same;
 }
 
+static void calibrate_must(dataset_split *split, const lensnet_classifier_options *choice,
+                           size_t batch)
+{
+    calibration c;
+    golden_expect(calibrate_file(&c, WEIGHTS_PATH, split, choice, batch, &error), error.text);
+    calibration_free(&c);
+}
+
+static void read_sets(float *sets)
+{
+    lensnet_archive *archive;
+    golden_must(lensnet_archive_open(&archive, WEIGHTS_PATH, NULL, &error), &error, "open");
+    golden_must(
+        lensnet_archive_read_float(
+            sets, archive, lensnet_archive_find(archive, "lensnet.calibration.1.sets"), &error),
+        &error, "read");
+    lensnet_archive_close(archive);
+}
+
+/* Lines of another key stay, one of the same key gives way, and checksums are to be made anew. */
+static void test_lines(void)
+{
+    static const lensnet_archive_pair old[4] = {
+        {"format", "pt"}, {"b", "2"}, {LENSNET_ARCHIVE_CHECKSUMS, "stale"}, {"c", "3"}};
+    static const lensnet_archive_pair added[2] = {{"b", "new"}, {"d", "4"}};
+    static const char *const keys[5] = {"format", LENSNET_ARCHIVE_CHECKSUMS, "c", "b", "d"};
+    static const char *const values[5] = {"pt", NULL, "3", "new", "4"};
+    lensnet_archive_pair pairs[6];
+    size_t i;
+    CHECK(calibrate_lines(pairs, old, 4, added, 2) == 5);
+    for (i = 0; i < 5; i++) {
+        CHECK(strcmp(pairs[i].key, keys[i]) == 0);
+        CHECK(values[i] ? pairs[i].value && strcmp(pairs[i].value, values[i]) == 0
+                        : !pairs[i].value);
+    }
+}
+
 static void test_file(void)
 {
     static dataset_file files[IMAGES];
     const lensnet_host host = lensnet_host_defaults();
+    lensnet_classifier_options choice = lensnet_classifier_defaults();
+    calibration c;
     dataset_split split;
+    static float sets[2][K * CALIBRATE_LEVELS];
     size_t before_size, size;
     char *before = fixture_load(WEIGHTS_PATH, &before_size), *once;
+    choice.host = &host;
+    choice.views = 8;
     make_split(&split, files, 29); /* 9 of one class */
-    CHECK(!calibrate_file(WEIGHTS_PATH, &split, 8, 7, &host, &error) &&
+    CHECK(!calibrate_file(&c, WEIGHTS_PATH, &split, &choice, 7, &error) &&
           strstr(error.text, "10 of each class"));
+    calibration_free(&c);
     CHECK(same_file(before, before_size));
     make_split(&split, files, IMAGES);
-    golden_expect(calibrate_file(WEIGHTS_PATH, &split, 8, 7, &host, &error), error.text);
+    calibrate_must(&split, &choice, 7);
     check_kept(before, before_size);
     once = fixture_load(WEIGHTS_PATH, &size);
-    golden_expect(calibrate_file(WEIGHTS_PATH, &split, 8, 32, &host, &error), error.text);
+    calibrate_must(&split, &choice, 32);
     CHECK(same_file(once, size)); /* what was there is replaced; the batch changes nothing */
+    read_sets(sets[0]);
+    choice.precision = LENSNET_PRECISION_BF16; /* another precision has other probabilities */
+    calibrate_must(&split, &choice, 32);
+    read_sets(sets[1]);
+    CHECK(memcmp(sets[0], sets[1], sizeof sets[0]) != 0);
+    choice.precision = LENSNET_PRECISION_FP32;
+    calibrate_must(&split, &choice, 32);
+    CHECK(same_file(once, size));
     free(before);
     free(once);
 }
@@ -237,7 +315,8 @@ static void check_answers(const evaluation *e)
         const size_t covered = evaluation_covered(&images, &size, e, k);
         CHECK(images >= IMAGES / K && (double)covered >= 0.9 * IMAGES / K);
     }
-    for (i = 0; i < e->count; i++) *(i < IMAGES ? &known : &strange) += (size_t)e->predictions[i].unknown;
+    for (i = 0; i < e->count; i++)
+        *(i < IMAGES ? &known : &strange) += (size_t)e->predictions[i].unknown;
     CHECK(known <= IMAGES / 20);
     CHECK(strange == e->count - IMAGES); /* noise, which it never saw */
 }
@@ -455,9 +534,11 @@ int main(void)
     golden_expect(system_make_folder("build"), "a folder");
     test_foreign();
     test_probabilities();
+    test_sha256();
     test_png();
     save_network();
     test_explain();
+    test_lines();
     test_file();
     test_report();
     free(fixture);
