@@ -19,6 +19,9 @@
 #include "../examples/svg.h"
 
 #include <ctype.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 enum { SPLITS = 3, PATH_ROOM = 4096 };
 static const char *const split_names[SPLITS] = {"train", "val", "test"};
