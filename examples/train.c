@@ -54,13 +54,21 @@ static int save_folder(const run *r, lensnet_error *error)
     return good;
 }
 
+/* Of the process that leads, which reads files by itself here. */
+static int save_report(const run *r, const evaluation *e, lensnet_error *error)
+{
+    lensnet_host host = lensnet_host_defaults();
+    host.threads = r->settings.threads;
+    return evaluation_write(e, r->settings.out, error) &&
+           html_report_write(e, &r->from, r->settings.out, &host, error) &&
+           train_provenance_files(&r->from, r, error);
+}
+
 /* Figures, tables and the folder of the best epoch. */
 static int save_results(const run *r, const evaluation *e, lensnet_error *error)
 {
     return (!r->settings.folder || save_folder(r, error)) &&
-           (!cluster_leads() || (evaluation_write(e, r->settings.out, error) &&
-                                 html_report_write(e, &r->from, r->settings.out, &r->host, error) &&
-                                 train_provenance_files(&r->from, r, error)));
+           (!cluster_leads() || save_report(r, e, error));
 }
 
 /* ---- what the best file says of its network ---- */

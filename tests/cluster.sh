@@ -51,7 +51,7 @@ $CC $openmp $WORK/probe.c -o $WORK/probe 2>/dev/null || openmp=
 [ -n "$SIMULATE" ] || { SIMULATE=$PWD/$WORK/simulate; $CC -O1 $openmp tools/simulate.c -o $SIMULATE -lm; }
 top=$PWD
 cd $WORK || exit 1
-run $SIMULATE data --train 5 --val 4 --test 4 --size 40
+run $SIMULATE data --train 5 --val 11 --test 4 --size 40 # enough to calibrate
 good "simulate"
 few="--weights none --variant atto --size 32 --epochs 2 --batch 8 --drop-path 0.2 --threads 1"
 # shellcheck disable=SC2086
