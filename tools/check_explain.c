@@ -6,7 +6,8 @@
  *
  * Makes images of the classes `sphere` and `vort` with the simulator (preset testI), explains what the
  * network answers, and compares inside the part that the network crops: of the map's brightest tenth, the
- * share that lies in the quarter that substructure changes most. By chance that is 0.25. */
+ * share that lies in the quarter that substructure changes most. By chance that is 0.25. The image's own
+ * brightness is a third map: substructure shows where there is light, so it says what the figure is worth. */
 #include "../examples/system.h"
 #define LENSNET_IMPLEMENTATION
 #include "../lensnet.h"
@@ -22,8 +23,10 @@ static argument options[] = {{"--images", "N", "200", "of each of the two classe
 static const char usage[] = "usage: check_explain [options] WEIGHTS\n"
                             "Where does the network look, and where is the substructure?\n";
 
-enum { METHODS = 2 };
-static const char *const method_names[METHODS] = {"gradient times activation", "Grad-CAM"};
+enum { METHODS = 3 };
+static const char *const method_names[METHODS] = {
+    "|gradient times activation|, the map of classify --explain", "Grad-CAM",
+    "the image's brightness, no network"};
 
 #define CHANCE 0.25
 
@@ -136,6 +139,8 @@ static int compare_one(double *shares, int *right, bench *b, uint64_t seed, int 
     shares[0] = share_inside(b);
     if (!grad_cam(b, error)) return 0;
     shares[1] = share_inside(b);
+    memcpy(b->map, b->pixels, b->side * b->side * sizeof *b->map);
+    shares[2] = share_inside(b);
     return 1;
 }
 
@@ -154,7 +159,7 @@ static int compare_all(bench *b, size_t images, uint64_t seed, lensnet_error *er
 {
     const size_t count = (SIM_CLASSES - 1) * images;
     double *shares = (double *)malloc((METHODS + 1) * count * sizeof *shares);
-    double *some = shares + METHODS * count, one[METHODS] = {0, 0};
+    double *some = shares + METHODS * count, one[METHODS] = {0, 0, 0};
     int *right = (int *)malloc(count * sizeof *right);
     size_t i, n;
     int method, label, good = (shares && right) || dataset_no_memory(error);
