@@ -230,8 +230,14 @@ SYSTEM_API int run_folder_open_state(lensnet_archive **state, const char **path,
                                      const lensnet_host *host, lensnet_error *error)
 {
     lensnet_error older;
-    lensnet_result result = run_folder_open(state, f->last, host, error);
+    lensnet_result result;
     *path = f->last;
+    *state = NULL;
+    if (!run_folder_has_state(f))
+        return dataset_fail(
+            error, "there is no %s, so no run to go on with; --out names the folder of one",
+            f->last);
+    result = run_folder_open(state, f->last, host, error);
     if (!result) return 1;
     if (result == LENSNET_ERROR_MEMORY || !system_exists(f->previous) ||
         run_folder_open(state, f->previous, host, &older))

@@ -174,9 +174,14 @@ SYSTEM_API void system_read_ahead(const char *path)
 /* A clock that only goes forward. */
 SYSTEM_API double system_seconds(void)
 {
+#ifdef _WIN32
+    return (double)clock() /
+           CLOCKS_PER_SEC; /* there not the processor's time, but since the start */
+#else
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+#endif
 }
 
 /* The most memory that the process has held so far. */

@@ -386,6 +386,8 @@ int main(int argc, char **argv)
     cluster_open(&argc, &argv);
     provenance_begin(&r.from, argc, argv); /* parsing moves the words */
     words = arguments_parse(train_options, OPTION_COUNT, train_usage, argc, argv);
+    if (words > 1 && weights_is_file(argv[1]))
+        arguments_fail("weights are an option: train %s --weights %s", argv[2], argv[1]);
     if (words > 1) arguments_fail("one folder DATA is expected, not also '%s'", argv[2]);
     r.data_path = words ? argv[1] : NULL;
     r.host = lensnet_host_defaults();

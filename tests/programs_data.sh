@@ -40,6 +40,11 @@ refused "the weights come first: classify whole/best.safetensors data/val" \
     ./classify data/val whole/best.safetensors
 refused "the weights come first: evaluate whole/best.safetensors data" \
     ./evaluate data whole/best.safetensors
+refused "weights are an option: train data --weights whole/best.safetensors" \
+    ./train whole/best.safetensors data --out refused
+refused "there is no nowhere/last.safetensors, so no run to go on with" ./train --resume --out nowhere
+refused "a/file/x: the folder cannot be made: Not a directory" \
+    sh -c 'mkdir -p a && : >a/file && ./train data --weights none --out a/file/x'
 refused "are weights and image exchanged?" ./hello mixed.npy whole/best.safetensors
 refused "whole/best.safetensors: it is a file, and a folder" ./finetune data whole/best.safetensors refused
 refused "huggingface.co/facebook/convnextv2-tiny-1k-224/resolve/main/model.safetensors" \

@@ -280,8 +280,9 @@ SIM_INLINE sim_u sim_u_of_v(sim_v v)
 SIM_INLINE sim_u sim_u_sign(sim_v v) { return (sim_u)0 - (sim_u_of_v(v) >> 63); }
 #endif
 
-/* x86 programs carry each kernel three times and choose when a workspace is created. */
-#if SIM_LANES == 8 && defined(__x86_64__)
+/* x86 programs carry each kernel three times and choose when a workspace is created; on Windows only
+ * once, for gcc aligns no stack for wide vectors there. */
+#if SIM_LANES == 8 && defined(__x86_64__) && !defined(_WIN32)
 #define SIM_DISPATCH 1
 #else
 #define SIM_DISPATCH 0
