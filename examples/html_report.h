@@ -36,8 +36,9 @@ static void html_text(svg_sheet *s, const char *text)
 static const char html_head[] =
     "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
     "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+    "<meta name=\"color-scheme\" content=\"light dark\">\n"
     "<title>lensnet evaluation</title>\n<style>\n"
-    ":root{color-scheme:light dark;--ink:#1b1f24;--faint:#5b6570;--line:#d5dae0;--page:#fff}\n"
+    ":root{--ink:#1b1f24;--faint:#5b6570;--line:#d5dae0;--page:#fff}\n"
     "body{margin:0 auto;max-width:1200px;padding:1rem;background:var(--page);color:var(--ink);"
     "font:16px/1.5 system-ui,sans-serif}\n"
     "h1{font-size:1.6rem;margin:.3rem 0}h2{font-size:1.2rem;margin:2rem 0 .5rem;"
@@ -148,9 +149,11 @@ static void html_numbers(svg_sheet *s, const evaluation *e)
         svg_add(s, "</tr>\n");
     }
     svg_add(s,
-            "<tr><th scope=\"row\">micro AUC</th><td class=\"n\">%.4f</td></tr>\n"
-            "<tr><th scope=\"row\">macro AUC, one versus one</th><td class=\"n\">%.4f</td></tr>\n"
-            "<tr><th scope=\"row\">Matthews&#39; correlation</th><td class=\"n\">%.4f</td></tr>\n",
+            "<tr><th scope=\"row\">micro AUC</th><td class=\"n\">%.4f</td><td></td></tr>\n"
+            "<tr><th scope=\"row\">macro AUC, one versus one</th><td "
+            "class=\"n\">%.4f</td><td></td></tr>\n"
+            "<tr><th scope=\"row\">Matthews&#39; correlation</th><td "
+            "class=\"n\">%.4f</td><td></td></tr>\n",
             m->auc_ovr_micro, m->auc_ovo_macro, m->mcc);
     for (k = 0; k < e->count; k++) unknown += (size_t)e->predictions[k].unknown;
     if (e->reliability.foreign) {
@@ -162,10 +165,10 @@ static void html_numbers(svg_sheet *s, const evaluation *e)
         const size_t covered = evaluation_covered(&images, &size, e, e->classes);
         svg_add(s, "<tr><th scope=\"row\">true class in the set</th>");
         html_cells(s, statistics_share(covered, images));
-        svg_add(
-            s,
-            "</tr>\n<tr><th scope=\"row\">mean size of a set</th><td class=\"n\">%.3f</td></tr>\n",
-            size);
+        svg_add(s,
+                "</tr>\n<tr><th scope=\"row\">mean size of a set</th><td "
+                "class=\"n\">%.3f</td><td></td></tr>\n",
+                size);
     }
     svg_add(s, "</table></div>\n");
     html_classes(s, e);
