@@ -62,6 +62,15 @@ if [ -w /dev/full ]; then
     done
 fi
 
+# A bar keeps to one line of the terminal, and is lines of its own where there is none.
+if script -qec 'stty cols 40' /dev/null >/dev/null 2>&1 </dev/null; then
+    script -qec 'stty cols 40; ./simulate drawn --train 30 --size 20' /dev/null </dev/null 2>&1 | tr '\r' '\n' >out.txt
+    grep -q '^images \[[# ]*\] [0-9]*/90' out.txt && ! grep -E '^images .{33}' out.txt
+    good "a progress bar fits 40 columns"
+fi
+run ./simulate undrawn --train 30 --size 20 && ! grep -q "$(printf '\r')" err.txt
+good "no carriage returns into a file"
+
 # libgomp ends a program that asks for more threads than the system grants: none asks for more than there
 # are processors.
 if [ "$(getconf _NPROCESSORS_ONLN)" -le 16 ] && (ulimit -v 900000) 2>/dev/null; then
