@@ -93,6 +93,14 @@ spoil sh -c './simulate shifted --val 12 --preset model1 --seed 9 >/dev/null && 
 run ./check_data bad
 [ $? -eq 1 ] && grep -q "train and val differ in the mean of 'no'" out.txt
 good "check_data finds a split of other images"
+spoil true
+{
+    printf '\223NUMPY\001\000v\000%-117s\n' "{'descr': '|u1', 'fortran_order': False, 'shape': (150, 150), }"
+    tail -c 22500 ../../weights/lensnet-atto.safetensors
+} >bad/train/no/noise.npy
+run ./check_data bad --weights ../../weights/lensnet-atto.safetensors
+[ $? -eq 1 ] && grep -q 'bad/train/no/noise.npy: foreign to the weights' out.txt
+good "check_data finds noise among lenses"
 # An image one folder deeper, one that ends in .NPY, and files that are none: the three programs agree.
 spoil sh -c "mkdir bad/train/no/part1 && mv bad/train/no/000000.npy bad/train/no/part1 &&
     mv bad/train/no/000001.npy bad/train/no/000001.NPY && echo x >bad/train/no/notes.txt"

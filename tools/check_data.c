@@ -16,7 +16,8 @@
  *   - splits whose images differ in such a number (Kolmogorov and Smirnov's test, class by class): what is
  *     learned on one may not hold on the other;
  *   - with --weights FILE, a calibrated one, images that look foreign to that network, the most foreign
- *     first, where they are more than the 1 in 100 that chance makes; and splits that differ in that.
+ *     first: those beyond twice the threshold, and all of them where they are more than the 1 in 100 that
+ *     chance makes; and splits that differ in that.
  *
  * Exit status: 0 nothing wrong, 1 something is, or DATA cannot be looked at, 2 wrong command line. */
 #include "../examples/system.h"
@@ -539,7 +540,8 @@ static int compare_foreign(const void *left, const void *right)
     return a->foreign > b->foreign ? -1 : a->foreign < b->foreign ? 1 : a < b ? -1 : a > b;
 }
 
-/* One in a hundred exceeds the threshold by chance; more than that plus three deviations do not. */
+/* One in a hundred exceeds the threshold by chance; more than that plus three deviations do not, and hardly
+ * one is twice as far. */
 static int check_foreign(data_set *set)
 {
     const image **flagged = (const image **)malloc((set->count + 1) * sizeof *flagged);
@@ -547,7 +549,7 @@ static int check_foreign(data_set *set)
     if (!flagged) return 0;
     for (split = 0; split < SPLITS; split++) {
         size_t i, known = 0, count = 0, listed = 0;
-        double chance;
+        double chance, beyond;
         for (i = 0; i < set->count; i++) {
             if (set->images[i].split != split || set->images[i].foreign < 0) continue;
             known++;
@@ -557,9 +559,9 @@ static int check_foreign(data_set *set)
         chance = 0.01 * (double)known;
         printf("%s: %lu of %lu images look foreign to the weights, where chance makes %.1f\n",
                split_names[split], (unsigned long)count, (unsigned long)known, chance);
-        if ((double)count <= chance + 3 * sqrt(chance) + 1) continue;
+        beyond = (double)count <= chance + 3 * sqrt(chance) + 1 ? 2 : 1;
         qsort(flagged, count, sizeof *flagged, compare_foreign);
-        for (i = 0; i < count; i++)
+        for (i = 0; i < count && flagged[i]->foreign > beyond; i++)
             problem(set, &listed, "%s: foreign to the weights, %.2f times the threshold",
                     flagged[i]->path, flagged[i]->foreign);
     }
