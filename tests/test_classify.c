@@ -725,6 +725,29 @@ static void check_calibrated(const lensnet_prediction *prediction, const float *
     CHECK(prediction->probability == calibrated[prediction->index]);
 }
 
+/* Probabilities, score and sets have the same bits on every path that is there, with one thread and three. */
+static void check_belief_everywhere(const lensnet_prediction *expected, const float *probabilities,
+                                    const float *pooled, size_t features,
+                                    lensnet_classifier_options options, const float *pixels)
+{
+    static float other[FILES * 3], also[FILES * FEATURES];
+    lensnet_host host = lensnet_host_defaults();
+    lensnet_prediction predictions[FILES];
+    int cap, i;
+    options.host = &host;
+    for (cap = LENSNET_ISA_REFERENCE; cap <= LENSNET_ISA_AVX512_BF16; cap++) {
+        host.isa_cap = (lensnet_isa)cap;
+        host.threads = cap % 2 ? 3 : 1;
+        predict_all(predictions, other, also, &options, pixels);
+        CHECK(memcmp(other, probabilities, sizeof other) == 0);
+        CHECK(memcmp(also, pooled, FILES * features * sizeof *also) == 0);
+        for (i = 0; i < FILES; i++)
+            CHECK(predictions[i].foreign == expected[i].foreign &&
+                  predictions[i].set == expected[i].set &&
+                  predictions[i].unknown == expected[i].unknown);
+    }
+}
+
 static void test_belief(void)
 {
     static float mean[FEATURES], whitening[FEATURES * (FEATURES + 1) / 2], sets[3 * LEVELS];
@@ -767,6 +790,7 @@ static void test_belief(void)
         CHECK(predictions[i].unknown == (predictions[i].foreign > 1));
     }
     CHECK(predictions[0].unknown && predictions[1].foreign == 0);
+    check_belief_everywhere(predictions, calibrated, again, features, options, pixels);
     golden_must(lensnet_classifier_load(&classifier, PATH, &options, &error), &error, "load");
     golden_must(lensnet_classify(classifier, pixels, SIDE, SIDE, &one, &error), &error, "classify");
     CHECK(one.foreign == predictions[0].foreign && one.set == predictions[0].set &&
