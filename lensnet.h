@@ -275,6 +275,7 @@ typedef struct lensnet_session lensnet_session;
 
 struct lensnet_archive; /* >>files */
 struct lensnet_archive_pair;
+struct lensnet_architecture; /* >>operators */
 
 typedef struct lensnet_classifier_options {
     const lensnet_host *host; /* NULL: lensnet_host_defaults() */
@@ -291,6 +292,10 @@ typedef struct lensnet_classifier_options {
     const struct lensnet_archive_pair *told; /* what goes before what the file says, as in
                                                 lensnet_load_options; NULL */
     size_t told_count;                       /* 0 */
+    const struct lensnet_architecture
+        *architectures;        /* other networks than ConvNeXt V2 that files may
+                                                         be of; must outlive the classifier; NULL */
+    size_t architecture_count; /* 0 */
 } lensnet_classifier_options;
 
 /* host NULL, 1 view, calibrated, coverage 0.9, fp32. */
@@ -309,7 +314,8 @@ typedef struct lensnet_prediction {
 } lensnet_prediction;
 
 /* Reads a .safetensors file of ConvNeXt V2 weights (names of Hugging Face, timm or the authors; F32,
- * F16 or BF16), the index of one in shards, or a Hugging Face folder with either, and freezes it.
+ * F16 or BF16), the index of one in shards, or a Hugging Face folder with either, and freezes it; or of one of
+ * options->architectures, by the name in its metadata or config.json, else by the names of its tensors.
  * Labels, image size and normalisation are what options->told says, else the file's metadata, else the
  * config.json and preprocessor_config.json beside it; where all are silent: 3 classes are "no",
  * "sphere", "vort", 224 pixels, z-norm, and lensnet_classifier_notes says so. What
@@ -342,10 +348,11 @@ LENSNET_API size_t lensnet_classifier_classes(const lensnet_classifier *classifi
 /* Name of class `index`; "" outside 0 ... classes - 1. Borrowed from the classifier. */
 LENSNET_API const char *lensnet_classifier_label(const lensnet_classifier *classifier,
                                                  size_t index);
-/* Length of the pooled feature vector: the width of the last stage. */
+/* Length of the pooled feature vector: for ConvNeXt the width of the last stage. */
 LENSNET_API size_t lensnet_classifier_features(const lensnet_classifier *classifier);
 /* Length of the means by which foreign images are told: the width of the second stage, or of the last
- * where the file has only that one's mean, as lensnet-atto.safetensors. */
+ * where the file has only that one's mean, as lensnet-atto.safetensors; of a network without stages, the
+ * features' own. */
 LENSNET_API size_t lensnet_classifier_pooled(const lensnet_classifier *classifier);
 /* What the file says of its network, and this classifier believes. */
 typedef struct lensnet_reliability {
@@ -789,7 +796,10 @@ typedef struct lensnet_model_desc {
     int gradients;                 /* 1: gradients are allocated too; 0: a model that only runs */
     const lensnet_head *heads;     /* `head_count` extra outputs, copied; NULL */
     size_t head_count;             /* 0 ... LENSNET_HEADS; 0 */
-    const lensnet_host *host;      /* NULL: lensnet_host_defaults() */
+    const struct lensnet_architecture
+        *architecture;        /* another network, whatever depths and widths say;
+                                                        must outlive the model; NULL: ConvNeXt V2 */
+    const lensnet_host *host; /* NULL: lensnet_host_defaults() */
 } lensnet_model_desc;
 
 /* Tiny, 3 classes, 224 px: literal values in every field. */
@@ -799,9 +809,9 @@ LENSNET_API lensnet_model_desc lensnet_model_defaults(void);
  * LENSNET_ERROR_ARGUMENT for another name. */
 LENSNET_API lensnet_result lensnet_model_variant(lensnet_model_desc *desc, const char *name,
                                                  lensnet_error *error);
-/* The variant's name, or "custom". Static storage. */
+/* The variant's name, or "custom"; the architecture's name. Static storage, or the architecture's. */
 LENSNET_API const char *lensnet_model_variant_name(const lensnet_model_desc *desc);
-/* Number of weights, without building anything. */
+/* Number of weights, without building anything; 0 without memory for the table of another architecture's. */
 LENSNET_API size_t lensnet_model_weights(const lensnet_model_desc *desc);
 /* Multiply-accumulates of one forward pass at height x width; 4.456e9 for Tiny at 224. */
 LENSNET_API double lensnet_model_macs(const lensnet_model_desc *desc, size_t height, size_t width);
@@ -825,8 +835,11 @@ typedef struct lensnet_load_options {
     const lensnet_host *host;             /* NULL: lensnet_host_defaults() */
     const lensnet_archive_pair *told;     /* what goes before what the file says; NULL */
     size_t told_count;                    /* 0 */
+    const struct lensnet_architecture *architectures; /* as in lensnet_classifier_options; NULL */
+    size_t architecture_count;                        /* 0 */
 } lensnet_load_options;
-/* Keys of `told`, and of the metadata of our files: "lensnet.labels" (one a line), "lensnet.image_size",
+/* Keys of `told`, and of the metadata of our files: "lensnet.architecture" (of another network than ConvNeXt V2:
+ * its name), "lensnet.labels" (one a line), "lensnet.image_size",
  * "lensnet.crop", "lensnet.resized", "lensnet.normalisation", "lensnet.mean" and "lensnet.deviation" (numbers
  * with spaces between, one for all channels or one each), "lensnet.resize",
  * "lensnet.final_norm_epsilon"; and "lensnet.prefix", what stands before the names of the tensors that
@@ -874,6 +887,7 @@ typedef struct lensnet_graph_options {
                       memory_limit asks for it. Changes no bit. */
     int plain;            /* 1: record unfused operators. Changes no bit; slower; for tests */
     int input_gradient;   /* 1: backward reaches the images */
+    int fixed_statistics; /* 1: batch norm takes its running statistics in training too, and leaves them */
     lensnet_precision precision; /* LENSNET_PRECISION_FP32 */
 } lensnet_graph_options;
 LENSNET_API lensnet_graph_options lensnet_graph_defaults(void);
@@ -903,7 +917,8 @@ typedef enum lensnet_layer_decay {
 /* Factors on the learning rate for lensnet_adamw_desc, one for every tensor of the model (`rates` has room
  * for lensnet_parameters_count): decay^(layer count + 1 - layer), see lensnet_layer_number, 1 for the
  * classifier and the heads; 0 for stem, downsampling and blocks of the first `frozen` stages (0 ... 4).
- * decay 1: no decay. */
+ * decay 1: no decay. Of another architecture than ConvNeXt V2 no layers are known: LENSNET_ERROR_UNSUPPORTED
+ * unless decay is 1 and frozen 0. */
 LENSNET_API lensnet_result lensnet_model_rates(float *rates, const lensnet_model *model,
                                                lensnet_layer_decay kind, double decay, int frozen,
                                                lensnet_error *error);
@@ -975,7 +990,8 @@ typedef enum lensnet_initial {
     LENSNET_INITIAL_ZERO = 0,
     LENSNET_INITIAL_ONE = 1,
     LENSNET_INITIAL_NORMAL_002 = 2, /* N(0, 0.02^2), as ConvNeXt */
-    LENSNET_INITIAL_HE = 3          /* N(0, 2 / fan_in), for ReLU networks (He et al. 2015) */
+    LENSNET_INITIAL_HE = 3,         /* N(0, 2 / fan_in), for ReLU networks (He et al. 2015) */
+    LENSNET_INITIAL_TINY = 4        /* 1e-6, for layer scale (Liu et al. 2022) */
 } lensnet_initial;
 
 /* An empty table. `host` may be NULL. Allocates; the caller owns it. */
@@ -1029,13 +1045,25 @@ LENSNET_API lensnet_result lensnet_graph_create(lensnet_graph **graph,
 LENSNET_API void lensnet_graph_set_precision(lensnet_graph *graph, lensnet_precision precision);
 LENSNET_API void lensnet_graph_destroy(lensnet_graph *graph); /* NULL is allowed */
 
-/* What recording a model gives; heads only in a graph that trains. */
+/* What recording a model gives; heads only in a graph that trains. index < 0: the network has no such thing. */
 typedef struct lensnet_network {
     lensnet_tensor stages[4]; /* (N, H / s, W / s, widths[i]) with s = 4, 8, 16, 32 */
     lensnet_tensor features;  /* (N, 1, 1, widths[3]), pooled and normalised */
     lensnet_tensor logits;    /* (N, 1, 1, classes) */
     lensnet_tensor heads[LENSNET_HEADS];
 } lensnet_network;
+
+/* Another network than ConvNeXt V2, that models, files and classifiers can be of (examples/backbones.h has a
+ * table of some). `record` is called for every graph, and more than once before the model has any: it asks for
+ * each weight by its name, adds it to `parameters` where it is not there yet, and sets all of the network but
+ * the heads. The first weight that it adds reads the images, (K, channels, ...); the last two are the
+ * classifier's, (K, C) and (K). It takes classes and drop_path_rate from the description. */
+typedef struct lensnet_architecture {
+    const char *name; /* as it stands in files: timm's, where it has one */
+    void (*record)(lensnet_network *network, lensnet_graph *graph, lensnet_parameters *parameters,
+                   lensnet_tensor images, const lensnet_model_desc *desc, const void *details);
+    const void *details; /* handed to `record` */
+} lensnet_architecture;
 
 /* Records the model, its input included, into an empty graph over lensnet_model_parameters(model), so that
  * losses and operators of the caller's can follow; lensnet_model_graph is this and a cross-entropy. */
@@ -1106,6 +1134,12 @@ LENSNET_API lensnet_batch_norm_desc lensnet_batch_norm_defaults(void); /* weight
  * normalises with the running ones. */
 LENSNET_API lensnet_tensor lensnet_batch_norm(lensnet_graph *graph, lensnet_tensor x,
                                               const lensnet_batch_norm_desc *desc);
+/* A convolution without bias, and batch norm after it. In a classifier they are one: the filters are multiplied by
+ * the norm's factors when it is loaded, its shifts become the bias, and answers differ by rounding. */
+LENSNET_API lensnet_tensor lensnet_conv2d_batch_norm(lensnet_graph *graph, lensnet_tensor x,
+                                                     lensnet_parameter weight,
+                                                     const lensnet_conv2d_desc *desc,
+                                                     const lensnet_batch_norm_desc *norm);
 /* Over the channels of each pixel; torch.nn.functional.softmax over the last axis. For a loss use
  * lensnet_cross_entropy, which takes logits. */
 LENSNET_API lensnet_tensor lensnet_softmax(lensnet_graph *graph, lensnet_tensor x);
@@ -8764,6 +8798,9 @@ typedef struct lnp_weight {
     size_t n, k;
     size_t stride; /* of LNP_USE_DEPTHWISE */
     float *frozen; /* a plain tensor of frozen parameters */
+    int folded; /* freezing takes a batch norm in: 1 filters, 2 its shift, which becomes their bias */
+    int norm[3];   /* that norm's weight, running variance and mean */
+    float epsilon; /* and epsilon */
     int wanted[LNP_COPIES];
     float *packed[LNP_COPIES]; /* copies that exist */
     uint64_t packed_version;
@@ -8777,6 +8814,7 @@ struct lensnet_parameters {
     float *values, *gradients;
     uint64_t version; /* of the values; packed copies carry the version they were made from */
     int frozen;
+    int folds;             /* will be frozen, so batch norms may be folded */
     int process;           /* that created them (lnp_process) */
     lensnet_error failure; /* of the first bad lensnet_parameter_add */
 };
@@ -8955,6 +8993,7 @@ static void lnp_initialize(float *values, const lnp_weight *w, uint64_t seed, ln
     switch (w->initial) {
     case LENSNET_INITIAL_ZERO: lnp_set_all(values, 0.0f, w->size); break;
     case LENSNET_INITIAL_ONE: lnp_set_all(values, 1.0f, w->size); break;
+    case LENSNET_INITIAL_TINY: lnp_set_all(values, 1e-6f, w->size); break;
     case LENSNET_INITIAL_NORMAL_002: lnp_draw(values, w, 0.02, seed, team); break;
     case LENSNET_INITIAL_HE:
         lnp_draw(values, w, sqrt(2.0 / (double)(w->size / w->shape[0])), seed, team);
@@ -9218,6 +9257,38 @@ static lensnet_result lnp_freeze_weight(lensnet_parameters *p, size_t index, con
     return LENSNET_OK;
 }
 
+/* Filters times the factors of the batch norm after them, weight / sqrt(variance + epsilon); or its shift,
+ * bias - mean factor. */
+static void lnp_fold_values(const lnp_weight *w, float *values, const float *norm)
+{
+    const size_t count = w->shape[0], row = w->size / count;
+    size_t k, i;
+    for (k = 0; k < count; k++) {
+        const double factor = (double)norm[k] / sqrt((double)norm[count + k] + (double)w->epsilon);
+        if (w->folded == 2)
+            values[k] = (float)((double)values[k] - (double)norm[2 * count + k] * factor);
+        for (i = 0; w->folded == 1 && i < row; i++)
+            values[k * row + i] = (float)((double)values[k * row + i] * factor);
+    }
+}
+
+static lensnet_result lnp_fold_weight(const lensnet_parameters *p, const lnp_weight *w,
+                                      float *values, lnp_supply supply, void *context,
+                                      lensnet_error *error)
+{
+    const size_t bytes = 3 * w->shape[0] * sizeof(float);
+    float *norm = (float *)lnp_allocate(&p->host, bytes);
+    lensnet_result result = LENSNET_OK;
+    size_t i;
+    if (!norm)
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory while folding a batch norm");
+    for (i = 0; i < 3 && !result; i++)
+        result = supply(context, (size_t)w->norm[i], norm + i * w->shape[0], error);
+    if (!result) lnp_fold_values(w, values, norm);
+    lnp_release(&p->host, norm, bytes);
+    return result;
+}
+
 /* Gives every tensor the one form that the recorded operators read, and no other: weights exist once
  * in memory. */
 static lensnet_result lnp_parameters_freeze(lensnet_parameters *p, lnp_supply supply, void *context,
@@ -9234,6 +9305,8 @@ static lensnet_result lnp_parameters_freeze(lensnet_parameters *p, lnp_supply su
     p->frozen = 1;
     for (i = 0; i < p->count && !result; i++) {
         result = supply(context, i, staging, error);
+        if (!result && p->weights[i].folded)
+            result = lnp_fold_weight(p, &p->weights[i], staging, supply, context, error);
         if (!result) result = lnp_freeze_weight(p, i, staging, staging + most, error);
     }
     lnp_release(&p->host, staging, (most + scratch) * sizeof(float));
@@ -12217,10 +12290,11 @@ lensnet_tensor lensnet_group_norm(lensnet_graph *g, lensnet_tensor x, size_t gro
 
 /* x (N, H, W, C), weight, bias, running mean, running variance (C) -> y (N, H, W, C); kept: mean, 1 /
  * deviation, (2, C). N is the whole batch where the graph trains. A task is a strip of channels: its sums are
- * added chunk by chunk, in double, over all samples. Scratch: y = x factor + shift, dx = dy factor +
+ * added a few rows at a time, then in double: what they round goes through the whole channel, and its gradients. Scratch: y = x factor + shift, dx = dy factor +
  * (x slope + shift), and ones. */
 
 #define LNP_NORM_STRIP ((size_t)32) /* channels */
+#define LNP_NORM_ROWS  ((size_t)8)  /* added in float32 before they join the others in double */
 
 typedef struct lnp_batch_norm_options {
     float epsilon, momentum;
@@ -12229,7 +12303,7 @@ typedef struct lnp_batch_norm_options {
 /* What one task has: channels first ... first + count - 1 of all rows. */
 typedef struct lnp_batch_norm_strip {
     const lensnet_node *node;
-    size_t first, count, rows, pixels, c;
+    size_t first, count, rows, c;
     float *mean, *rstd;            /* kept */
     float *factor, *shift, *slope; /* scratch */
     const float *ones;
@@ -12244,8 +12318,7 @@ static lnp_batch_norm_strip lnp_batch_norm_strip_of(const lensnet_node *node, si
     s.c = x->c;
     s.first = index * LNP_NORM_STRIP;
     s.count = lnp_min(LNP_NORM_STRIP, s.c - s.first);
-    s.pixels = lnp_pixels(x);
-    s.rows = node->graph->run.n * s.pixels;
+    s.rows = node->graph->run.n * lnp_pixels(x);
     s.mean = lensnet_node_kept(node, 0) + s.first;
     s.rstd = s.mean + s.c;
     s.factor = lensnet_node_scratch(node) + s.first;
@@ -12285,14 +12358,12 @@ static void lnp_batch_norm_plan(lensnet_node *node)
 static void lnp_batch_norm_sums(const lnp_batch_norm_strip *s, double *totals, const float *a)
 {
     float sums[LNP_NORM_STRIP];
-    lnp_chunk chunk;
-    size_t row, i;
+    size_t row, rows, i;
     memset(totals, 0, s->count * sizeof *totals);
-    for (row = 0; row < s->rows; row += chunk.rows) {
-        chunk = lnp_chunk_at(row, s->pixels);
+    for (row = 0; row < s->rows; row += rows) {
+        rows = lnp_min(LNP_NORM_ROWS, s->rows - row);
         memset(sums, 0, sizeof sums);
-        s->node->graph->kernels.column_sum(sums, a + row * s->c + s->first, s->c, chunk.rows,
-                                           s->count);
+        s->node->graph->kernels.column_sum(sums, a + row * s->c + s->first, s->c, rows, s->count);
         for (i = 0; i < s->count; i++) totals[i] += (double)sums[i];
     }
 }
@@ -12310,19 +12381,18 @@ static void lnp_batch_norm_products(const lnp_batch_norm_strip *s, double *total
                                     const float *x)
 {
     float sums[LNP_NORM_STRIP], minus[LNP_NORM_STRIP], zero[LNP_NORM_STRIP];
-    float centred[LNP_CHUNK_ROWS * LNP_NORM_STRIP], factor[LNP_CHUNK_ROWS * LNP_NORM_STRIP];
-    lnp_chunk chunk;
-    size_t row, i;
+    float centred[LNP_NORM_ROWS * LNP_NORM_STRIP], factor[LNP_NORM_ROWS * LNP_NORM_STRIP];
+    size_t row, rows, i;
     memset(zero, 0, sizeof zero);
     memset(totals, 0, s->count * sizeof *totals);
     for (i = 0; i < s->count; i++) minus[i] = -s->mean[i];
-    for (row = 0; row < s->rows; row += chunk.rows) {
-        chunk = lnp_chunk_at(row, s->pixels);
+    for (row = 0; row < s->rows; row += rows) {
+        rows = lnp_min(LNP_NORM_ROWS, s->rows - row);
         memset(sums, 0, sizeof sums);
-        lnp_batch_norm_move(s, centred, x + row * s->c, minus, chunk.rows);
-        if (a) lnp_batch_norm_move(s, factor, a + row * s->c, zero, chunk.rows);
+        lnp_batch_norm_move(s, centred, x + row * s->c, minus, rows);
+        if (a) lnp_batch_norm_move(s, factor, a + row * s->c, zero, rows);
         s->node->graph->kernels.column_products(sums, a ? factor : centred, centred, LNP_NORM_STRIP,
-                                                chunk.rows, s->count);
+                                                rows, s->count);
         for (i = 0; i < s->count; i++) totals[i] += (double)sums[i];
     }
 }
@@ -12351,6 +12421,12 @@ static void lnp_batch_norm_measure(const lnp_batch_norm_strip *s)
     }
 }
 
+/* Is it the batch's own statistics that count? */
+static int lnp_batch_norm_measures(const lensnet_node *node)
+{
+    return lensnet_node_training(node) && !node->graph->options.fixed_statistics;
+}
+
 static void lnp_batch_norm_recall(const lnp_batch_norm_strip *s)
 {
     const lnp_batch_norm_options *o = (const lnp_batch_norm_options *)lensnet_node_options(s->node);
@@ -12371,7 +12447,7 @@ static void lnp_batch_norm_forward_task(const void *context, size_t strip, size_
     const float *b = lnp_parameter_values(node, 1) + s.first;
     size_t i;
     (void)worker;
-    if (lensnet_node_training(node))
+    if (lnp_batch_norm_measures(node))
         lnp_batch_norm_measure(&s);
     else
         lnp_batch_norm_recall(&s);
@@ -12405,7 +12481,8 @@ static void lnp_batch_norm_forward(const lensnet_node *node)
     lnp_batch_norm_run(node, lnp_batch_norm_forward_task, lnp_batch_norm_forward_rows);
 }
 
-/* dx = w rstd (dy - s1 / n - (x - mean) rstd^2 s2 / n), s1 = sum of dy, s2 = sum of dy (x - mean). */
+/* dx = w rstd (dy - s1 / n - (x - mean) rstd^2 s2 / n), s1 = sum of dy, s2 = sum of dy (x - mean); w rstd dy where
+ * mean and rstd do not depend on x. */
 static void lnp_batch_norm_back_task(const void *context, size_t strip, size_t worker)
 {
     const lensnet_node *node = (const lensnet_node *)context;
@@ -12414,18 +12491,20 @@ static void lnp_batch_norm_back_task(const void *context, size_t strip, size_t w
     float *dw = lnp_parameter_gradient(node, 0) + s.first;
     float *db = lnp_parameter_gradient(node, 1) + s.first;
     double s1[LNP_NORM_STRIP], s2[LNP_NORM_STRIP];
+    const int measured = lnp_batch_norm_measures(node);
     size_t i;
     (void)worker;
     lnp_batch_norm_sums(&s, s1, dy);
     lnp_batch_norm_products(&s, s2, dy, lnp_input_value(node, 0));
     for (i = 0; i < s.count; i++) {
         const double n = (double)s.rows, rstd = (double)s.rstd[i], scale = (double)w[i] * rstd;
-        const double slope = -scale * rstd * rstd * s2[i] / n;
+        const double slope = measured ? -scale * rstd * rstd * s2[i] / n : 0.0;
+        const double level = measured ? -scale * s1[i] / n : 0.0;
         dw[i] += (float)(s2[i] * rstd);
         db[i] += (float)s1[i];
         s.factor[i] = (float)scale;
         s.slope[i] = (float)slope;
-        s.shift[i] = (float)(-scale * s1[i] / n - slope * (double)s.mean[i]);
+        s.shift[i] = (float)(level - slope * (double)s.mean[i]);
     }
 }
 
@@ -12479,6 +12558,45 @@ lensnet_tensor lensnet_batch_norm(lensnet_graph *g, lensnet_tensor x,
     options.epsilon = d->epsilon;
     options.momentum = d->momentum;
     return lensnet_record(g, &lnp_batch_norm, &x, parameters, &options);
+}
+
+/* A weight whose values wait for those of the norm's weight, variance and mean, of which there are as many as
+ * it has rows; 0 if they do not. */
+static int lnp_fold_note(lensnet_parameters *p, lensnet_parameter folded, int kind,
+                         const lensnet_batch_norm_desc *norm)
+{
+    const int with[3] = {norm->weight.index, norm->variance.index, norm->mean.index};
+    lnp_weight *w = &p->weights[folded.index];
+    int i;
+    for (i = 0; i < 3; i++)
+        if (p->weights[with[i]].size != w->shape[0]) return 0;
+    w->folded = kind;
+    w->epsilon = norm->epsilon;
+    memcpy(w->norm, with, sizeof with);
+    return 1;
+}
+
+static int lnp_fold(lensnet_graph *g, lensnet_parameter weight, const lensnet_batch_norm_desc *norm)
+{
+    const int all[5] = {weight.index, norm->weight.index, norm->bias.index, norm->mean.index,
+                        norm->variance.index};
+    int i;
+    if (!g->parameters->folds) return 0;
+    for (i = 0; i < 5; i++)
+        if (all[i] < 0 || (size_t)all[i] >= g->parameters->count) return 0;
+    if (g->parameters->frozen) return g->parameters->weights[weight.index].folded;
+    return lnp_fold_note(g->parameters, norm->bias, 2, norm) &&
+           lnp_fold_note(g->parameters, weight, 1, norm);
+}
+
+lensnet_tensor lensnet_conv2d_batch_norm(lensnet_graph *g, lensnet_tensor x,
+                                         lensnet_parameter weight, const lensnet_conv2d_desc *desc,
+                                         const lensnet_batch_norm_desc *norm)
+{
+    const lensnet_parameter none = {-1};
+    if (g && norm && lnp_fold(g, weight, norm))
+        return lensnet_conv2d(g, x, weight, norm->bias, desc);
+    return lensnet_batch_norm(g, lensnet_conv2d(g, x, weight, none, desc), norm);
 }
 
 /* --- tokens -------------------------------------------------------------------------------------- */
@@ -16104,6 +16222,9 @@ typedef struct lnp_checkpoint {
     int chosen;              /* names without the prefix are passed over */
     lnp_net net;             /* classes = 0 without a head */
     int has_norm, has_head;  /* 0 in files of the pre-training alone */
+    const lensnet_architecture
+        *architecture; /* another network, of which `net` has channels and classes
+                                                 alone; NULL: ConvNeXt V2 */
 } lnp_checkpoint;
 
 static const lensnet_archive_entry *lnp_checkpoint_find(const lnp_checkpoint *checkpoint,
@@ -19057,7 +19178,8 @@ typedef enum lnp_key {
     LNP_KEY_SOURCE_SIZE, /* absent: unknown */
     LNP_KEY_PIXEL_SCALE, /* absent: unknown */
     LNP_KEY_EPSILON,
-    LNP_KEY_VIEWS, /* absent: 8 */
+    LNP_KEY_VIEWS,        /* absent: 8 */
+    LNP_KEY_ARCHITECTURE, /* absent: ConvNeXt V2, or whatever has tensors of these names */
     LNP_KEYS
 } lnp_key;
 
@@ -19074,7 +19196,8 @@ static const char *const lnp_key_names[LNP_KEYS] = {"lensnet.labels",
                                                     "lensnet.source_size",
                                                     "lensnet.pixel_scale",
                                                     "lensnet.final_norm_epsilon",
-                                                    "lensnet.views"};
+                                                    "lensnet.views",
+                                                    "lensnet.architecture"};
 
 #define LNP_CONFIG_MAX ((uint64_t)16 << 20)
 
@@ -19361,6 +19484,8 @@ static void lnp_config_field(lnp_config *c, const char *key, lnp_json *json)
         lnp_config_side(c, json);
     else if (!strcmp(key, "model_type") && lnp_json_peek(json) == '"')
         lnp_config_type(c, json);
+    else if (!strcmp(key, "architecture"))
+        lnp_config_text(c, LNP_KEY_ARCHITECTURE, json);
     else if (!strcmp(key, "depths"))
         lnp_config_four(c->depths, json);
     else if (!strcmp(key, "hidden_sizes"))
@@ -19478,10 +19603,9 @@ static int lnp_is_complete(const lensnet_archive *archive)
 }
 
 /* Reads both files, where they are; those of another network say nothing. */
-static lensnet_result lnp_config_open(lnp_config *c, const lnp_checkpoint *file,
+static lensnet_result lnp_config_open(lnp_config *c, const lensnet_archive *archive,
                                       lensnet_error *error)
 {
-    const lensnet_archive *archive = file->archive;
     lensnet_result result;
     int i;
     memset(c, 0, sizeof *c);
@@ -19509,7 +19633,10 @@ static lensnet_result lnp_config_open(lnp_config *c, const lnp_checkpoint *file,
 
 static int lnp_config_is_other(const lnp_config *c, const lnp_checkpoint *file)
 {
+    const char *said =
+        c->said[LNP_KEY_ARCHITECTURE].length ? c->said[LNP_KEY_ARCHITECTURE].text : NULL;
     size_t i;
+    if (file->architecture) return said && strcmp(said, file->architecture->name) != 0;
     if (c->other) return 1;
     for (i = 0; i < 4; i++)
         if ((c->depths[i] && c->depths[i] != file->net.depths[i]) ||
@@ -19690,7 +19817,7 @@ static void lnp_note_sources(lnp_sources *s, const lensnet_model_desc *desc)
     static const char *const words[LNP_KEYS] = {
         "labels", "image size", "crop", "resized size", "normalisation",
         NULL,     NULL,         NULL,   NULL,           NULL,
-        NULL,     NULL,         NULL};
+        NULL,     NULL,         NULL,   NULL,           NULL};
     char read[160];
     lnp_text list = lnp_text_in(read, sizeof read);
     int i;
@@ -19714,19 +19841,19 @@ static void lnp_note_sources(lnp_sources *s, const lensnet_model_desc *desc)
         lnp_note(s, "no normalisation in this file: taken to be znorm (each image by itself)", "");
 }
 
-/* Fills what is known into `desc`; s->told and s->file are set. To be released in any case. */
+/* Fills what is known into `desc`; s->told, s->file and s->config are set. To be released in any case. */
 static lensnet_result lnp_sources_read(lnp_sources *s, lensnet_model_desc *desc,
                                        const lensnet_host *host, lensnet_error *error)
 {
     const char *labels, *epsilon;
-    lensnet_result result = lnp_config_open(&s->config, s->file, error);
+    lensnet_result result;
     s->labels.host = *host;
     s->notes = lnp_text_in(s->notes_text, sizeof s->notes_text);
     memcpy(desc->depths, s->file->net.depths, sizeof desc->depths);
     memcpy(desc->widths, s->file->net.widths, sizeof desc->widths);
+    desc->architecture = s->file->architecture;
     desc->preprocess.channels = (int)lnp_min(s->file->net.channels, 65536);
     if (s->file->has_head) desc->classes = s->file->net.classes;
-    if (result) return result;
     if (lnp_config_is_other(&s->config, s->file)) {
         lnp_config_release(&s->config);
         memset(&s->config, 0, sizeof s->config);
@@ -19774,6 +19901,7 @@ struct lensnet_model {
     char *labels;          /* `classes` pointers, then the texts */
     char notes[LNP_NOTES]; /* what was taken for granted, a line each */
     size_t labels_bytes;
+    size_t stages[4], features; /* channels; 0: a stage that the network does not have */
     lensnet_parameters *parameters;
 };
 
@@ -19825,6 +19953,7 @@ lensnet_result lensnet_model_variant(lensnet_model_desc *desc, const char *name,
 const char *lensnet_model_variant_name(const lensnet_model_desc *desc)
 {
     size_t i;
+    if (desc && desc->architecture) return desc->architecture->name;
     for (i = 0; desc && i < LNP_VARIANTS; i++)
         if (!memcmp(lnp_variants[i].depths, desc->depths, sizeof desc->depths) &&
             !memcmp(lnp_variants[i].widths, desc->widths, sizeof desc->widths))
@@ -19850,12 +19979,65 @@ static lnp_slot lnp_first_slot(void)
     return slot;
 }
 
+/* --- a sketch: what another network asks for ------------------------------------------------------ */
+
+static lensnet_network lnp_record_network(lensnet_graph *g, const lensnet_model_desc *d,
+                                          lensnet_tensor *pooled, size_t stage);
+
+/* A network recorded for one image, over a table of its own that never gets values. */
+typedef struct lnp_sketch {
+    lensnet_parameters *parameters;
+    lensnet_graph *graph;
+    lensnet_network network;
+} lnp_sketch;
+
+static void lnp_sketch_end(lnp_sketch *s)
+{
+    lensnet_graph_destroy(s->graph);
+    lensnet_parameters_destroy(s->parameters);
+}
+
+/* To be ended in any case. Heads are not in it. */
+static lensnet_result lnp_sketch_begin(lnp_sketch *s, const lensnet_model_desc *desc, size_t height,
+                                       size_t width, lensnet_error *error)
+{
+    lensnet_graph_options options = lensnet_graph_defaults();
+    const lensnet_error *failure;
+    lensnet_result result;
+    memset(s, 0, sizeof *s);
+    options.height = height;
+    options.width = width;
+    options.batch = 1;
+    result = lensnet_parameters_create(&s->parameters, desc->host, error);
+    if (!result) result = lensnet_graph_create(&s->graph, s->parameters, &options, error);
+    if (result) return result;
+    s->network = lnp_record_network(s->graph, desc, NULL, 3);
+    lensnet_output(s->graph, s->network.logits);
+    failure = s->parameters->failure.code ? &s->parameters->failure : &s->graph->failure;
+    return failure->code ? lnp_fail(error, failure->code, "%.100s: %.380s",
+                                    desc->architecture->name, failure->text)
+                         : LENSNET_OK;
+}
+
+static lensnet_result lnp_sketch_input(lnp_sketch *s, const lensnet_model_desc *desc,
+                                       lensnet_error *error)
+{
+    const size_t side = (size_t)desc->preprocess.image_size;
+    return lnp_sketch_begin(s, desc, side, side, error);
+}
+
 size_t lensnet_model_weights(const lensnet_model_desc *desc)
 {
     lensnet_model_desc defaults = lensnet_model_defaults();
     lnp_net net = lnp_net_of(desc ? desc : &defaults);
     lnp_slot slot = lnp_first_slot();
+    lnp_sketch sketch;
     size_t total = 0;
+    if (desc && desc->architecture) {
+        if (!lnp_sketch_input(&sketch, desc, NULL)) total = sketch.parameters->size;
+        lnp_sketch_end(&sketch);
+        return total;
+    }
     do {
         size_t shape[4];
         int rank = lnp_role_shape(shape, slot.role, slot.stage, &net), i;
@@ -19871,7 +20053,16 @@ double lensnet_model_macs(const lensnet_model_desc *desc, size_t height, size_t 
     lensnet_model_desc defaults = lensnet_model_defaults();
     double total = 0;
     size_t s, h = height / 4, w = width / 4;
+    lnp_sketch sketch;
+    lensnet_plan plan;
     if (!desc) desc = &defaults;
+    if (desc->architecture) {
+        if (!lnp_sketch_begin(&sketch, desc, height, width, NULL) &&
+            !lensnet_graph_plan(sketch.graph, &plan, NULL))
+            total = plan.macs;
+        lnp_sketch_end(&sketch);
+        return total;
+    }
     for (s = 0; s < 4; s++, h /= 2, w /= 2) {
         double c = (double)desc->widths[s], pixels = (double)h * (double)w;
         double from = s ? 4 * (double)desc->widths[s - 1] : 16 * (double)desc->preprocess.channels;
@@ -19930,7 +20121,7 @@ static lensnet_result lnp_model_desc_check(const lensnet_model_desc *d, lensnet_
     size_t s;
     lensnet_result result = lensnet_preprocess_check(&d->preprocess, error);
     if (result) return result;
-    for (s = 0; s < 4; s++)
+    for (s = 0; !d->architecture && s < 4; s++)
         if (d->depths[s] < 1 || d->depths[s] > 1000 || d->widths[s] < 1 || d->widths[s] > 65536)
             return lnp_fail(
                 error, LENSNET_ERROR_ARGUMENT,
@@ -20026,6 +20217,8 @@ static void lnp_model_add_parameters(lensnet_model *model)
 {
     lnp_net net = lnp_net_of(&model->desc);
     lnp_slot slot = lnp_first_slot();
+    memcpy(model->stages, net.widths, sizeof model->stages);
+    model->features = net.widths[3];
     do {
         char name[LNP_NAME_CAPACITY];
         size_t shape[4] = {0, 0, 0, 0};
@@ -20034,6 +20227,35 @@ static void lnp_model_add_parameters(lensnet_model *model)
         lensnet_parameter_add(model->parameters, name, shape[0], shape[1], shape[2], shape[3],
                               lnp_role_initial(slot.role));
     } while (lnp_slot_next(&slot, &net));
+}
+
+/* The same for another network. */
+static lensnet_result lnp_model_add_sketched(lensnet_model *model, lensnet_error *error)
+{
+    lnp_sketch sketch;
+    lensnet_result result = lnp_sketch_input(&sketch, &model->desc, error);
+    size_t i, shape[4];
+    int d;
+    for (i = 0; !result && i < sketch.parameters->count; i++) {
+        const lnp_weight *w = &sketch.parameters->weights[i];
+        for (d = 0; d < 4; d++) shape[d] = d < w->rank ? w->shape[d] : 0;
+        if (w->statistic)
+            lensnet_statistic_add(model->parameters, w->name, shape[0], w->initial);
+        else
+            lensnet_parameter_add(model->parameters, w->name, shape[0], shape[1], shape[2],
+                                  shape[3], w->initial);
+    }
+    for (i = 0; !result && i < 4; i++)
+        lensnet_tensor_shape(sketch.graph, sketch.network.stages[i], NULL, NULL, &model->stages[i]);
+    if (!result)
+        lensnet_tensor_shape(sketch.graph, sketch.network.features, NULL, NULL, &model->features);
+    lnp_sketch_end(&sketch);
+    for (i = 0; !result && i < model->desc.head_count; i++)
+        if (model->heads[i].stage < 4 && !model->stages[model->heads[i].stage])
+            return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
+                            "%.100s has no map for the head \"%s\": its stages are not images",
+                            model->desc.architecture->name, model->heads[i].name);
+    return result;
 }
 
 /* They come last, so that the network's own have the same places with and without them. */
@@ -20045,7 +20267,7 @@ static void lnp_model_add_heads(lensnet_model *model)
     size_t i, part;
     for (i = 0; i < model->desc.head_count; i++) {
         const lensnet_head *h = &model->heads[i];
-        const size_t c = model->desc.widths[h->stage < 4 ? h->stage : 3];
+        const size_t c = h->stage < 4 ? model->stages[h->stage] : model->features;
         for (part = h->stage < 4 ? 0 : 2; part < 4; part++) {
             char name[LNP_NAME_CAPACITY];
             snprintf(name, sizeof name, LNP_STATE_PREFIX "heads.%s.%s", h->name, parts[part]);
@@ -20080,8 +20302,9 @@ static lensnet_result lnp_model_begin(lensnet_model **result_model, const lensne
     model->desc.heads = model->heads;
     result = lnp_model_take_labels(model, error);
     if (!result) result = lensnet_parameters_create(&model->parameters, &host, error);
+    if (!result && desc->architecture) result = lnp_model_add_sketched(model, error);
     if (!result) {
-        lnp_model_add_parameters(model);
+        if (!desc->architecture) lnp_model_add_parameters(model);
         lnp_model_add_heads(model);
         if (model->parameters->failure.code)
             result = lnp_fail(error, model->parameters->failure.code, "%s",
@@ -20160,6 +20383,16 @@ lensnet_result lensnet_model_rates(float *rates, const lensnet_model *model,
                         "model rates: NULL, a decay of %g (expected 0 < decay <= 1) or %d frozen "
                         "stages (expected 0 ... 4)",
                         decay, frozen);
+    if (model->desc.architecture) {
+        if (decay < 1 || frozen)
+            return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
+                            "model rates: which layers are deeper is known of ConvNeXt V2 alone, "
+                            "not of %.100s; "
+                            "leave the decay at 1 and freeze no stage",
+                            model->desc.architecture->name);
+        for (i = 0; i < model->parameters->count; i++) rates[i] = 1.0f;
+        return LENSNET_OK;
+    }
     net = lnp_net_of(&model->desc);
     for (s = 0; s < 4; s++) depths[s] = (int)net.depths[s];
     do rates[i++] = (float)lnp_slot_rate(&slot, depths, kind, decay, frozen);
@@ -20260,6 +20493,49 @@ static lensnet_tensor lnp_record_linear(lnp_recorder *r, lensnet_tensor x)
     return y;
 }
 
+static void lnp_record_heads(lnp_recorder *r, lensnet_network *net, const lensnet_model_desc *d)
+{
+    size_t i;
+    for (i = 0; i < LENSNET_HEADS; i++) {
+        lensnet_tensor x = net->features;
+        net->heads[i] = lnp_no_tensor();
+        if (i >= d->head_count || !r->g->options.training) continue;
+        if (d->heads[i].stage < 4) x = lnp_record_norm(r, net->stages[d->heads[i].stage], 1e-6f);
+        net->heads[i] = lnp_record_linear(r, x);
+    }
+}
+
+static void lnp_record_nothing(lensnet_network *net)
+{
+    size_t i;
+    for (i = 0; i < 4; i++) net->stages[i] = lnp_no_tensor();
+    for (i = 0; i < LENSNET_HEADS; i++) net->heads[i] = lnp_no_tensor();
+    net->features = net->logits = lnp_no_tensor();
+}
+
+/* Another network; its heads' weights follow its own. */
+static lensnet_network lnp_record_architecture(lensnet_graph *g, const lensnet_model_desc *d,
+                                               lensnet_tensor *pooled, size_t stage)
+{
+    const lensnet_tensor images = lensnet_input(g, (size_t)d->preprocess.channels);
+    lensnet_network net;
+    lnp_recorder r;
+    memset(&r, 0, sizeof r);
+    lnp_record_nothing(&net);
+    d->architecture->record(&net, g, g->parameters, images, d, d->architecture->details);
+    if (d->drop_path_rate > 0 && !g->drop_paths && !g->failure.code)
+        lnp_fail(&g->failure, LENSNET_ERROR_UNSUPPORTED,
+                 "%.100s has no blocks that a drop path could skip: its rate must be 0",
+                 d->architecture->name);
+    if (pooled)
+        *pooled =
+            net.stages[stage].index < 0 ? net.features : lensnet_mean_pool(g, net.stages[stage]);
+    r.g = g;
+    r.next = (int)(g->parameters->count - lnp_head_parameters(d));
+    if (g->options.training) lnp_record_heads(&r, &net, d);
+    return net;
+}
+
 /* Stem, four stages with downsampling between, pooled and normalised features, logits, heads. *pooled
  * (may be NULL): the mean over the map of `stage`, before it is normalised. */
 static lensnet_network lnp_record_network(lensnet_graph *g, const lensnet_model_desc *d,
@@ -20269,6 +20545,7 @@ static lensnet_network lnp_record_network(lensnet_graph *g, const lensnet_model_
     lnp_recorder r;
     lensnet_tensor x;
     size_t i;
+    if (d->architecture) return lnp_record_architecture(g, d, pooled, stage);
     memset(&r, 0, sizeof r);
     r.g = g;
     for (i = 0; i < 4; i++) r.blocks += d->depths[i];
@@ -20281,13 +20558,7 @@ static lensnet_network lnp_record_network(lensnet_graph *g, const lensnet_model_
     if (pooled && stage == 3) *pooled = x;
     net.features = lnp_record_norm(&r, x, d->final_norm_epsilon);
     net.logits = lnp_record_linear(&r, net.features);
-    for (i = 0; i < LENSNET_HEADS; i++) {
-        net.heads[i] = lnp_no_tensor();
-        if (i >= d->head_count || !g->options.training) continue;
-        x = net.features;
-        if (d->heads[i].stage < 4) x = lnp_record_norm(&r, net.stages[d->heads[i].stage], 1e-6f);
-        net.heads[i] = lnp_record_linear(&r, x);
-    }
+    lnp_record_heads(&r, &net, d);
     return net;
 }
 
@@ -20295,7 +20566,6 @@ lensnet_network lensnet_model_record(lensnet_graph *graph, const lensnet_model *
 {
     lensnet_network net;
     uint64_t mode;
-    size_t i;
     if (graph && model && graph->parameters == model->parameters && !graph->node_count) {
         mode = lnp_mode_enter(); /* drop path's rates are computed here */
         net = lnp_record_network(graph, &model->desc, NULL, 3);
@@ -20305,9 +20575,7 @@ lensnet_network lensnet_model_record(lensnet_graph *graph, const lensnet_model *
     if (graph && !graph->failure.code)
         lnp_fail(&graph->failure, LENSNET_ERROR_ARGUMENT,
                  "model record: expected an empty graph over the model's own parameters");
-    for (i = 0; i < 4; i++) net.stages[i] = lnp_no_tensor();
-    for (i = 0; i < LENSNET_HEADS; i++) net.heads[i] = lnp_no_tensor();
-    net.features = net.logits = lnp_no_tensor();
+    lnp_record_nothing(&net);
     return net;
 }
 
@@ -20321,7 +20589,7 @@ lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
     *graph = NULL;
     if (!model) return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model graph: the model is NULL");
     if (!options) options = &defaults;
-    if (options->height < 32 || options->width < 32)
+    if (!model->desc.architecture && (options->height < 32 || options->width < 32))
         return lnp_fail(
             error, LENSNET_ERROR_SHAPE,
             "ConvNeXt V2 divides images by 32: %lu x %lu pixels are too few, 32 x 32 is "
@@ -20345,12 +20613,199 @@ lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
 #define LNP_SECOND_MOMENT "lensnet.exp_avg_sq."
 #define LNP_AVERAGE       "lensnet.average."
 
+/* --- another network's tensors: under the names that it asks for --- */
+
+static int lnp_is_counter(const char *name) { return lnp_ends_in(name, ".num_batches_tracked"); }
+
+static const lensnet_archive_entry *lnp_other_find(const lnp_checkpoint *file, const char *name)
+{
+    char full[LNP_PREFIX + LNP_TENSOR_NAME];
+    snprintf(full, sizeof full, "%s%s", file->prefix, name);
+    return lensnet_archive_find(file->archive, full);
+}
+
+/* The tensor of a weight, in its shape. */
+static lensnet_result lnp_other_entry(const lensnet_archive_entry **entry,
+                                      const lnp_checkpoint *file, const lnp_weight *w,
+                                      lensnet_error *error)
+{
+    *entry = lnp_other_find(file, w->name);
+    if (!*entry)
+        return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                        "'%.160s' is said to be a %.60s, but it has no tensor '%.100s'",
+                        file->archive->path, file->architecture->name, w->name);
+    return lnp_shape_fits(*entry, w->shape, w->rank)
+               ? LENSNET_OK
+               : lnp_checkpoint_shape_error(file, *entry, w->shape, w->rank, error);
+}
+
+/* Is it the classifier's? Its weight and bias come last, `heads` weights apart. */
+static int lnp_is_last(const lensnet_parameters *p, size_t index, size_t heads)
+{
+    return index + heads + 2 >= p->count;
+}
+
+/* Is every tensor of the archive one of the table's? */
+static lensnet_result lnp_other_unexpected(const lnp_checkpoint *file, const lensnet_parameters *p,
+                                           lensnet_error *error)
+{
+    const size_t length = strlen(file->prefix);
+    size_t i, k;
+    for (i = 0; i < file->archive->count; i++) {
+        const char *name = file->archive->entries[i].name;
+        const int inside = !strncmp(name, file->prefix, length);
+        lnp_quoted quoted;
+        if (lnp_is_state_name(name) || lnp_is_counter(name) || (file->chosen && !inside)) continue;
+        for (k = 0; inside && k < p->count; k++)
+            if (!strcmp(name + length, p->weights[k].name)) break;
+        if (!inside || k == p->count)
+            return lnp_fail(error, LENSNET_ERROR_FORMAT,
+                            "'%.160s' is said to be a %.60s, which has no tensor '%s'",
+                            file->archive->path, file->architecture->name,
+                            lnp_quote(&quoted, name));
+    }
+    return LENSNET_OK;
+}
+
+/* What stands before the names: before the shortest that ends like the first weight's. */
+static void lnp_other_prefix(lnp_checkpoint *file, const char *first, const char *wanted)
+{
+    size_t i, shortest = sizeof file->prefix;
+    file->chosen = wanted != NULL;
+    snprintf(file->prefix, sizeof file->prefix, "%s", wanted ? wanted : "");
+    for (i = 0; !wanted && i < file->archive->count; i++) {
+        const char *name = file->archive->entries[i].name;
+        const size_t length = strlen(name) - lnp_min(strlen(first), strlen(name));
+        if (!lnp_ends_in(name, first) || length >= shortest || lnp_is_state_name(name)) continue;
+        if (length && name[length - 1] != '.') continue;
+        shortest = length;
+        memcpy(file->prefix, name, length);
+        file->prefix[length] = 0;
+    }
+}
+
+/* The archive as one of the network `a`: all its tensors by name, and no others; channels and classes. */
+static lensnet_result lnp_other_open(lnp_checkpoint *file, const lensnet_archive *archive,
+                                     const lensnet_architecture *a, const char *prefix,
+                                     lensnet_error *error)
+{
+    lensnet_model_desc desc = lensnet_model_defaults();
+    const lensnet_archive_entry *first = NULL, *last = NULL;
+    lnp_sketch sketch;
+    lensnet_result result;
+    size_t i, count;
+    memset(file, 0, sizeof *file);
+    file->archive = archive;
+    file->architecture = desc.architecture = a;
+    file->has_norm = 1;
+    desc.host = &archive->host;
+    result = lnp_sketch_input(&sketch, &desc, error);
+    count = result ? 0 : sketch.parameters->count;
+    if (count) lnp_other_prefix(file, sketch.parameters->weights[0].name, prefix);
+    if (count > 1) last = lnp_other_find(file, sketch.parameters->weights[count - 2].name);
+    file->has_head = last != NULL;
+    for (i = 0; i < count && !result; i++) {
+        const lensnet_archive_entry *entry =
+            lnp_other_find(file, sketch.parameters->weights[i].name);
+        if (i == 0) first = entry;
+        if (!entry && (file->has_head || !lnp_is_last(sketch.parameters, i, 0)))
+            result = lnp_other_entry(&entry, file, &sketch.parameters->weights[i], error);
+    }
+    if (!result) result = lnp_other_unexpected(file, sketch.parameters, error);
+    lnp_sketch_end(&sketch);
+    if (result) return result;
+    if (first->rank < 2 || first->shape[1] < 1 || first->shape[1] > LNP_WIDTH_MAX ||
+        (last && (last->rank < 1 || last->shape[0] < 1 || last->shape[0] > LNP_WIDTH_MAX)))
+        return lnp_fail(error, LENSNET_ERROR_SHAPE,
+                        "'%.160s': its first or last layer has an impossible shape", archive->path);
+    file->net.channels = (size_t)first->shape[1];
+    file->net.classes = last ? (size_t)last->shape[0] : 0;
+    return LENSNET_OK;
+}
+
+/* Has every tensor the shape that the network asks for? */
+static lensnet_result lnp_other_check(const lnp_checkpoint *file, const lensnet_model_desc *desc,
+                                      lensnet_error *error)
+{
+    const lensnet_archive_entry *entry;
+    lnp_sketch sketch;
+    lensnet_result result = lnp_sketch_input(&sketch, desc, error);
+    size_t i;
+    for (i = 0; !result && i < sketch.parameters->count; i++)
+        if (file->has_head || !lnp_is_last(sketch.parameters, i, 0))
+            result = lnp_other_entry(&entry, file, &sketch.parameters->weights[i], error);
+    lnp_sketch_end(&sketch);
+    return result;
+}
+
+static lensnet_result lnp_other_read(lensnet_model *model, const lnp_checkpoint *file,
+                                     int head_fits, lensnet_error *error)
+{
+    lensnet_parameters *p = model->parameters;
+    const size_t heads = lnp_head_parameters(&model->desc);
+    lensnet_result result = LENSNET_OK;
+    size_t i;
+    for (i = 0; !result && i + heads < p->count; i++) {
+        const lensnet_archive_entry *entry;
+        if (lnp_is_last(p, i, heads) && !head_fits) break;
+        result = lnp_other_entry(&entry, file, &p->weights[i], error);
+        if (!result)
+            result = lensnet_archive_read_float(p->values + p->weights[i].offset, file->archive,
+                                                entry, error);
+    }
+    return result;
+}
+
+/* Which of the networks an archive is of, by what is said; NULL: ConvNeXt V2, or nobody says. A name that stands in
+ * a config.json alone may be another program's. */
+static lensnet_result lnp_architecture_said(const lensnet_architecture **a, const lnp_sources *s,
+                                            const lensnet_architecture *known, size_t count,
+                                            lensnet_error *error)
+{
+    const char *name = lnp_said(s, LNP_KEY_ARCHITECTURE);
+    lnp_quoted quoted;
+    size_t i;
+    *a = NULL;
+    if (!name || !strncmp(name, "convnextv2", 10)) return LENSNET_OK;
+    for (i = 0; i < count; i++)
+        if (!strcmp(known[i].name, name)) *a = &known[i];
+    if (*a || lnp_is_from_config(s, LNP_KEY_ARCHITECTURE)) return LENSNET_OK;
+    return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED, "'%.160s' is a %s, and this program knows %s",
+                    s->file->archive->path, lnp_quote(&quoted, name),
+                    count ? "no such network"
+                          : "ConvNeXt V2 alone (examples/backbones.h has others)");
+}
+
+/* The archive as what it says that it is, or as a ConvNeXt V2, else as the first network that has tensors of these
+ * names. */
+static lensnet_result lnp_checkpoint_find_out(lnp_checkpoint *file, const lnp_sources *s,
+                                              const lensnet_architecture *known, size_t count,
+                                              lensnet_error *error)
+{
+    const lensnet_archive *archive = file->archive;
+    const char *prefix = lnp_pair_value(s->told, s->told_count, "lensnet.prefix");
+    const lensnet_architecture *a;
+    lensnet_result result = lnp_architecture_said(&a, s, known, count, error);
+    size_t i;
+    if (result) return result;
+    if (a) return lnp_other_open(file, archive, a, prefix, error);
+    result = lnp_checkpoint_open(file, archive, prefix, error);
+    for (i = 0; i < count && result && result != LENSNET_ERROR_MEMORY; i++) {
+        const lensnet_result other = lnp_other_open(file, archive, &known[i], prefix, NULL);
+        if (!other) return LENSNET_OK;
+        if (other == LENSNET_ERROR_MEMORY)
+            result = lnp_no_memory(error, "a network", archive->path);
+    }
+    return result;
+}
+
 static lensnet_result lnp_model_read(lensnet_model *model, const lnp_checkpoint *file,
                                      int head_fits, lensnet_error *error)
 {
     lnp_net net = lnp_net_of(&model->desc);
     lnp_slot slot = lnp_first_slot();
     size_t index = 0;
+    if (file->architecture) return lnp_other_read(model, file, head_fits, error);
     do {
         const lensnet_archive_entry *entry =
             lnp_checkpoint_find(file, slot.role, slot.stage, slot.block);
@@ -20396,18 +20851,21 @@ const char *lensnet_model_notes(const lensnet_model *model) { return model ? mod
 static lensnet_result lnp_describe_archive(lensnet_model_desc *desc, lnp_checkpoint *file,
                                            lnp_sources *sources, const lensnet_archive *archive,
                                            const lensnet_archive_pair *told, size_t told_count,
+                                           const lensnet_architecture *known, size_t known_count,
                                            lensnet_error *error)
 {
     const lensnet_host host = lnp_host_copy(desc->host);
     lensnet_result result;
     memset(sources, 0, sizeof *sources);
-    result = lnp_checkpoint_open(file, archive, lnp_pair_value(told, told_count, "lensnet.prefix"),
-                                 error);
-    if (result) return result;
+    memset(file, 0, sizeof *file);
+    file->archive = archive;
     sources->file = file;
     sources->told = told;
     sources->told_count = told_count;
-    return lnp_sources_read(sources, desc, &host, error);
+    result = lnp_config_open(&sources->config, archive, error);
+    if (!result) result = lnp_checkpoint_find_out(file, sources, known, known_count, error);
+    if (!result) result = lnp_sources_read(sources, desc, &host, error);
+    return result || !file->architecture ? result : lnp_other_check(file, desc, error);
 }
 
 lensnet_result lensnet_model_load_archive(lensnet_model **model, const lensnet_archive *archive,
@@ -20423,8 +20881,9 @@ lensnet_result lensnet_model_load_archive(lensnet_model **model, const lensnet_a
     *model = NULL;
     if (!options) options = &defaults;
     desc.host = options->host;
-    result = lnp_describe_archive(&desc, &file, &sources, archive, options->told,
-                                  options->told_count, error);
+    result =
+        lnp_describe_archive(&desc, &file, &sources, archive, options->told, options->told_count,
+                             options->architectures, options->architecture_count, error);
     if (!result) {
         lnp_apply_load_options(&desc, options);
         result = lensnet_model_create(model, &desc, error);
@@ -20461,7 +20920,7 @@ lensnet_result lensnet_model_load(lensnet_model **model, const char *path,
 }
 
 /* What a file says beside the numbers. */
-#define LNP_PAIRS 17
+#define LNP_PAIRS 18
 typedef struct lnp_metadata {
     lensnet_host host;
     lensnet_archive_pair pairs[LNP_PAIRS];
@@ -20555,6 +21014,8 @@ static lensnet_result lnp_metadata_begin(lnp_metadata *m, const lensnet_model_de
                          d->views == 1   ? "1"
                          : d->views == 2 ? "2"
                                          : "4");
+    if (d->architecture)
+        lnp_metadata_put(m, lnp_key_names[LNP_KEY_ARCHITECTURE], d->architecture->name);
     lnp_metadata_preprocess(m, &d->preprocess);
     lnp_metadata_put(m, LENSNET_ARCHIVE_CHECKSUMS, NULL);
     return lnp_metadata_labels(m, d, error);
@@ -20604,6 +21065,7 @@ lensnet_result lensnet_model_save(const lensnet_model *model, const char *path, 
 /* lnp_supply from a checkpoint. */
 typedef struct lnp_file_supply {
     const lnp_checkpoint *file;
+    const lensnet_parameters *parameters;
     lnp_slot slot;
     lnp_net net;
 } lnp_file_supply;
@@ -20612,9 +21074,13 @@ static lensnet_result lnp_supply_from_file(void *context, size_t index, float *v
                                            lensnet_error *error)
 {
     lnp_file_supply *s = (lnp_file_supply *)context;
-    const lensnet_archive_entry *entry =
-        lnp_checkpoint_find(s->file, s->slot.role, s->slot.stage, s->slot.block);
-    (void)index; /* asked for in order */
+    const lensnet_archive_entry *entry;
+    if (s->file->architecture) {
+        const lensnet_result result =
+            lnp_other_entry(&entry, s->file, &s->parameters->weights[index], error);
+        return result ? result : lensnet_archive_read_float(values, s->file->archive, entry, error);
+    }
+    entry = lnp_checkpoint_find(s->file, s->slot.role, s->slot.stage, s->slot.block);
     lnp_slot_next(&s->slot, &s->net);
     return lensnet_archive_read_float(values, s->file->archive, entry, error);
 }
@@ -20647,8 +21113,9 @@ static lensnet_result lnp_model_freeze(lensnet_model **model, const lensnet_arch
     lnp_file_supply supply;
     lensnet_result result;
     desc.host = host;
-    result = lnp_describe_archive(&desc, &file, &sources, archive, options->told,
-                                  options->told_count, error);
+    result =
+        lnp_describe_archive(&desc, &file, &sources, archive, options->told, options->told_count,
+                             options->architectures, options->architecture_count, error);
     if (!result && !(file.has_head && file.has_norm))
         result = lnp_fail(error, LENSNET_ERROR_FORMAT,
                           "'%.200s' has no classification head; train one first (examples/train.c)",
@@ -20658,6 +21125,8 @@ static lensnet_result lnp_model_freeze(lensnet_model **model, const lensnet_arch
     lnp_sources_release(&sources);
     if (result) return result;
     supply.file = &file;
+    supply.parameters = (*model)->parameters;
+    (*model)->parameters->folds = 1;
     supply.slot = lnp_first_slot();
     supply.net = file.net;
     result = lnp_model_learn_uses(*model, options->precision, error);
@@ -20957,15 +21426,21 @@ static void lnp_belief_release(lnp_belief *b, const lensnet_host *host)
     b->stage = LNP_SEEN;
 }
 
+/* Of the mean over a stage's map, or of the features where there is no such stage. */
+static size_t lnp_pooled_channels(const lensnet_model *model, size_t stage)
+{
+    return model->stages[stage] ? model->stages[stage] : model->features;
+}
+
 /* Reads what there is; a file that says nothing costs nothing. */
 static lensnet_result lnp_belief_open(lnp_belief *b, const lensnet_archive *archive, int views,
-                                      const lensnet_model_desc *desc, const lensnet_host *host,
+                                      const lensnet_model *model, const lensnet_host *host,
                                       lensnet_error *error)
 {
-    const size_t sets = desc->classes * LNP_LEVELS;
+    const size_t classes = model->desc.classes, sets = classes * LNP_LEVELS;
     const int old = lensnet_archive_find(archive, "lensnet.foreign.mean") &&
                     !lensnet_archive_find(archive, "lensnet.foreign.2.mean");
-    const size_t features = desc->widths[old ? 3 : LNP_SEEN];
+    const size_t features = lnp_pooled_channels(model, old ? 3 : LNP_SEEN);
     lensnet_result result;
     b->stage = old ? 3 : LNP_SEEN;
     if (!lensnet_archive_find(archive, "lensnet.calibration.1.temperature") &&
@@ -20980,7 +21455,7 @@ static lensnet_result lnp_belief_open(lnp_belief *b, const lensnet_archive *arch
     b->mean = b->sets + sets;
     b->whitening = b->mean + features;
     b->temperature = 0.0;
-    result = lnp_belief_read_probabilities(b, archive, views, desc->classes, error);
+    result = lnp_belief_read_probabilities(b, archive, views, classes, error);
     if (!result) result = lnp_belief_read_foreign(b, archive, features, error);
     if (b->temperature == 0.0) {
         b->temperature = 1.0;
@@ -21108,8 +21583,7 @@ lensnet_result lensnet_classifier_load_archive(lensnet_classifier **classifier,
     result = lnp_model_freeze(&c->model, archive, options, &host, error);
     if (!result && c->options.views > c->model->desc.views) c->options.views = c->model->desc.views;
     if (!result && options->calibrated)
-        result =
-            lnp_belief_open(&c->belief, archive, c->options.views, &c->model->desc, &host, error);
+        result = lnp_belief_open(&c->belief, archive, c->options.views, c->model, &host, error);
     if (result)
         lensnet_classifier_destroy(c);
     else
@@ -21174,12 +21648,12 @@ const char *lensnet_classifier_label(const lensnet_classifier *c, size_t index)
 
 size_t lensnet_classifier_features(const lensnet_classifier *c)
 {
-    return c ? c->model->desc.widths[3] : 0;
+    return c ? c->model->features : 0;
 }
 
 size_t lensnet_classifier_pooled(const lensnet_classifier *c)
 {
-    return c ? c->model->desc.widths[c->belief.stage] : 0;
+    return c ? lnp_pooled_channels(c->model, c->belief.stage) : 0;
 }
 
 const lensnet_preprocess *lensnet_classifier_preprocess(const lensnet_classifier *c)
@@ -21216,7 +21690,8 @@ static lensnet_result lnp_session_graph(lensnet_session *s, lensnet_error *error
     lensnet_output(s->graph, network.logits);
     lensnet_keep(s->graph, s->features);
     lensnet_keep(s->graph, s->pooled);
-    if (s->classifier->belief.stage < 3 && lnp_tensor_valid(s->graph, s->pooled))
+    if (s->classifier->belief.stage < 3 && lnp_tensor_valid(s->graph, s->pooled) &&
+        s->pooled.index != s->features.index)
         s->graph->tensors[s->pooled.index].kept = LNP_KEPT_ASIDE; /* nothing else needs it */
     result = lensnet_graph_plan(s->graph, NULL, error);
     return result ? result : lensnet_graph_allocate(s->graph, error);
@@ -21270,7 +21745,7 @@ lensnet_result lensnet_session_create(lensnet_session **session,
     s->classifier = classifier;
     s->batch = batch;
     s->classes = classifier->model->desc.classes;
-    s->feature_count = classifier->model->desc.widths[3];
+    s->feature_count = classifier->model->features;
     s->pooled_count = lensnet_classifier_pooled(classifier);
     s->preprocess = classifier->model->desc.preprocess;
     if (lnp_is_grey_enough(&s->preprocess)) s->preprocess.channels = 1;
@@ -21555,8 +22030,9 @@ lensnet_result lensnet_classify(const lensnet_classifier *classifier, const floa
  *              losses from outside the header (lensnet_operator); sigmoid, SiLU, multiply, concat,
  *              channel scale, group norm, batch norm, softmax, attention, tokens, dropout, average pool;
  *              depthwise 3 x 3 and 5 x 5, stride 2; bfloat16 products; images of several bands, crops; temperature,
- *              prediction sets and "unknown" in a classifier; learning rates of single tensors. Files
- *              carry checksums. float32 keeps its bits.
+ *              prediction sets and "unknown" in a classifier; learning rates of single tensors; models and
+ *              classifiers of other networks (lensnet_architecture). Files carry checksums. float32 keeps
+ *              its bits.
  * 0.2.0        2026-11-24, LENSNET_NUMERICS 2: the gradients of biases, norms and GRN's shift are sums of
  *              chunks of a sample added in order, no longer one chain down all rows; that of a depthwise
  *              filter ends with a band of 14 rows. Forward results are as before. Less memory in

@@ -1,17 +1,15 @@
 /* backbones.h - other networks from the operators of level 3: ResNet, ConvNeXt V1, DenseNet, EfficientNet,
  * ViT, each written as in its paper.
  *
- * A network is one function that records it; the weights that it names are added to the table as it goes, in
- * the names and shapes of torchvision and timm, or found there when a second graph is recorded:
+ * Each is a lensnet_architecture: one function that records it. The weights that it names are added to the
+ * table as it goes, in the names and shapes of torchvision and timm, or found there when another graph is
+ * recorded. Models, files and classifiers take them like ConvNeXt V2:
  *
- *     lensnet_parameters_create(&parameters, NULL, &error);
- *     backbone_graph(&graph, parameters, "resnet18", 3, &options, &error);     training or not
- *     lensnet_parameters_allocate(parameters, 1, seed, &error);
- *     backbone_load(parameters, archive, &error);                              or
- *     backbone_initialise(parameters);
- *     lensnet_graph_allocate(graph, &error);
+ *     backbone_variant(&desc, "resnet18", &error);                        then lensnet_model_create(...)
+ *     options = backbone_load_defaults();                                 then lensnet_model_load(...)
+ *     options = backbone_classifier_defaults();                           then lensnet_classifier_load(...)
  *
- * Include after lensnet.h. Functions return a lensnet_result. */
+ * Include after lensnet.h. */
 #ifndef BACKBONES_H
 #define BACKBONES_H
 
@@ -20,12 +18,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef __GNUC__
+#define BACKBONE_API __attribute__((unused)) static
+#else
+#define BACKBONE_API static
+#endif
+
 /* ---- weights by name ------------------------------------------------------------------------------ */
 
 typedef struct backbone {
     lensnet_graph *graph;
     lensnet_parameters *parameters;
-    char prefix[80]; /* of the names, e.g. "layer1.0." */
+    const lensnet_model_desc *desc;
+    lensnet_network *network; /* what is recorded */
+    size_t block, blocks;     /* of those that drop path may skip: so far, and in all */
+    char prefix[80];          /* of the names, e.g. "layer1.0." */
 } backbone;
 
 static void backbone_enter(backbone *b, const char *format, ...)
@@ -70,62 +77,95 @@ static lensnet_parameter backbone_vector(backbone *b, const char *name, const ch
 
 /* ---- layers --------------------------------------------------------------------------------------- */
 
-typedef struct conv_shape {
+typedef struct backbone_conv_shape {
     size_t width, kernel, stride, padding, groups;
-    int biased;
-} conv_shape;
+} backbone_conv_shape;
 
-static lensnet_tensor conv_of(backbone *b, lensnet_tensor x, const char *name, conv_shape s)
+/* kernel x kernel, padded to keep the size at stride 1. */
+static backbone_conv_shape backbone_same_size(size_t width, size_t kernel, size_t stride,
+                                              size_t groups)
 {
-    lensnet_conv2d_desc desc = lensnet_conv2d_defaults();
-    lensnet_parameter weight, bias = {-1};
+    backbone_conv_shape s;
+    s.width = width;
+    s.kernel = kernel;
+    s.stride = stride;
+    s.padding = kernel / 2;
+    s.groups = groups;
+    return s;
+}
+
+static lensnet_parameter backbone_filters(backbone *b, lensnet_tensor x, const char *name,
+                                          const backbone_conv_shape *s)
+{
     size_t shape[4];
-    shape[0] = s.width;
-    shape[1] = backbone_channels(b, x) / s.groups;
-    shape[2] = shape[3] = s.kernel;
-    desc.stride = s.stride;
-    desc.padding = s.padding;
-    desc.groups = s.groups;
-    weight = backbone_weight(b, name, ".weight", shape, LENSNET_INITIAL_HE);
-    if (s.biased) bias = backbone_vector(b, name, ".bias", s.width, LENSNET_INITIAL_ZERO);
-    return lensnet_conv2d(b->graph, x, weight, bias, &desc);
+    shape[0] = s->width;
+    shape[1] = backbone_channels(b, x) / s->groups;
+    shape[2] = shape[3] = s->kernel;
+    return backbone_weight(b, name, ".weight", shape, LENSNET_INITIAL_HE);
 }
 
-/* kernel x kernel, without bias, padded to keep the size at stride 1. */
-static lensnet_tensor conv(backbone *b, lensnet_tensor x, const char *name, size_t width,
-                           size_t kernel, size_t stride)
+static lensnet_conv2d_desc backbone_conv_desc(const backbone_conv_shape *s)
 {
-    conv_shape s = {0, 0, 0, 0, 1, 0};
-    s.width = width;
-    s.kernel = kernel;
-    s.stride = stride;
-    s.padding = kernel / 2;
-    return conv_of(b, x, name, s);
+    lensnet_conv2d_desc d = lensnet_conv2d_defaults();
+    d.stride = s->stride;
+    d.padding = s->padding;
+    d.groups = s->groups;
+    return d;
 }
 
-static lensnet_tensor depthwise(backbone *b, lensnet_tensor x, const char *name, size_t kernel,
-                                size_t stride, int biased)
+static lensnet_tensor backbone_biased(backbone *b, lensnet_tensor x, const char *name,
+                                      backbone_conv_shape s)
 {
-    conv_shape s = {0, 0, 0, 0, 0, 0};
-    s.width = s.groups = backbone_channels(b, x);
-    s.kernel = kernel;
-    s.stride = stride;
-    s.padding = kernel / 2;
-    s.biased = biased;
-    return conv_of(b, x, name, s);
+    const lensnet_conv2d_desc desc = backbone_conv_desc(&s);
+    const lensnet_parameter weight = backbone_filters(b, x, name, &s);
+    return lensnet_conv2d(b->graph, x, weight,
+                          backbone_vector(b, name, ".bias", s.width, LENSNET_INITIAL_ZERO), &desc);
 }
 
-/* Non-overlapping patches, with bias. */
-static lensnet_tensor patches(backbone *b, lensnet_tensor x, const char *name, size_t width,
-                              size_t side)
+static lensnet_tensor backbone_conv(backbone *b, lensnet_tensor x, const char *name,
+                                    backbone_conv_shape s)
 {
-    conv_shape s = {0, 0, 0, 0, 1, 1};
-    s.width = width;
-    s.kernel = s.stride = side;
-    return conv_of(b, x, name, s);
+    const lensnet_conv2d_desc desc = backbone_conv_desc(&s);
+    const lensnet_parameter none = {-1};
+    return lensnet_conv2d(b->graph, x, backbone_filters(b, x, name, &s), none, &desc);
 }
 
-static lensnet_tensor linear(backbone *b, lensnet_tensor x, const char *name, size_t width)
+static lensnet_batch_norm_desc backbone_norm_desc(backbone *b, const char *name, size_t c)
+{
+    lensnet_batch_norm_desc d = lensnet_batch_norm_defaults();
+    d.weight = backbone_vector(b, name, ".weight", c, LENSNET_INITIAL_ONE);
+    d.bias = backbone_vector(b, name, ".bias", c, LENSNET_INITIAL_ZERO);
+    d.mean = backbone_vector(b, name, ".running_mean", c, LENSNET_INITIAL_ZERO);
+    d.variance = backbone_vector(b, name, ".running_var", c, LENSNET_INITIAL_ONE);
+    return d;
+}
+
+static lensnet_tensor backbone_batch_norm(backbone *b, lensnet_tensor x, const char *name)
+{
+    const lensnet_batch_norm_desc d = backbone_norm_desc(b, name, backbone_channels(b, x));
+    return lensnet_batch_norm(b->graph, x, &d);
+}
+
+/* Convolution and batch norm, which a classifier computes as one. */
+static lensnet_tensor backbone_conv_norm(backbone *b, lensnet_tensor x, const char *name,
+                                         const char *norm, backbone_conv_shape s)
+{
+    const lensnet_conv2d_desc desc = backbone_conv_desc(&s);
+    const lensnet_parameter weight = backbone_filters(b, x, name, &s);
+    const lensnet_batch_norm_desc d = backbone_norm_desc(b, norm, s.width);
+    return lensnet_conv2d_batch_norm(b->graph, x, weight, &desc, &d);
+}
+
+/* Non-overlapping patches. */
+static lensnet_tensor backbone_patches(backbone *b, lensnet_tensor x, const char *name,
+                                       size_t width, size_t side)
+{
+    backbone_conv_shape s = backbone_same_size(width, side, side, 1);
+    s.padding = 0;
+    return backbone_biased(b, x, name, s);
+}
+
+static lensnet_tensor backbone_linear(backbone *b, lensnet_tensor x, const char *name, size_t width)
 {
     size_t shape[4] = {0, 0, 0, 0};
     lensnet_parameter weight;
@@ -136,18 +176,7 @@ static lensnet_tensor linear(backbone *b, lensnet_tensor x, const char *name, si
                           backbone_vector(b, name, ".bias", width, LENSNET_INITIAL_ZERO));
 }
 
-static lensnet_tensor batch_norm(backbone *b, lensnet_tensor x, const char *name)
-{
-    const size_t c = backbone_channels(b, x);
-    lensnet_batch_norm_desc d = lensnet_batch_norm_defaults();
-    d.weight = backbone_vector(b, name, ".weight", c, LENSNET_INITIAL_ONE);
-    d.bias = backbone_vector(b, name, ".bias", c, LENSNET_INITIAL_ZERO);
-    d.mean = backbone_vector(b, name, ".running_mean", c, LENSNET_INITIAL_ZERO);
-    d.variance = backbone_vector(b, name, ".running_var", c, LENSNET_INITIAL_ONE);
-    return lensnet_batch_norm(b->graph, x, &d);
-}
-
-static lensnet_tensor layer_norm(backbone *b, lensnet_tensor x, const char *name)
+static lensnet_tensor backbone_layer_norm(backbone *b, lensnet_tensor x, const char *name)
 {
     const size_t c = backbone_channels(b, x);
     const lensnet_parameter weight = backbone_vector(b, name, ".weight", c, LENSNET_INITIAL_ONE);
@@ -155,12 +184,34 @@ static lensnet_tensor layer_norm(backbone *b, lensnet_tensor x, const char *name
                               backbone_vector(b, name, ".bias", c, LENSNET_INITIAL_ZERO), 1e-6f);
 }
 
-static lensnet_tensor relu(backbone *b, lensnet_tensor x) { return lensnet_relu(b->graph, x); }
-static lensnet_tensor silu(backbone *b, lensnet_tensor x) { return lensnet_silu(b->graph, x); }
-
-static lensnet_tensor add(backbone *b, lensnet_tensor x, lensnet_tensor y)
+static size_t backbone_sum_of(const size_t depths[4])
 {
-    return lensnet_add(b->graph, x, y);
+    return depths[0] + depths[1] + depths[2] + depths[3];
+}
+
+static lensnet_tensor backbone_relu(backbone *b, lensnet_tensor x)
+{
+    return lensnet_relu(b->graph, x);
+}
+static lensnet_tensor backbone_silu(backbone *b, lensnet_tensor x)
+{
+    return lensnet_silu(b->graph, x);
+}
+
+/* x + y, where y may be dropped (stochastic depth: Huang et al. 2016), the deeper the block the sooner. */
+static lensnet_tensor backbone_add(backbone *b, lensnet_tensor x, lensnet_tensor y)
+{
+    const float depth = b->blocks > 1 ? (float)b->block / (float)(b->blocks - 1) : 0.0f;
+    const float rate = b->desc->drop_path_rate * depth;
+    return lensnet_add(b->graph, x, rate > 0 ? lensnet_drop_path(b->graph, y, rate) : y);
+}
+
+/* The last layer, in float32: what it costs is nothing, what it rounds would be seen. */
+static void backbone_classify_features(backbone *b, lensnet_tensor features, const char *name)
+{
+    b->network->features = features;
+    lensnet_graph_set_precision(b->graph, LENSNET_PRECISION_FP32);
+    b->network->logits = backbone_linear(b, features, name, b->desc->classes);
 }
 
 /* ---- ResNet: He et al. 2016, "Deep Residual Learning for Image Recognition", table 1 -------------- */
@@ -175,12 +226,15 @@ static lensnet_tensor resnet_residual(backbone *b, const resnet *r, lensnet_tens
                                       size_t stride)
 {
     if (!r->bottleneck) {
-        x = relu(b, batch_norm(b, conv(b, x, "conv1", width, 3, stride), "bn1"));
-        return batch_norm(b, conv(b, x, "conv2", width, 3, 1), "bn2");
+        x = backbone_relu(
+            b, backbone_conv_norm(b, x, "conv1", "bn1", backbone_same_size(width, 3, stride, 1)));
+        return backbone_conv_norm(b, x, "conv2", "bn2", backbone_same_size(width, 3, 1, 1));
     }
-    x = relu(b, batch_norm(b, conv(b, x, "conv1", width, 1, 1), "bn1"));
-    x = relu(b, batch_norm(b, conv(b, x, "conv2", width, 3, stride), "bn2"));
-    return batch_norm(b, conv(b, x, "conv3", 4 * width, 1, 1), "bn3");
+    x = backbone_relu(b,
+                      backbone_conv_norm(b, x, "conv1", "bn1", backbone_same_size(width, 1, 1, 1)));
+    x = backbone_relu(
+        b, backbone_conv_norm(b, x, "conv2", "bn2", backbone_same_size(width, 3, stride, 1)));
+    return backbone_conv_norm(b, x, "conv3", "bn3", backbone_same_size(4 * width, 1, 1, 1));
 }
 
 /* y = F(x) + x; where the shapes differ, x is projected (option B). */
@@ -190,24 +244,27 @@ static lensnet_tensor resnet_block(backbone *b, const resnet *r, lensnet_tensor 
     const size_t wide = r->bottleneck ? 4 * width : width;
     lensnet_tensor y = resnet_residual(b, r, x, width, stride);
     if (stride != 1 || backbone_channels(b, x) != wide)
-        x = batch_norm(b, conv(b, x, "downsample.0", wide, 1, stride), "downsample.1");
-    return relu(b, add(b, y, x));
+        x = backbone_conv_norm(b, x, "downsample.0", "downsample.1",
+                               backbone_same_size(wide, 1, stride, 1));
+    return backbone_relu(b, backbone_add(b, x, y));
 }
 
-static lensnet_tensor resnet_record(backbone *b, const void *details, lensnet_tensor x,
-                                    size_t classes)
+static void resnet_record(backbone *b, const void *details, lensnet_tensor x)
 {
     const resnet *r = (const resnet *)details;
     size_t stage, block;
-    x = relu(b, batch_norm(b, conv(b, x, "conv1", 64, 7, 2), "bn1"));
+    b->blocks = backbone_sum_of(r->depths);
+    x = backbone_relu(b, backbone_conv_norm(b, x, "conv1", "bn1", backbone_same_size(64, 7, 2, 1)));
     x = lensnet_max_pool(b->graph, x, 3, 2, 1);
-    for (stage = 0; stage < 4; stage++)
-        for (block = 0; block < r->depths[stage]; block++) {
+    for (stage = 0; stage < 4; stage++) {
+        for (block = 0; block < r->depths[stage]; block++, b->block++) {
             backbone_enter(b, "layer%d.%d.", (int)stage + 1, (int)block);
             x = resnet_block(b, r, x, (size_t)64 << stage, stage > 0 && block == 0 ? 2 : 1);
         }
+        b->network->stages[stage] = x;
+    }
     backbone_enter(b, "");
-    return linear(b, lensnet_mean_pool(b->graph, x), "fc", classes);
+    backbone_classify_features(b, lensnet_mean_pool(b->graph, x), "fc");
 }
 
 static const resnet resnet18 = {{2, 2, 2, 2}, 0}, resnet34 = {{3, 4, 6, 3}, 0},
@@ -223,36 +280,42 @@ typedef struct convnext {
 static lensnet_tensor convnext_pointwise(backbone *b, const convnext *n, lensnet_tensor x,
                                          const char *name, size_t width)
 {
-    return n->convolutions ? patches(b, x, name, width, 1) : linear(b, x, name, width);
+    return n->convolutions ? backbone_patches(b, x, name, width, 1)
+                           : backbone_linear(b, x, name, width);
 }
 
 /* Figure 4, with layer scale (gamma). */
 static lensnet_tensor convnext_block(backbone *b, const convnext *n, lensnet_tensor x)
 {
     const size_t c = backbone_channels(b, x);
-    lensnet_tensor y = layer_norm(b, depthwise(b, x, "conv_dw", 7, 1, 1), "norm");
+    lensnet_tensor y = backbone_layer_norm(
+        b, backbone_biased(b, x, "conv_dw", backbone_same_size(c, 7, 1, c)), "norm");
     y = lensnet_gelu(b->graph, convnext_pointwise(b, n, y, "mlp.fc1", 4 * c));
     y = convnext_pointwise(b, n, y, "mlp.fc2", c);
-    y = lensnet_channel_scale(b->graph, y, backbone_vector(b, "gamma", "", c, LENSNET_INITIAL_ONE));
-    return add(b, x, y);
+    y = lensnet_channel_scale(b->graph, y,
+                              backbone_vector(b, "gamma", "", c, LENSNET_INITIAL_TINY));
+    return backbone_add(b, x, y);
 }
 
-static lensnet_tensor convnext_record(backbone *b, const void *details, lensnet_tensor x,
-                                      size_t classes)
+static void convnext_record(backbone *b, const void *details, lensnet_tensor x)
 {
     const convnext *n = (const convnext *)details;
     size_t stage, block;
-    x = layer_norm(b, patches(b, x, "stem.0", n->width, 4), "stem.1");
+    b->blocks = backbone_sum_of(n->depths);
+    x = backbone_layer_norm(b, backbone_patches(b, x, "stem.0", n->width, 4), "stem.1");
     for (stage = 0; stage < 4; stage++) {
         backbone_enter(b, "stages.%d.downsample.", (int)stage);
-        if (stage > 0) x = patches(b, layer_norm(b, x, "0"), "1", n->width << stage, 2);
-        for (block = 0; block < n->depths[stage]; block++) {
+        if (stage > 0)
+            x = backbone_patches(b, backbone_layer_norm(b, x, "0"), "1", n->width << stage, 2);
+        for (block = 0; block < n->depths[stage]; block++, b->block++) {
             backbone_enter(b, "stages.%d.blocks.%d.", (int)stage, (int)block);
             x = convnext_block(b, n, x);
         }
+        b->network->stages[stage] = x;
     }
     backbone_enter(b, "head.");
-    return linear(b, layer_norm(b, lensnet_mean_pool(b->graph, x), "norm"), "fc", classes);
+    backbone_classify_features(b, backbone_layer_norm(b, lensnet_mean_pool(b->graph, x), "norm"),
+                               "fc");
 }
 
 static const convnext convnext_atto = {{2, 2, 6, 2}, 40, 1}, convnext_femto = {{2, 2, 6, 2}, 48, 1},
@@ -268,34 +331,37 @@ enum { DENSENET_GROWTH = 32 };
 /* BN-ReLU-Conv(1)-BN-ReLU-Conv(3), beside what went in. */
 static lensnet_tensor densenet_layer(backbone *b, lensnet_tensor x)
 {
-    lensnet_tensor y = relu(b, batch_norm(b, x, "norm1"));
-    y = relu(b, batch_norm(b, conv(b, y, "conv1", 4 * DENSENET_GROWTH, 1, 1), "norm2"));
-    return lensnet_concat(b->graph, x, conv(b, y, "conv2", DENSENET_GROWTH, 3, 1));
+    lensnet_tensor y = backbone_relu(b, backbone_batch_norm(b, x, "norm1"));
+    y = backbone_relu(b, backbone_conv_norm(b, y, "conv1", "norm2",
+                                            backbone_same_size(4 * DENSENET_GROWTH, 1, 1, 1)));
+    return lensnet_concat(
+        b->graph, x, backbone_conv(b, y, "conv2", backbone_same_size(DENSENET_GROWTH, 3, 1, 1)));
 }
 
-static lensnet_tensor densenet_record(backbone *b, const void *details, lensnet_tensor x,
-                                      size_t classes)
+static void densenet_record(backbone *b, const void *details, lensnet_tensor x)
 {
     const size_t *depths = (const size_t *)details;
     int block, layer;
     backbone_enter(b, "features.");
-    x = relu(b, batch_norm(b, conv(b, x, "conv0", 2 * DENSENET_GROWTH, 7, 2), "norm0"));
+    x = backbone_relu(b, backbone_conv_norm(b, x, "conv0", "norm0",
+                                            backbone_same_size(2 * DENSENET_GROWTH, 7, 2, 1)));
     x = lensnet_max_pool(b->graph, x, 3, 2, 1);
     for (block = 0; block < 4; block++) {
         for (layer = 0; (size_t)layer < depths[block]; layer++) {
             backbone_enter(b, "features.denseblock%d.denselayer%d.", block + 1, layer + 1);
             x = densenet_layer(b, x);
         }
+        b->network->stages[block] = x;
         if (block == 3) break;
         backbone_enter(b, "features.transition%d.", block + 1);
-        x = relu(b, batch_norm(b, x, "norm"));
-        x = conv(b, x, "conv", backbone_channels(b, x) / 2, 1, 1);
+        x = backbone_relu(b, backbone_batch_norm(b, x, "norm"));
+        x = backbone_conv(b, x, "conv", backbone_same_size(backbone_channels(b, x) / 2, 1, 1, 1));
         x = lensnet_average_pool(b->graph, x, 2, 2, 0);
     }
     backbone_enter(b, "features.");
-    x = relu(b, batch_norm(b, x, "norm5"));
+    x = backbone_relu(b, backbone_batch_norm(b, x, "norm5"));
     backbone_enter(b, "");
-    return linear(b, lensnet_mean_pool(b->graph, x), "classifier", classes);
+    backbone_classify_features(b, lensnet_mean_pool(b->graph, x), "classifier");
 }
 
 static const size_t densenet121[4] = {6, 12, 24, 16};
@@ -322,12 +388,19 @@ static size_t efficientnet_width(const efficientnet *e, size_t channels)
     return (double)width < 0.9 * wanted ? width + 8 : width;
 }
 
+static size_t efficientnet_layers(const efficientnet *e, size_t stage)
+{
+    const double layers = e->depth * (double)efficientnet_stages[stage].layers;
+    const size_t whole = (size_t)layers;
+    return (double)whole < layers ? whole + 1 : whole;
+}
+
 /* Squeeze and excitation (Hu et al. 2018): a gate for each channel. */
 static lensnet_tensor efficientnet_excite(backbone *b, lensnet_tensor x, size_t squeezed)
 {
     lensnet_tensor gate = lensnet_mean_pool(b->graph, x);
-    gate = silu(b, patches(b, gate, "se.conv_reduce", squeezed, 1));
-    gate = patches(b, gate, "se.conv_expand", backbone_channels(b, x), 1);
+    gate = backbone_silu(b, backbone_patches(b, gate, "se.conv_reduce", squeezed, 1));
+    gate = backbone_patches(b, gate, "se.conv_expand", backbone_channels(b, x), 1);
     return lensnet_multiply(b->graph, x, lensnet_sigmoid(b->graph, gate));
 }
 
@@ -336,35 +409,43 @@ static lensnet_tensor efficientnet_block(backbone *b, const efficientnet_stage *
                                          size_t width, size_t stride)
 {
     const size_t c = backbone_channels(b, x);
+    const size_t wide = c * s->expansion;
     const int expands = s->expansion > 1;
     lensnet_tensor y = x;
-    if (expands) y = silu(b, batch_norm(b, conv(b, y, "conv_pw", c * s->expansion, 1, 1), "bn1"));
-    y = depthwise(b, y, "conv_dw", s->kernel, stride, 0);
-    y = silu(b, batch_norm(b, y, expands ? "bn2" : "bn1"));
+    if (expands)
+        y = backbone_silu(
+            b, backbone_conv_norm(b, y, "conv_pw", "bn1", backbone_same_size(wide, 1, 1, 1)));
+    y = backbone_silu(b, backbone_conv_norm(b, y, "conv_dw", expands ? "bn2" : "bn1",
+                                            backbone_same_size(wide, s->kernel, stride, wide)));
     y = efficientnet_excite(b, y, c / 4);
-    y = batch_norm(b, conv(b, y, expands ? "conv_pwl" : "conv_pw", width, 1, 1),
-                   expands ? "bn3" : "bn2");
-    return stride == 1 && c == width ? add(b, x, y) : y;
+    y = backbone_conv_norm(b, y, expands ? "conv_pwl" : "conv_pw", expands ? "bn3" : "bn2",
+                           backbone_same_size(width, 1, 1, 1));
+    return stride == 1 && c == width ? backbone_add(b, x, y) : y;
 }
 
-static lensnet_tensor efficientnet_record(backbone *b, const void *details, lensnet_tensor x,
-                                          size_t classes)
+static void efficientnet_record(backbone *b, const void *details, lensnet_tensor x)
 {
+    static const size_t maps[7] = {4, 0, 1, 4,
+                                   2, 4, 3}; /* the last of each size, as timm has them; 4: none */
     const efficientnet *e = (const efficientnet *)details;
     size_t stage, layer;
-    x = silu(b, batch_norm(b, conv(b, x, "conv_stem", efficientnet_width(e, 32), 3, 2), "bn1"));
+    for (stage = 0; stage < 7; stage++) b->blocks += efficientnet_layers(e, stage);
+    x = backbone_silu(b,
+                      backbone_conv_norm(b, x, "conv_stem", "bn1",
+                                         backbone_same_size(efficientnet_width(e, 32), 3, 2, 1)));
     for (stage = 0; stage < 7; stage++) {
         const efficientnet_stage *s = &efficientnet_stages[stage];
-        const double layers = e->depth * (double)s->layers;
-        for (layer = 0; (double)layer < layers; layer++) {
+        for (layer = 0; layer < efficientnet_layers(e, stage); layer++, b->block++) {
             backbone_enter(b, "blocks.%d.%d.", (int)stage, (int)layer);
             x = efficientnet_block(b, s, x, efficientnet_width(e, s->channels),
                                    layer == 0 ? s->stride : 1);
         }
+        if (maps[stage] < 4) b->network->stages[maps[stage]] = x;
     }
     backbone_enter(b, "");
-    x = silu(b, batch_norm(b, conv(b, x, "conv_head", efficientnet_width(e, 1280), 1, 1), "bn2"));
-    return linear(b, lensnet_mean_pool(b->graph, x), "classifier", classes);
+    x = backbone_conv_norm(b, x, "conv_head", "bn2",
+                           backbone_same_size(efficientnet_width(e, 1280), 1, 1, 1));
+    backbone_classify_features(b, lensnet_mean_pool(b->graph, backbone_silu(b, x)), "classifier");
 }
 
 static const efficientnet efficientnet_b0 = {1.0, 1.0}, efficientnet_b1 = {1.0, 1.1};
@@ -378,10 +459,13 @@ typedef struct vit {
 /* Equations 2 and 3. */
 static lensnet_tensor vit_block(backbone *b, const vit *v, lensnet_tensor x)
 {
-    lensnet_tensor y = linear(b, layer_norm(b, x, "norm1"), "attn.qkv", 3 * v->width);
-    x = add(b, x, linear(b, lensnet_attention(b->graph, y, v->heads), "attn.proj", v->width));
-    y = lensnet_gelu(b->graph, linear(b, layer_norm(b, x, "norm2"), "mlp.fc1", 4 * v->width));
-    return add(b, x, linear(b, y, "mlp.fc2", v->width));
+    lensnet_tensor y =
+        backbone_linear(b, backbone_layer_norm(b, x, "norm1"), "attn.qkv", 3 * v->width);
+    x = backbone_add(
+        b, x, backbone_linear(b, lensnet_attention(b->graph, y, v->heads), "attn.proj", v->width));
+    y = lensnet_gelu(
+        b->graph, backbone_linear(b, backbone_layer_norm(b, x, "norm2"), "mlp.fc1", 4 * v->width));
+    return backbone_add(b, x, backbone_linear(b, y, "mlp.fc2", v->width));
 }
 
 /* Equation 1: patches in a row behind the class token, each with its position. */
@@ -389,7 +473,7 @@ static lensnet_tensor vit_embed(backbone *b, const vit *v, lensnet_tensor x)
 {
     size_t shape[4] = {1, 1, 0, 0}, height, width;
     lensnet_parameter class_token;
-    x = patches(b, x, "patch_embed.proj", v->width, v->patch);
+    x = backbone_patches(b, x, "patch_embed.proj", v->width, v->patch);
     lensnet_tensor_shape(b->graph, x, &height, &width, NULL);
     shape[2] = v->width;
     class_token = backbone_weight(b, "cls_token", "", shape, LENSNET_INITIAL_NORMAL_002);
@@ -398,17 +482,19 @@ static lensnet_tensor vit_embed(backbone *b, const vit *v, lensnet_tensor x)
                           backbone_weight(b, "pos_embed", "", shape, LENSNET_INITIAL_NORMAL_002));
 }
 
-static lensnet_tensor vit_record(backbone *b, const void *details, lensnet_tensor x, size_t classes)
+/* It has no maps: what the blocks see is a row of tokens. */
+static void vit_record(backbone *b, const void *details, lensnet_tensor x)
 {
     const vit *v = (const vit *)details;
-    size_t block;
+    b->blocks = v->depth;
     x = vit_embed(b, v, x);
-    for (block = 0; block < v->depth; block++) {
-        backbone_enter(b, "blocks.%d.", (int)block);
+    for (; b->block < v->depth; b->block++) {
+        backbone_enter(b, "blocks.%d.", (int)b->block);
         x = vit_block(b, v, x);
     }
     backbone_enter(b, "");
-    return linear(b, lensnet_token(b->graph, layer_norm(b, x, "norm"), 0), "head", classes);
+    backbone_classify_features(b, lensnet_token(b->graph, backbone_layer_norm(b, x, "norm"), 0),
+                               "head");
 }
 
 /* DeiT-S (Touvron et al. 2021) is ViT-S trained in another way. */
@@ -416,137 +502,92 @@ static const vit vit_small = {12, 384, 6, 16};
 
 /* ---- all of them, by name -------------------------------------------------------------------------- */
 
-typedef struct backbone_entry {
-    const char *name;
-    lensnet_tensor (*record)(backbone *b, const void *details, lensnet_tensor images,
-                             size_t classes); /* -> logits */
+typedef struct backbone_kind {
+    void (*record)(backbone *b, const void *details, lensnet_tensor images);
     const void *details;
-} backbone_entry;
+} backbone_kind;
 
-static const backbone_entry backbones[] = {
-    {"resnet18", resnet_record, &resnet18},
-    {"resnet34", resnet_record, &resnet34},
-    {"resnet50", resnet_record, &resnet50},
-    {"convnext_atto", convnext_record, &convnext_atto},
-    {"convnext_femto", convnext_record, &convnext_femto},
-    {"convnext_pico", convnext_record, &convnext_pico},
-    {"convnext_nano", convnext_record, &convnext_nano},
-    {"convnext_tiny", convnext_record, &convnext_tiny},
-    {"convnext_small", convnext_record, &convnext_small},
-    {"convnext_base", convnext_record, &convnext_base},
-    {"densenet121", densenet_record, densenet121},
-    {"efficientnet_b0", efficientnet_record, &efficientnet_b0},
-    {"efficientnet_b1", efficientnet_record, &efficientnet_b1},
-    {"vit_small_patch16_224", vit_record, &vit_small},
-    {"deit_small_patch16_224", vit_record, &vit_small}};
+static void backbone_record(lensnet_network *network, lensnet_graph *graph,
+                            lensnet_parameters *parameters, lensnet_tensor images,
+                            const lensnet_model_desc *desc, const void *details)
+{
+    const backbone_kind *kind = (const backbone_kind *)details;
+    backbone b;
+    memset(&b, 0, sizeof b);
+    b.network = network;
+    b.graph = graph;
+    b.parameters = parameters;
+    b.desc = desc;
+    kind->record(&b, kind->details, images);
+}
+
+static const backbone_kind backbone_kinds[] = {{resnet_record, &resnet18},
+                                               {resnet_record, &resnet34},
+                                               {resnet_record, &resnet50},
+                                               {convnext_record, &convnext_atto},
+                                               {convnext_record, &convnext_femto},
+                                               {convnext_record, &convnext_pico},
+                                               {convnext_record, &convnext_nano},
+                                               {convnext_record, &convnext_tiny},
+                                               {convnext_record, &convnext_small},
+                                               {convnext_record, &convnext_base},
+                                               {densenet_record, densenet121},
+                                               {efficientnet_record, &efficientnet_b0},
+                                               {efficientnet_record, &efficientnet_b1},
+                                               {vit_record, &vit_small}};
+
+static const lensnet_architecture backbones[] = {
+    {"resnet18", backbone_record, &backbone_kinds[0]},
+    {"resnet34", backbone_record, &backbone_kinds[1]},
+    {"resnet50", backbone_record, &backbone_kinds[2]},
+    {"convnext_atto", backbone_record, &backbone_kinds[3]},
+    {"convnext_femto", backbone_record, &backbone_kinds[4]},
+    {"convnext_pico", backbone_record, &backbone_kinds[5]},
+    {"convnext_nano", backbone_record, &backbone_kinds[6]},
+    {"convnext_tiny", backbone_record, &backbone_kinds[7]},
+    {"convnext_small", backbone_record, &backbone_kinds[8]},
+    {"convnext_base", backbone_record, &backbone_kinds[9]},
+    {"densenet121", backbone_record, &backbone_kinds[10]},
+    {"efficientnet_b0", backbone_record, &backbone_kinds[11]},
+    {"efficientnet_b1", backbone_record, &backbone_kinds[12]},
+    {"vit_small_patch16_224", backbone_record, &backbone_kinds[13]},
+    {"deit_small_patch16_224", backbone_record, &backbone_kinds[13]}};
 
 enum { BACKBONES = sizeof backbones / sizeof *backbones };
 
-/* ---- graphs and files ------------------------------------------------------------------------------ */
+/* ---- for programs ---------------------------------------------------------------------------------- */
 
-static lensnet_result backbone_fail(lensnet_error *error, lensnet_result code, const char *format,
-                                    ...)
+/* Makes the description one of ConvNeXt V2's variants or of these networks. */
+BACKBONE_API lensnet_result backbone_variant(lensnet_model_desc *desc, const char *name,
+                                             lensnet_error *error)
 {
-    va_list list;
-    va_start(list, format);
-    if (error) {
-        error->code = code;
-        vsnprintf(error->text, sizeof error->text, format, list);
+    size_t i, used;
+    desc->architecture = NULL;
+    for (i = 0; i < BACKBONES; i++)
+        if (!strcmp(backbones[i].name, name)) desc->architecture = &backbones[i];
+    if (desc->architecture || !lensnet_model_variant(desc, name, error)) return LENSNET_OK;
+    for (i = 0; error && i < BACKBONES; i++) {
+        used = strlen(error->text);
+        snprintf(error->text + used, sizeof error->text - used, "%s %s", i ? "," : "; or",
+                 backbones[i].name);
     }
-    va_end(list);
-    return code;
+    return LENSNET_ERROR_ARGUMENT;
 }
 
-/* Records the network of that name for images of 3 channels, with a cross-entropy if it trains, and plans it.
- * The first graph adds the weights to the table, which is to be allocated after it; later ones share
- * them. *graph is the caller's; on failure NULL. */
-static lensnet_result backbone_graph(lensnet_graph **graph, lensnet_parameters *parameters,
-                                     const char *name, size_t classes,
-                                     const lensnet_graph_options *options, lensnet_error *error)
+BACKBONE_API lensnet_load_options backbone_load_defaults(void)
 {
-    backbone b;
-    lensnet_tensor logits;
-    lensnet_result result;
-    size_t i = 0;
-    while (i < BACKBONES && strcmp(backbones[i].name, name) != 0) i++;
-    *graph = NULL;
-    if (i == BACKBONES)
-        return backbone_fail(error, LENSNET_ERROR_ARGUMENT, "no backbone is named %s", name);
-    result = lensnet_graph_create(graph, parameters, options, error);
-    if (result) return result;
-    memset(&b, 0, sizeof b);
-    b.graph = *graph;
-    b.parameters = parameters;
-    logits = backbones[i].record(&b, backbones[i].details, lensnet_input(*graph, 3), classes);
-    if (options->training)
-        lensnet_cross_entropy(*graph, logits, NULL);
-    else
-        lensnet_output(*graph, logits);
-    result = lensnet_graph_plan(*graph, NULL, error);
-    if (result) {
-        lensnet_graph_destroy(*graph);
-        *graph = NULL;
-    }
-    return result;
+    lensnet_load_options options = lensnet_load_defaults();
+    options.architectures = backbones;
+    options.architecture_count = BACKBONES;
+    return options;
 }
 
-/* After lensnet_parameters_allocate: what no lensnet_initial says. Layer scale begins at 1e-6. */
-static void backbone_initialise(lensnet_parameters *parameters)
+BACKBONE_API lensnet_classifier_options backbone_classifier_defaults(void)
 {
-    size_t i, k;
-    for (i = 0; i < lensnet_parameters_count(parameters); i++) {
-        const lensnet_parameter_info w = lensnet_parameters_info(parameters, i);
-        const size_t length = strlen(w.name);
-        if (length < 6 || strcmp(w.name + length - 6, ".gamma") != 0) continue;
-        for (k = 0; k < w.size; k++) lensnet_parameters_values(parameters)[w.offset + k] = 1e-6f;
-    }
-    lensnet_parameters_changed(parameters);
-}
-
-/* Reads every weight of the table; other tensors of the archive (num_batches_tracked) are passed over. */
-static lensnet_result backbone_load(lensnet_parameters *parameters, const lensnet_archive *archive,
-                                    lensnet_error *error)
-{
-    lensnet_result result = LENSNET_OK;
-    size_t i;
-    for (i = 0; i < lensnet_parameters_count(parameters) && !result; i++) {
-        const lensnet_parameter_info w = lensnet_parameters_info(parameters, i);
-        const lensnet_archive_entry *entry = lensnet_archive_find(archive, w.name);
-        int d, fits = entry && entry->rank == w.rank;
-        for (d = 0; fits && d < w.rank; d++) fits = entry->shape[d] == w.shape[d];
-        if (!fits)
-            return backbone_fail(error, LENSNET_ERROR_FORMAT,
-                                 "the file has no tensor %s, or of another shape", w.name);
-        result = lensnet_archive_read_float(lensnet_parameters_values(parameters) + w.offset,
-                                            archive, entry, error);
-    }
-    lensnet_parameters_changed(parameters);
-    return result;
-}
-
-/* Writes every weight in float32, and the network's name as "lensnet.network" in the metadata. */
-static lensnet_result backbone_save(lensnet_parameters *parameters, const char *name,
-                                    const char *path, lensnet_error *error)
-{
-    const size_t count = lensnet_parameters_count(parameters);
-    lensnet_archive_tensor *tensors = (lensnet_archive_tensor *)calloc(count, sizeof *tensors);
-    lensnet_archive_pair pairs[2] = {{"format", "pt"}, {"lensnet.network", NULL}};
-    lensnet_result result;
-    size_t i;
-    int d;
-    if (!tensors) return backbone_fail(error, LENSNET_ERROR_MEMORY, "out of memory for a table");
-    for (i = 0; i < count; i++) {
-        const lensnet_parameter_info w = lensnet_parameters_info(parameters, i);
-        tensors[i].name = w.name;
-        tensors[i].dtype = LENSNET_DTYPE_F32;
-        tensors[i].rank = w.rank;
-        for (d = 0; d < w.rank; d++) tensors[i].shape[d] = w.shape[d];
-        tensors[i].values = lensnet_parameters_values(parameters) + w.offset;
-    }
-    pairs[1].value = name;
-    result = lensnet_archive_save(path, tensors, count, pairs, 2, NULL, error);
-    free(tensors);
-    return result;
+    lensnet_classifier_options options = lensnet_classifier_defaults();
+    options.architectures = backbones;
+    options.architecture_count = BACKBONES;
+    return options;
 }
 
 #endif

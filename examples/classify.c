@@ -446,7 +446,7 @@ static void measure_columns(output *o)
 static int open_explainer(explainer *x, const char *path, const lensnet_host *host,
                           lensnet_error *error)
 {
-    lensnet_load_options load = lensnet_load_defaults();
+    lensnet_load_options load = backbone_load_defaults();
     lensnet_model *model = NULL;
     weights_file file;
     weights_told told;

@@ -316,7 +316,7 @@ static void read_words(evaluated *what, parts_mark *part, int words, char **argv
 
 int main(int argc, char **argv)
 {
-    lensnet_classifier_options choice = lensnet_classifier_defaults();
+    lensnet_classifier_options choice = backbone_classifier_defaults();
     lensnet_host host = lensnet_host_defaults();
     lensnet_classifier *classifier = NULL;
     dataset data;

@@ -11,6 +11,7 @@
 #ifndef EXPLAIN_H
 #define EXPLAIN_H
 
+#include "backbones.h"
 #include "dataset.h"
 
 #define EXPLAIN_STAGE 1 /* of 0 ... 3: an eighth of the input's side */
@@ -41,10 +42,15 @@ static int explain_graph(explainer *e, int stage, lensnet_error *error)
     options.height = options.width = (size_t)e->preprocess.image_size;
     options.batch = 1;
     options.training = 1;
+    options.fixed_statistics = 1;
     if (lensnet_graph_create(&e->graph, lensnet_model_parameters(e->model), &options, error))
         return 0;
     network = lensnet_model_record(e->graph, e->model);
     e->stage = network.stages[stage];
+    if (e->stage.index < 0)
+        return dataset_fail(error,
+                            "%s has no map of the image to look at: where it looks cannot be drawn",
+                            lensnet_model_variant_name(lensnet_model_description(e->model)));
     lensnet_keep(e->graph, e->stage);
     lensnet_cross_entropy(e->graph, network.logits, NULL);
     if (lensnet_graph_plan(e->graph, NULL, error) || lensnet_graph_allocate(e->graph, error))
@@ -73,7 +79,7 @@ NPY_API int explain_model(explainer *e, lensnet_model *model, lensnet_error *err
 NPY_API int explain_open(explainer *e, const char *path, const lensnet_host *host,
                          lensnet_error *error)
 {
-    lensnet_load_options load = lensnet_load_defaults();
+    lensnet_load_options load = backbone_load_defaults();
     lensnet_model *model;
     memset(e, 0, sizeof *e);
     load.host = host;

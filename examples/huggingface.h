@@ -1,10 +1,11 @@
-/* huggingface.h - writes a model as a folder that transformers' from_pretrained(folder) loads.
+/* huggingface.h - writes a model as a folder that transformers' from_pretrained(folder) loads, or, where it is a
+ * network of backbones.h, timm's create_model('local-dir:folder').
  *
  *   huggingface_save(model, "folder", &error);    the folder exists
  *
  * leaves in it
  *   model.safetensors            the weights, complete with lensnet's metadata
- *   config.json                  ConvNextV2Config: sizes, labels
+ *   config.json                  ConvNextV2Config: sizes, labels; for timm the architecture's name
  *   preprocessor_config.json     how an image becomes the network's input, and
  *   image_processing_lensnet.py  the image processor that does so. Normalising each image by itself
  *                                cannot be said to transformers' own processors, so the folder brings
@@ -104,6 +105,24 @@ static void huggingface_config(lnp_text *text, const lensnet_model_desc *desc, l
                       dtype == LENSNET_DTYPE_F16    ? "float16"
                       : dtype == LENSNET_DTYPE_BF16 ? "bfloat16"
                                                     : "float32");
+}
+
+/* What timm reads of another network: create_model('local-dir:FOLDER'). */
+static void huggingface_timm_config(lnp_text *text, const lensnet_model_desc *desc)
+{
+    size_t i;
+    lnp_text_put(text, "{\n  \"architecture\": ");
+    lnp_text_quoted(text, desc->architecture->name);
+    lnp_text_put(text, ",\n  \"label_names\": [");
+    for (i = 0; i < desc->classes; i++) {
+        if (i) lnp_text_put(text, ", ");
+        lnp_text_quoted(text, desc->labels[i]);
+    }
+    huggingface_print(text, "],\n  \"num_classes\": %d,\n  \"pretrained_cfg\": {\n",
+                      (int)desc->classes);
+    huggingface_print(text, "    \"input_size\": [%d, %d, %d],\n    \"num_classes\": %d\n  }\n}\n",
+                      desc->preprocess.channels, desc->preprocess.image_size,
+                      desc->preprocess.image_size, (int)desc->classes);
 }
 
 static void huggingface_channels(lnp_text *text, const char *key, const float *values, int count)
@@ -251,6 +270,28 @@ static const char *const huggingface_card[] = {
     NULL};
 /* clang-format on */
 
+/* clang-format off */
+static const char *const huggingface_timm_card[] = {
+    "It answers for images of strong gravitational lenses, taken as arrays of any finite numbers. Each is\n",
+    "prepared as `preprocessor_config.json` says, by the `image_processing_lensnet.py` beside it: timm's own\n",
+    "transforms cannot normalise an image by itself, and with them the answers are wrong.\n",
+    "\n",
+    "```python\n",
+    "import numpy, timm, torch\n",
+    "from transformers import AutoImageProcessor\n",
+    "\n",
+    "folder = '.'\n",
+    "model = timm.create_model('local-dir:' + folder, pretrained=True).eval()\n",
+    "processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)\n",
+    "with torch.no_grad():\n",
+    "    inputs = processor(numpy.load('image.npy'), return_tensors='pt')\n",
+    "    probabilities = model(inputs['pixel_values']).softmax(-1)[0]\n",
+    "```\n",
+    "\n",
+    "`model.safetensors` alone is enough for lensnet.h: `./classify model.safetensors image.npy`.\n",
+    NULL};
+/* clang-format on */
+
 static void huggingface_lines(lnp_text *text, const char *const *lines)
 {
     for (; *lines; lines++) lnp_text_put(text, *lines);
@@ -258,10 +299,15 @@ static void huggingface_lines(lnp_text *text, const char *const *lines)
 
 static void huggingface_readme(lnp_text *text, const lensnet_model_desc *desc)
 {
+    const int timm = desc->architecture != NULL;
     size_t i;
-    lnp_text_put(text, "---\nlibrary_name: transformers\npipeline_tag: image-classification\n"
-                       "tags:\n- convnextv2\n- gravitational-lensing\n---\n\n");
-    huggingface_print(text, "# ConvNeXt V2 (%s) for gravitational lenses\n\n",
+    huggingface_print(text,
+                      "---\nlibrary_name: %s\npipeline_tag: image-classification\n"
+                      "tags:\n- %s\n- gravitational-lensing\n---\n\n",
+                      timm ? "timm" : "transformers", timm ? "timm" : "convnextv2");
+    huggingface_print(text,
+                      timm ? "# %s for gravitational lenses\n\n"
+                           : "# ConvNeXt V2 (%s) for gravitational lenses\n\n",
                       lensnet_model_variant_name(desc));
     huggingface_print(text, "Written by lensnet.h %d.%d.%d. Input %d x %d pixels, %d channel%s, ",
                       LENSNET_VERSION_MAJOR, LENSNET_VERSION_MINOR, LENSNET_VERSION_PATCH,
@@ -275,7 +321,7 @@ static void huggingface_readme(lnp_text *text, const lensnet_model_desc *desc)
         lnp_text_char(text, '\n');
     }
     lnp_text_char(text, '\n');
-    huggingface_lines(text, huggingface_card);
+    huggingface_lines(text, timm ? huggingface_timm_card : huggingface_card);
 }
 
 /* --- files ------------------------------------------------------------------------------------ */
@@ -312,6 +358,7 @@ HUGGINGFACE_API lensnet_result huggingface_describe(const lensnet_model_desc *de
                                                     lensnet_error *error)
 {
     lensnet_host host = lnp_host_copy(desc->host);
+    const int timm = desc->architecture != NULL;
     lnp_text path, text;
     lensnet_result result;
     size_t i;
@@ -320,7 +367,10 @@ HUGGINGFACE_API lensnet_result huggingface_describe(const lensnet_model_desc *de
             return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "label %d is not UTF-8", (int)i);
     lnp_text_begin(&path, &host);
     lnp_text_begin(&text, &host);
-    huggingface_config(&text, desc, dtype);
+    if (timm)
+        huggingface_timm_config(&text, desc);
+    else
+        huggingface_config(&text, desc, dtype);
     result = huggingface_put(&path, folder, "config.json", &text, error);
     huggingface_preprocessor(&text, &desc->preprocess);
     if (!result) result = huggingface_put(&path, folder, "preprocessor_config.json", &text, error);

@@ -1,9 +1,11 @@
-/* train.c - trains a ConvNeXt V2 on a folder of images, or on images from the simulator.
+/* train.c - trains a ConvNeXt V2, or a network of backbones.h, on a folder of images, or on images from the
+ * simulator.
  *
  * cc -O2 -fopenmp examples/train.c -o train -lm
  * ./train DATA                          fine-tunes the weights that are shipped on DATA
  * ./train DATA --recipe scratch         starts from random weights
  * ./train DATA --recipe reference --weights imagenet.safetensors
+ * ./train DATA --recipe scratch --variant resnet18                   another network
  * ./train --simulate 3000 --out run     needs no data: every epoch has new simulated images
  * ./train --simulate 6000 --recipe scratch --epochs 20 --ease 10 --average 0.99 --out first
  *                                       from random weights: an atto at 128 x 128 that sees 120,000 images;
@@ -41,7 +43,7 @@
 
 static int save_folder(const run *r, lensnet_error *error)
 {
-    lensnet_load_options load = lensnet_load_defaults();
+    lensnet_load_options load = backbone_load_defaults();
     lensnet_model *model;
     int good;
     load.gradients = 0;
@@ -78,7 +80,7 @@ static int save_results(const run *r, const evaluation *e, lensnet_error *error)
 /* AUC on validation images with the views that the file allows. */
 static int views_auc(double *auc, run *r, const char *path, lensnet_error *error)
 {
-    lensnet_classifier_options choice = lensnet_classifier_defaults();
+    lensnet_classifier_options choice = backbone_classifier_defaults();
     lensnet_classifier *classifier;
     dataset_split some = r->data.split[DATASET_VAL];
     evaluation e;
@@ -102,7 +104,7 @@ static int views_auc(double *auc, run *r, const char *path, lensnet_error *error
 static int choose_views(run *r, lensnet_error *error)
 {
     const train_settings *s = &r->settings;
-    lensnet_load_options load = lensnet_load_defaults();
+    lensnet_load_options load = backbone_load_defaults();
     lensnet_model *model;
     double auc, best = -1;
     int views, chosen = 1, good = 1;
@@ -129,7 +131,7 @@ static int choose_views(run *r, lensnet_error *error)
 /* Temperature, sets and what is foreign; too few images are no failure of the training. */
 static int calibrate_best(run *r, lensnet_error *error)
 {
-    lensnet_classifier_options choice = lensnet_classifier_defaults();
+    lensnet_classifier_options choice = backbone_classifier_defaults();
     calibration c;
     int good;
     if (!choose_views(r, error)) return 0;
@@ -146,7 +148,7 @@ static int calibrate_best(run *r, lensnet_error *error)
 /* How the best epoch does on images that had no part in choosing it. */
 static int finish(run *r, lensnet_error *error)
 {
-    lensnet_classifier_options choice = lensnet_classifier_defaults();
+    lensnet_classifier_options choice = backbone_classifier_defaults();
     lensnet_classifier *classifier = NULL;
     svg_sheet text;
     evaluation e;
@@ -244,7 +246,7 @@ static int check_memory(const run *r, lensnet_error *error)
     lensnet_model_desc desc = lensnet_model_defaults();
     const double side = (double)s->image_size, machine = system_memory_bytes();
     double weights, images, list;
-    if (lensnet_model_variant(&desc, s->variant, NULL)) return 1; /* a custom one from a file */
+    if (backbone_variant(&desc, s->variant, NULL)) return 1; /* a custom one from a file */
     weights = 16 * (double)lensnet_model_weights(&desc);
     images = (double)s->batch * side * side * sizeof(float);
     list = ((double)s->simulate + 2 * (double)s->held_out) * sizeof(dataset_file);
@@ -312,8 +314,8 @@ static int begin(run *r, lensnet_error *error)
         good = check_memory(r, error) && data_prepare(r, error);
     }
     good = good && (weights ? model_load(r, weights, same_labels, error) : model_create(r, error));
-    good = good && class_weights_make(r, error) && graphs_plan(r, error) && data_check(r, error) &&
-           run_allocate(r, error);
+    good = good && other_check(r, error) && class_weights_make(r, error) && graphs_plan(r, error) &&
+           data_check(r, error) && run_allocate(r, error);
     if (good && state)
         good = state_restore_position(r, state, r->resumed, error) &&
                !lensnet_state_load(r->model, r->adamw, r->resumed, error);

@@ -118,14 +118,18 @@ static int forecast_time(run *r, lensnet_error *error)
     double adamw, sum, pass, fetch, image, steps;
     run_clock *c = &r->clock;
     size_t batch, first;
+    float *kept;
+    int good;
     run_share(&first, &batch, r, run_least(r->settings.batch, run_count(r, DATASET_TRAIN)));
     batch -= first;
-    if (!forecast_adamw(r, &adamw, error) ||
-        !forecast_fetch(r, DATASET_TRAIN, batch, &c->fetch, error) ||
-        !forecast_batch(r, 1, shard, &c->step, error) || !forecast_sum(r, &sum, error) ||
-        !forecast_fetch(r, DATASET_VAL, check, &fetch, error) ||
-        !forecast_batch(r, 0, check, &pass, error))
-        return 0;
+    if (!other_keep_statistics(&kept, r, error)) return 0;
+    good = forecast_adamw(r, &adamw, error) &&
+           forecast_fetch(r, DATASET_TRAIN, batch, &c->fetch, error) &&
+           forecast_batch(r, 1, shard, &c->step, error) && forecast_sum(r, &sum, error) &&
+           forecast_fetch(r, DATASET_VAL, check, &fetch, error) &&
+           forecast_batch(r, 0, check, &pass, error);
+    other_put_back(kept, r);
+    if (!good) return 0;
     c->step = c->step * (double)batch / (double)shard + adamw + sum;
     image = (pass + fetch) / (double)check / (double)cluster.ranks;
     steps = epochs * (double)run_steps(r, DATASET_TRAIN) - (double)r->at.step;
@@ -186,7 +190,8 @@ static void describe(const run *r)
     printf("images       %s\n", r->data_path ? r->data_path : "simulated");
     for (kind = 0; kind < DATASET_SPLITS; kind++) describe_split(r, (dataset_kind)kind);
     dataset_print_notes(&r->data, stdout);
-    printf("network      ConvNeXt V2 %s, %zu weights, ", s->variant, lensnet_model_weights(desc));
+    printf("network      %s%s, %zu weights, ", other_kind(desc), s->variant,
+           lensnet_model_weights(desc));
     if (s->crop) printf("crop %d, ", s->crop);
     printf("input %d x %d, %s\n", s->image_size, s->image_size,
            train_value(OPTION_NORMALISE)->value);

@@ -5,6 +5,7 @@
 
 #include "soft_targets.h"
 #include "train_images.h"
+#include "train_other.h"
 #include "weights.h"
 
 /* The options that the starting weights decide: variant, size, normalisation. If their labels are our
@@ -30,9 +31,9 @@ static int model_peek(run *r, const char *path, int *same_labels, lensnet_error 
     name = lensnet_model_variant_name(desc);
     if (variant->value && strcmp(variant->value, name) != 0)
         good = dataset_fail(error,
-                            "%s: these are weights of ConvNeXt V2 %s, not of %s; give others, or "
+                            "%s: these are weights of %s%s, not of %s; give others, or "
                             "--variant %s, or --weights none to start from random ones",
-                            path, name, variant->value, name);
+                            path, other_kind(desc), name, variant->value, name);
     variant->value = name; /* static storage */
     snprintf(number, sizeof number, "%d", r->known.image_size);
     if (good && !size->value) good = run_keep(r, &size->value, system_copy(number), error);
@@ -69,7 +70,7 @@ static int model_create(run *r, lensnet_error *error)
 {
     const train_settings *s = &r->settings;
     lensnet_model_desc desc = lensnet_model_defaults();
-    if (lensnet_model_variant(&desc, s->variant, error)) return 0;
+    if (backbone_variant(&desc, s->variant, error)) return 0;
     desc.classes = r->data.classes.count;
     desc.labels = (const char *const *)r->data.classes.items;
     desc.drop_path_rate = (float)s->drop_path;

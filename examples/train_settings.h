@@ -85,7 +85,12 @@ static argument train_options[OPTION_COUNT] = {
      "starts from scratch where there are none",
      0},
     {"--weights", "FILE", NULL, "weights to start from; none: random ones", 0},
-    {"--variant", "NAME", NULL, "atto femto pico nano tiny base large huge", 0},
+    {"--variant", "NAME", NULL,
+     "atto femto pico nano tiny base large huge; or another network, in timm's\n"
+     "name: resnet18 resnet34 resnet50 densenet121 efficientnet_b0\n"
+     "efficientnet_b1 convnext_atto ... convnext_base vit_small_patch16_224\n"
+     "deit_small_patch16_224",
+     0},
     {"--size", "N", NULL, "side of the network's input, pixels", 0},
     {"--crop", "N", NULL, "side of what is cut from the middle of an image first; 0: all of it", 0},
     {"--bands", "N", NULL, "planes of an image, (N, H, W) or (H, W, N); 1: grey", 0},
@@ -170,7 +175,7 @@ static argument train_options[OPTION_COUNT] = {
      "train N times, with --seed and the seeds after it, each in OUT/seed-S;\n"
      "seeds.csv and seeds.txt then say mean and spread on the test images",
      0},
-    {"--folder", NULL, NULL, "also write OUT/huggingface for transformers", 0},
+    {"--folder", NULL, NULL, "also write OUT/huggingface for transformers, or timm", 0},
     {"--threads", "N", "0", "0: all; changes no bit of the result", 0},
     {"--cache", "MB", "128", "memory for images that stay after they were read", 0},
     {"--memory", "MB", "0", "limit for the network's buffers, a little slower; 0: none", 0},

@@ -1,6 +1,6 @@
 /* weights.h - the one door for weights: whatever PyTorch's users bring, with what they say about it.
  *
- * A path is a safetensors file, the index of one in shards, a Hugging Face folder, or a file that
+ * The network is a ConvNeXt V2 or one of backbones.h. A path is a safetensors file, the index of one in shards, a Hugging Face folder, or a file that
  * torch.save wrote (.bin, .pth, .pt, .ckpt). Labels, size and normalisation stand in the file or beside
  * it, or are said by options, which a program takes into its table as WEIGHTS_ARGUMENTS:
  *
@@ -14,6 +14,7 @@
 
 #include "../tools/torch_file.h"
 #include "arguments.h"
+#include "backbones.h"
 #include "system.h"
 
 #ifdef __GNUC__
@@ -246,6 +247,8 @@ WEIGHTS_API lensnet_result weights_classifier(lensnet_classifier **classifier, c
         return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for labels");
     all.told = told.pairs;
     all.told_count = told.count;
+    all.architectures = backbones;
+    all.architecture_count = BACKBONES;
     result = weights_open(&file, path, rows ? rows[WEIGHTS_KEY].value : NULL, NULL, error);
     if (!result) result = lensnet_classifier_load_archive(classifier, file.archive, &all, error);
     if (!result) weights_print_set(&file, path);
@@ -273,11 +276,13 @@ WEIGHTS_API lensnet_result weights_model(lensnet_model **model, const char *path
                                          const lensnet_load_options *options, int *fresh_head,
                                          lensnet_error *error)
 {
+    lensnet_load_options all = *options;
     weights_file file;
     lensnet_result result = weights_open(&file, path, NULL, options->host, error);
     *model = NULL;
-    if (!result)
-        result = lensnet_model_load_archive(model, file.archive, options, fresh_head, error);
+    all.architectures = backbones;
+    all.architecture_count = BACKBONES;
+    if (!result) result = lensnet_model_load_archive(model, file.archive, &all, fresh_head, error);
     weights_close(&file);
     return result;
 }

@@ -433,6 +433,8 @@ refused "--views" ./classify --views 9 whole/best.safetensors mixed.npy
 spoil sh -c "./train bad $options --out moved --stop-after 1 >/dev/null && rm bad/train/no/000005.npy" 2>/dev/null
 refused "not those that the run was begun with" ./train --resume --out moved
 
+# shellcheck source=tests/programs_backbones.sh
+. ../../tests/programs_backbones.sh
 # shellcheck source=tests/programs_data.sh
 . ../../tests/programs_data.sh
 

@@ -42,6 +42,7 @@ typedef enum kind {
     ATTENTION,
     GROUP_NORM,
     BATCH_NORM,
+    FIXED_NORM, /* batch norm with its running statistics */
     DROPOUT,
     AVERAGE_POOL,
     MULTIPLY,
@@ -106,6 +107,7 @@ static const operation operations[] = {
     {"group norm, 3 groups", GROUP_NORM, {2, 4, 3, 12}, 0, 0, 0, {0, 0, 0, 3}, 1},
     {"batch norm", BATCH_NORM, {3, 5, 13, 35}, 0, 0, 0, {0, 0, 0, 0}, 1},
     {"batch norm on 1x1", BATCH_NORM, {4, 1, 1, 7}, 0, 0, 0, {0, 0, 0, 0}, 1},
+    {"batch norm, fixed statistics", FIXED_NORM, {3, 4, 7, 35}, 0, 0, 0, {0, 0, 0, 0}, 1},
     {"dropout", DROPOUT, {4, 3, 3, 5}, 0, 0, 0, {0, 0, 0, 0}, 0},
     {"average pool 3x3, stride 2", AVERAGE_POOL, {2, 7, 6, 5}, 0, 3, 3, {2, 1, 1, 1}, 0},
     {"average pool 2x2", AVERAGE_POOL, {1, 6, 6, 17}, 0, 2, 2, {2, 0, 1, 1}, 0},
@@ -148,7 +150,8 @@ static void parameter_sizes(size_t sizes[2], const operation *op)
         sizes[0] = op->out_channels * (op->in.c / op->desc.groups) * op->rows * op->columns;
     if (op->kind == LINEAR) sizes[0] = op->out_channels * op->in.c;
     if (op->kind == LAYER_NORM || op->kind == GRN || op->kind == GROUP_NORM ||
-        op->kind == BATCH_NORM || op->kind == CHANNEL_SCALE || op->kind == TOKENS)
+        op->kind == BATCH_NORM || op->kind == FIXED_NORM || op->kind == CHANNEL_SCALE ||
+        op->kind == TOKENS)
         sizes[0] = op->in.c;
     if (sizes[0] && op->biased) sizes[1] = output_shape(op).c;
     if (op->kind == TOKENS) sizes[1] *= output_shape(op).w;
@@ -254,6 +257,9 @@ static void grn_ratios(double *ratios, const operation *op, const double *x)
     }
 }
 
+static double fixed_mean(size_t channel) { return 0.125 * (double)channel - 1; }
+static double fixed_variance(size_t channel) { return 0.5 + 0.25 * (double)channel; }
+
 static double average_pool_at(const operation *op, const double *x, size_t n, size_t oy, size_t ox,
                               size_t c)
 {
@@ -357,6 +363,10 @@ static void formula(double *y, const operation *op, const double *x, double *con
                         y[i] = attention_at(op, x + at(op->in, n, 0, 0, 0), oy * out.w + ox, c);
                         break;
                     case GROUP_NORM: y[i] = group_norm_at(op, x, n, c, x[i]) * p[c] + q[c]; break;
+                    case FIXED_NORM:
+                        y[i] = (x[i] - fixed_mean(c)) / sqrt(fixed_variance(c) + EPSILON) * p[c] +
+                               q[c];
+                        break;
                     case BATCH_NORM: y[i] = (x[i] - mean[c]) / deviation[c] * p[c] + q[c]; break;
                     case DROPOUT: y[i] = kept[i] > 0 ? x[i] / (1 - (double)DROP_RATE) : 0; break;
                     case AVERAGE_POOL: y[i] = average_pool_at(op, x, n, oy, ox, c); break;
@@ -427,7 +437,8 @@ static lensnet_tensor record(lensnet_graph *graph, const operation *op, lensnet_
     case SOFTMAX: return lensnet_softmax(graph, x);
     case ATTENTION: return lensnet_attention(graph, x, op->desc.groups);
     case GROUP_NORM: return lensnet_group_norm(graph, x, op->desc.groups, p, q, EPSILON);
-    case BATCH_NORM: return lensnet_batch_norm(graph, x, &norm);
+    case BATCH_NORM:
+    case FIXED_NORM: return lensnet_batch_norm(graph, x, &norm);
     case DROPOUT: return lensnet_dropout(graph, x, DROP_RATE);
     case AVERAGE_POOL:
         return lensnet_average_pool(graph, x, op->rows, op->desc.stride, op->desc.padding);
@@ -473,6 +484,19 @@ static void exchange(float *own, lensnet_parameters *parameters, float *flat,
            info.size * sizeof(float));
 }
 
+static void fix_statistics(lensnet_parameters *parameters, size_t channels)
+{
+    float *values = lensnet_parameters_values(parameters);
+    float *mean = values + lensnet_parameters_info(parameters, (size_t)norm.mean.index).offset;
+    float *variance =
+        values + lensnet_parameters_info(parameters, (size_t)norm.variance.index).offset;
+    size_t c;
+    for (c = 0; c < channels; c++) {
+        mean[c] = (float)fixed_mean(c);
+        variance[c] = (float)fixed_variance(c);
+    }
+}
+
 static void evaluate(trial *t, const operation *op, lensnet_isa isa, size_t micro_batch)
 {
     lensnet_host host = lensnet_host_defaults();
@@ -493,7 +517,7 @@ static void evaluate(trial *t, const operation *op, lensnet_isa isa, size_t micr
     q = add(parameters, op, 1);
     head = lensnet_parameter_add(parameters, "head", CLASSES, out.c, out.h, out.w,
                                  LENSNET_INITIAL_ZERO);
-    if (op->kind == BATCH_NORM) {
+    if (op->kind == BATCH_NORM || op->kind == FIXED_NORM) {
         norm = lensnet_batch_norm_defaults();
         norm.weight = p;
         norm.bias = q;
@@ -505,6 +529,7 @@ static void evaluate(trial *t, const operation *op, lensnet_isa isa, size_t micr
     exchange(t->parameters[0], parameters, lensnet_parameters_values(parameters), p, 1);
     exchange(t->parameters[1], parameters, lensnet_parameters_values(parameters), q, 1);
     exchange(t->head, parameters, lensnet_parameters_values(parameters), head, 1);
+    if (op->kind == FIXED_NORM) fix_statistics(parameters, out.c);
     lensnet_parameters_changed(parameters);
 
     options.height = op->in.h;
@@ -512,6 +537,7 @@ static void evaluate(trial *t, const operation *op, lensnet_isa isa, size_t micr
     options.batch = op->in.n;
     options.micro_batch = micro_batch;
     options.training = options.input_gradient = 1;
+    options.fixed_statistics = op->kind == FIXED_NORM;
     must(lensnet_graph_create(&graph, parameters, &options, &error), op->name);
     x = lensnet_input(graph, op->in.c);
     y = record(graph, op, x, p, q);

@@ -67,10 +67,13 @@ int main(int argc, char **argv)
     lensnet_graph_options options = lensnet_graph_defaults();
     lensnet_batch batch = lensnet_batch_defaults();
     lensnet_outputs outputs;
+    lensnet_load_options load = backbone_load_defaults();
+    const lensnet_archive_pair told[2] = {{"lensnet.architecture", argv[1]},
+                                          {"lensnet.image_size", argv[5]}};
+    lensnet_model *model;
     lensnet_parameters *parameters;
     lensnet_graph *learn, *check;
     lensnet_adamw *adamw;
-    lensnet_archive *archive;
     char path[600];
     float *images, *logits;
     size_t classes, i;
@@ -86,15 +89,15 @@ int main(int argc, char **argv)
     logits = (float *)malloc(batch.count * classes * sizeof *logits);
     if (!logits) return 1;
     for (i = 0; i < batch.count; i++) labels[i] = (int)(i % classes);
-    must(lensnet_parameters_create(&parameters, NULL, &error));
-    must(backbone_graph(&check, parameters, argv[1], classes, &options, &error));
+    load.told = told;
+    load.told_count = 2;
+    must(lensnet_model_load(&model, argv[2], &load, NULL, &error));
+    parameters = lensnet_model_parameters(model);
+    must(lensnet_model_graph(&check, model, &options, NULL, &error));
     options.training = 1;
-    must(backbone_graph(&learn, parameters, argv[1], classes, &options, &error));
-    must(lensnet_parameters_allocate(parameters, 1, 1, &error));
-    backbone_initialise(parameters);
-    must(lensnet_archive_open(&archive, argv[2], NULL, &error));
-    must(backbone_load(parameters, archive, &error));
-    lensnet_archive_close(archive);
+    must(lensnet_model_graph(&learn, model, &options, NULL, &error));
+    must(lensnet_graph_plan(check, NULL, &error));
+    must(lensnet_graph_plan(learn, NULL, &error));
     must(lensnet_graph_allocate(check, &error));
     must(lensnet_graph_allocate(learn, &error));
     must(lensnet_adamw_create(&adamw, parameters, NULL, &error));
@@ -113,11 +116,11 @@ int main(int argc, char **argv)
         must(lensnet_adamw_step(adamw, atof(argv[7]), NULL, &error));
     }
     snprintf(path, sizeof path, "%s.safetensors", argv[9]);
-    must(backbone_save(parameters, argv[1], path, &error));
+    must(lensnet_model_save(model, path, LENSNET_DTYPE_F32, &error));
     lensnet_adamw_destroy(adamw);
     lensnet_graph_destroy(check);
     lensnet_graph_destroy(learn);
-    lensnet_parameters_destroy(parameters);
+    lensnet_model_destroy(model);
     free(images);
     free(logits);
     return 0;

@@ -26,6 +26,7 @@
 #include "../lensnet.h"
 
 #include "../examples/arguments.h"
+#include "../examples/backbones.h"
 #include "../examples/folders.h"
 #include "../examples/predict.h"
 #include "../examples/progress.h"
@@ -513,7 +514,7 @@ static int score_split(data_set *set, const lensnet_classifier *classifier, int 
 
 static int score_all(data_set *set, lensnet_error *error)
 {
-    lensnet_classifier_options choice = lensnet_classifier_defaults();
+    lensnet_classifier_options choice = backbone_classifier_defaults();
     lensnet_host host = lensnet_host_defaults();
     lensnet_classifier *classifier;
     size_t first = 0;

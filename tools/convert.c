@@ -1,5 +1,5 @@
 /* convert.c - weights of ConvNeXt V2 in anybody's form to a safetensors file with Hugging Face
- * names. cc -O2 -fopenmp tools/convert.c -o build/convert -lm
+ * names, of the networks of backbones.h to one with timm's. cc -O2 -fopenmp tools/convert.c -o build/convert -lm
  *
  * Reads PyTorch's .pth, .pt, .ckpt and pytorch_model.bin, safetensors, whole or in shards, and Hugging
  * Face folders, in the names of the authors, of transformers and of timm. Executes nothing that is in
@@ -48,7 +48,7 @@ static lensnet_result source_open(source *in, const settings *s, lensnet_error *
     result = weights_open(&in->file, s->in, s->key, NULL, error);
     if (!result)
         result = lnp_describe_archive(&in->desc, &in->checkpoint, &in->sources, in->file.archive,
-                                      s->told, s->told_count, error);
+                                      s->told, s->told_count, backbones, BACKBONES, error);
     return result;
 }
 
@@ -59,8 +59,9 @@ static void source_close(source *in)
 }
 
 /* Is it a tensor of evaluate --calibrate? */
-static int is_calibration(const lensnet_archive_entry *entry)
+static int is_calibration(const source *in, const lensnet_archive_entry *entry)
 {
+    (void)in;
     return strncmp(entry->name, "lensnet.calibration.", 20) == 0 ||
            strncmp(entry->name, "lensnet.foreign.", 16) == 0;
 }
@@ -72,7 +73,7 @@ static void weights_describe_calibration(weights *w, const source *in)
     size_t i;
     for (i = 0, w->calibrated = 0; i < lensnet_archive_count(archive); i++) {
         const lensnet_archive_entry *entry = lensnet_archive_at(archive, i);
-        if (!is_calibration(entry)) continue;
+        if (!is_calibration(in, entry)) continue;
         if (w->tensors) {
             lensnet_archive_tensor *t = w->tensors + w->count + w->calibrated;
             memset(t, 0, sizeof *t);
@@ -87,10 +88,44 @@ static void weights_describe_calibration(weights *w, const source *in)
     }
 }
 
+/* Is it a weight of a network of backbones.h, whose tensors the archive has under their own names? */
+static int is_weight(const source *in, const lensnet_archive_entry *entry)
+{
+    const char *prefix = in->checkpoint.prefix;
+    return !strncmp(entry->name, prefix, strlen(prefix)) && !lnp_is_state_name(entry->name) &&
+           !lnp_is_counter(entry->name);
+}
+
+static void weights_describe_other(weights *w, const source *in, lensnet_dtype dtype)
+{
+    size_t i;
+    w->count = w->numbers = w->calibrated_numbers = 0;
+    for (i = 0; i < lensnet_archive_count(in->file.archive); i++) {
+        const lensnet_archive_entry *entry = lensnet_archive_at(in->file.archive, i);
+        if (!is_weight(in, entry)) continue;
+        if (w->tensors) {
+            lensnet_archive_tensor *t = w->tensors + w->count;
+            memset(t, 0, sizeof *t);
+            t->name = entry->name + strlen(in->checkpoint.prefix);
+            t->dtype = dtype;
+            t->rank = entry->rank;
+            memcpy(t->shape, entry->shape, sizeof t->shape);
+            t->values = w->values + w->numbers;
+        }
+        w->count++;
+        w->numbers += (size_t)entry->count;
+    }
+    weights_describe_calibration(w, in);
+}
+
 /* Counts, or with room for them describes, the parameters that the checkpoint has. */
 static void weights_describe(weights *w, const source *in, lensnet_dtype dtype)
 {
     lnp_slot slot = {LNP_STEM_CONV_WEIGHT, 0, 0};
+    if (in->checkpoint.architecture) {
+        weights_describe_other(w, in, dtype);
+        return;
+    }
     w->count = w->numbers = 0;
     do {
         const lensnet_archive_entry *entry =
@@ -115,29 +150,39 @@ static void weights_describe(weights *w, const source *in, lensnet_dtype dtype)
     weights_describe_calibration(w, in);
 }
 
+/* Reads the tensors that `wanted` names behind *values, in the archive's order. */
+static lensnet_result read_wanted(float **values, const source *in,
+                                  int (*wanted)(const source *, const lensnet_archive_entry *),
+                                  lensnet_error *error)
+{
+    lensnet_result result = LENSNET_OK;
+    size_t i;
+    for (i = 0; !result && i < lensnet_archive_count(in->file.archive); i++) {
+        const lensnet_archive_entry *entry = lensnet_archive_at(in->file.archive, i);
+        if (!wanted(in, entry)) continue;
+        result = lensnet_archive_read_float(*values, in->file.archive, entry, error);
+        *values += entry->count;
+    }
+    return result;
+}
+
 static lensnet_result weights_read(weights *w, const source *in, lensnet_error *error)
 {
     lnp_slot slot = {LNP_STEM_CONV_WEIGHT, 0, 0};
     float *values = w->values;
-    size_t i;
+    lensnet_result result = LENSNET_OK;
+    if (in->checkpoint.architecture) {
+        result = read_wanted(&values, in, is_weight, error);
+        return result ? result : read_wanted(&values, in, is_calibration, error);
+    }
     do {
         const lensnet_archive_entry *entry =
             lnp_checkpoint_find(&in->checkpoint, slot.role, slot.stage, slot.block);
-        lensnet_result result;
         if (!entry) continue;
         result = lensnet_archive_read_float(values, in->file.archive, entry, error);
-        if (result) return result;
         values += entry->count;
-    } while (lnp_slot_next(&slot, &in->checkpoint.net));
-    for (i = 0; i < lensnet_archive_count(in->file.archive); i++) {
-        const lensnet_archive_entry *entry = lensnet_archive_at(in->file.archive, i);
-        lensnet_result result;
-        if (!is_calibration(entry)) continue;
-        result = lensnet_archive_read_float(values, in->file.archive, entry, error);
-        if (result) return result;
-        values += entry->count;
-    }
-    return LENSNET_OK;
+    } while (!result && lnp_slot_next(&slot, &in->checkpoint.net));
+    return result ? result : read_wanted(&values, in, is_calibration, error);
 }
 
 static void weights_release(weights *w)
@@ -182,8 +227,11 @@ static lensnet_result save_weights(const char *path, const weights *w, const sou
     lensnet_archive_pair *pairs = (lensnet_archive_pair *)malloc(room * sizeof *pairs);
     lensnet_result result;
     if (!pairs) return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for the metadata");
+    if (in->desc.architecture)
+        add_pair(pairs, &count, lnp_key_names[LNP_KEY_ARCHITECTURE], in->desc.architecture->name);
     for (i = 0; i < LNP_KEYS; i++)
-        add_pair(pairs, &count, lnp_key_names[i], lnp_said(&in->sources, (lnp_key)i));
+        if (i != LNP_KEY_ARCHITECTURE)
+            add_pair(pairs, &count, lnp_key_names[i], lnp_said(&in->sources, (lnp_key)i));
     for (i = 0; i < archive->pair_count; i++)
         add_pair(pairs, &count, archive->pairs[i].key, archive->pairs[i].value);
     add_pair(pairs, &count, "format", "pt");
@@ -237,16 +285,23 @@ static lensnet_result save_folder(const weights *w, const source *in, const sett
     return result;
 }
 
-static void summarise(char summary[SUMMARY], const source *in, const weights *w, const settings *s)
+static int summarise_network(char summary[SUMMARY], const source *in, const settings *s)
 {
     const lnp_net *net = &in->checkpoint.net;
-    int used = snprintf(
-        summary, SUMMARY,
-        "%.200s: ConvNeXt V2 of %d, %d, %d, %d blocks of width %d, %d, %d, %d, %d classes: %d "
-        "tensors, %zu weights, %s",
+    if (in->desc.architecture)
+        return snprintf(summary, SUMMARY, "%.200s: %.100s, ", s->out, in->desc.architecture->name);
+    return snprintf(
+        summary, SUMMARY, "%.200s: ConvNeXt V2 of %d, %d, %d, %d blocks of width %d, %d, %d, %d, ",
         s->out, (int)net->depths[0], (int)net->depths[1], (int)net->depths[2], (int)net->depths[3],
-        (int)net->widths[0], (int)net->widths[1], (int)net->widths[2], (int)net->widths[3],
-        (int)net->classes, (int)w->count, w->numbers, s->half ? "F16" : "F32");
+        (int)net->widths[0], (int)net->widths[1], (int)net->widths[2], (int)net->widths[3]);
+}
+
+static void summarise(char summary[SUMMARY], const source *in, const weights *w, const settings *s)
+{
+    int used = summarise_network(summary, in, s);
+    used += snprintf(summary + used, SUMMARY - (size_t)used,
+                     "%d classes: %d tensors, %zu weights, %s", (int)in->checkpoint.net.classes,
+                     (int)w->count, w->numbers, s->half ? "F16" : "F32");
     if (in->file.torch.set.length)
         used += snprintf(summary + used, SUMMARY - (size_t)used,
                          "\nof several sets of weights '%.*s' was read (--key names another)",
@@ -315,7 +370,8 @@ static argument options[OPTIONS] = {
     {"--half", NULL, NULL, "store half precision (F16) instead of F32", 0},
     {"--folder", NULL, NULL,
      "write model.safetensors, config.json and preprocessor_config.json\n"
-     "into FOLDER, which exists, for transformers' from_pretrained(FOLDER)",
+     "into FOLDER, which exists, for transformers' from_pretrained(FOLDER),\n"
+     "or timm's create_model('local-dir:FOLDER')",
      0},
     {"--verify", NULL, NULL, "check every tensor of FILE against its checksum", 0},
     WEIGHTS_ARGUMENTS};
