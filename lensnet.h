@@ -20014,9 +20014,14 @@ static lensnet_result lnp_sketch_begin(lnp_sketch *s, const lensnet_model_desc *
     s->network = lnp_record_network(s->graph, desc, NULL, 3);
     lensnet_output(s->graph, s->network.logits);
     failure = s->parameters->failure.code ? &s->parameters->failure : &s->graph->failure;
-    return failure->code ? lnp_fail(error, failure->code, "%.100s: %.380s",
-                                    desc->architecture->name, failure->text)
-                         : LENSNET_OK;
+    if (failure->code)
+        return lnp_fail(error, failure->code, "%.100s: %.380s", desc->architecture->name,
+                        failure->text);
+    return s->parameters->count >= 3
+               ? LENSNET_OK
+               : lnp_fail(error, LENSNET_ERROR_ARGUMENT,
+                          "%.100s: an architecture has three weights at least",
+                          desc->architecture->name);
 }
 
 static lensnet_result lnp_sketch_input(lnp_sketch *s, const lensnet_model_desc *desc,
