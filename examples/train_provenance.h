@@ -9,6 +9,17 @@
 
 #define PROVENANCE_KEY "lensnet.provenance"
 
+/* One option as a shell would take it. */
+static void train_provenance_option(svg_sheet *s, const argument *a)
+{
+    const char *quote = a->value[strcspn(a->value, " \t")] || !a->value[0] ? "'" : "";
+    const char *gap = s->size ? " " : "";
+    if (a->takes)
+        svg_add(s, "%s%s %s%s%s", gap, a->name, quote, a->value, quote);
+    else if (strcmp(a->value, "yes") == 0)
+        svg_add(s, "%s%s", gap, a->name);
+}
+
 /* The options that make the result, as a command line would say them. */
 static void train_provenance_options(provenance *p)
 {
@@ -16,8 +27,7 @@ static void train_provenance_options(provenance *p)
     int i;
     memset(&s, 0, sizeof s);
     for (i = 0; i < OPTION_STORED; i++)
-        if (train_options[i].value)
-            svg_add(&s, "%s%s %s", i ? " " : "", train_options[i].name, train_options[i].value);
+        if (train_options[i].value) train_provenance_option(&s, &train_options[i]);
     if (s.bytes) provenance_add(p, "options", "%s", s.bytes);
     free(s.bytes);
 }
@@ -42,6 +52,7 @@ static void train_provenance_images(provenance *p, const run *r)
 static void train_provenance_add(provenance *p, const run *r)
 {
     train_provenance_options(p);
+    if (r->settings.weights) provenance_file(p, "starting weights", r->settings.weights);
     train_provenance_images(p, r);
 }
 

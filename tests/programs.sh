@@ -313,7 +313,9 @@ good "train DATA --simulate"
 # ---- fine-tuning -------------------------------------------------------------------------------------
 
 run ./train data --weights whole/best.safetensors --epochs 1 --out tuned --type f16 &&
-    grep -q 'head included' out.txt && grep -q 'recipe *finetune' out.txt && grep -q 'input 32 x 32' out.txt
+    grep -q 'head included' out.txt && grep -q 'recipe *finetune' out.txt && grep -q 'input 32 x 32' out.txt &&
+    grep -q "^starting weights: whole/best.safetensors, .*SHA-256 $(sha256 whole/best.safetensors)" tuned/roc.svg &&
+    grep -q "^options: .* --classes '' --nan refuse " tuned/provenance.txt
 good "fine-tuning keeps the head where the classes are the same"
 rm -rf other && cp -r data other && for split in train val; do mv other/$split/vort other/$split/axion; done
 run ./train other --weights whole/best.safetensors --epochs 1 --out renamed
