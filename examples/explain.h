@@ -5,7 +5,7 @@
  * The score is the class's logit minus the mean of all logits, so that what speaks for every class alike does
  * not count. Grad-CAM (Selvaraju et al. 2017) averages the gradient over the pixels first, which loses the
  * place where a subhalo is one place in a ring. tools/check_explain.c measures both; with the shipped atto,
- * of the brightest tenth of this map 2.50 +- 0.04 times as much as chance makes lies in the quarter
+ * of the brightest tenth of this map 2.50 +- 0.05 times as much as chance makes lies in the quarter
  * that substructure changes most, of Grad-CAM's 1.47 +- 0.08 times. Other stages, sums of stages, maps less
  * their mean, and the mean over eight views have 2.45 to 2.62 (80 images), no more than their errors apart. */
 #ifndef EXPLAIN_H
