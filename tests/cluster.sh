@@ -1,9 +1,10 @@
 #!/bin/sh
-# cluster.sh - training that is shared out among shards and processes, on this machine: as 1, 2, 3, 4 and 8
-# processes it leaves the same bytes, resumes with any number of them, and ends when one of them is killed.
+# cluster.sh - training that is shared out among shards and processes, on this machine: 1, 2, 3, 4 and 8 processes
+# leave the same bytes, a run goes on with any number of them, and ends when one of them is killed.
 #   sh tests/cluster.sh       from the top folder; CC chooses the compiler; works in build/cluster
-# TRAIN and SIMULATE are programs that stand already. MPI=openmpi or MPI=mpich chooses between those of Debian
-# (MPICH waits busily: more processes than cores are slow), else the first of them, or mpicc. Closes with "N passed, N failed"; the exit status follows.
+# TRAIN and SIMULATE are programs that stand already, LIBRARY what links the implementation (see run.sh). MPI=openmpi or MPI=mpich chooses between those of Debian
+# (MPICH waits busily: more processes than cores are slow), else the first of them, or mpicc.
+# Closes with "N passed, N failed"; the exit status follows.
 
 cd "$(dirname "$0")/.." || exit 1
 CC=${CC:-cc}
@@ -12,21 +13,8 @@ OMP_WAIT_POLICY=passive OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=
 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export OMP_WAIT_POLICY OMPI_ALLOW_RUN_AS_ROOT OMPI_ALLOW_RUN_AS_ROOT_CONFIRM
 export OMPI_MCA_mpi_yield_when_idle OMPI_MCA_rmaps_base_oversubscribe
-passed=0
-failed=0
-
-# good TEXT: counts the last command's success
-good() {
-    if [ $? -eq 0 ]; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $1"
-        tail -5 out.txt err.txt | sed 's/^/    /'
-    fi
-}
-
-run() { "$@" >out.txt 2>err.txt; }
+# shellcheck source=tests/programs_common.sh
+. tests/programs_common.sh
 
 # same_run A B: all that a run leaves but its times
 same_run() {
@@ -73,21 +61,24 @@ test_mpi() {
     (cd "$top" && OMPI_CC=$CC MPICH_CC=$CC $1 -DLENSNET_MPI -O1 -Wall -Wextra -Werror $openmp examples/train.c \
         -o $WORK/train.$1 -lm) >out.txt 2>err.txt
     good "$1 -DLENSNET_MPI examples/train.c"
-    for count in 1 2 3 4 8; do
-        # shellcheck disable=SC2086
-        ranks $count data $few --shards 8 --out $1.$count && same_run one $1.$count
-        good "$1: $count processes leave the bits of one"
-    done
     # shellcheck disable=SC2086
-    ranks 3 data $few --shards 8 --stop-after 1 --out $1.again &&
-        ranks 2 --resume --stop-after 2 --out $1.again && run $TRAIN --resume --out $1.again &&
-        same_run one $1.again
-    good "$1: three processes, then two, then one without MPI: the same to the byte"
+    ranks 8 data $few --shards 8 --out $1.8 && same_run one $1.8
+    good "$1: 8 processes leave the bytes of one"
+    # Each step of the run by another number of processes; the last one, and what comes after it, by one.
+    # shellcheck disable=SC2086
+    ranks 3 data $few --shards 8 --stop-after 1 --out $1.again
+    for count in 2 4; do ranks $count --resume --stop-after 1 --out $1.again || break; done
+    cp -r $1.again $1.alone
+    ranks 1 --resume --out $1.again && same_run one $1.again
+    good "$1: a step by 3 processes, one by 2, one by 4, the rest by 1: the same to the byte"
+    run $TRAIN --resume --threads 2 --out $1.alone && same_run one $1.alone
+    good "$1: the rest by a program without MPI: the same to the byte"
     # shellcheck disable=SC2086
     ranks 3 data $few --shards 2 --out refused
     [ $? -ne 0 ] && grep -q '3 processes need --shards 3 or more' err.txt && [ ! -e refused ]
     good "$1: more processes than shards are refused"
     test_kill "$1"
+    test_cost "$1"
 }
 
 # The last process of a run that has saved its state is killed. Beforehand the same run is made whole.
@@ -105,10 +96,25 @@ test_kill() {
     grep -q -- 'rank 0 of 2.*--resume' killed.err || grep -q 'BAD TERMINATION' killed.txt || { cp killed.err err.txt; false; }
     good "$1: a sentence says so"
     rm -rf "$1.copy"
-    cp -r "$1.killed" "$1.copy" && ranks 4 --resume --stop-after 3 --out "$1.killed" &&
-        run $TRAIN --resume --stop-after 3 --out "$1.copy" &&
+    cp -r "$1.killed" "$1.copy" && ranks 3 --resume --stop-after 2 --out "$1.killed" &&
+        run $TRAIN --resume --stop-after 2 --out "$1.copy" &&
         cmp "$1.killed/last.safetensors" "$1.copy/last.safetensors"
     good "$1: --resume goes on after it, to the same bits"
+}
+
+# The parts of a step, and the model of its cost. No figure is judged: on a busy machine none can be.
+test_cost() {
+    # shellcheck disable=SC2086
+    (cd "$top" && OMPI_CC=$CC MPICH_CC=$CC $1 -DLENSNET_MPI -O1 -Wall -Wextra -Werror $openmp $LIBRARY tools/cluster_cost.c \
+        -o $WORK/cost.$1 -lm) >out.txt 2>err.txt
+    good "$1 -DLENSNET_MPI tools/cluster_cost.c"
+    program=./cost.$1
+    ranks 2 --head --size 32 --batch 8 --rounds 1 && cp out.txt costs.csv
+    good "$1: cluster_cost"
+    command -v python3 >/dev/null || return
+    run python3 "$top/tools/cluster_cost.py" costs.csv --table && grep -q '^| atto, 32 px | 256 | 10 |' out.txt &&
+        run python3 "$top/tools/cluster_cost.py" costs.csv && grep -q '^atto  *32  *8  *2 ' out.txt
+    good "cluster_cost.py"
 }
 
 found=

@@ -9,23 +9,8 @@ CC=${CC:-cc}
 WORK=build/programs
 OMP_WAIT_POLICY=passive
 export OMP_WAIT_POLICY
-passed=0
-failed=0
-
-# good TEXT: counts the last command's success
-good() {
-    if [ $? -eq 0 ]; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $1"
-        [ -s out.txt ] && tail -5 out.txt | sed 's/^/    /'
-        [ -s err.txt ] && tail -5 err.txt | sed 's/^/    /'
-    fi
-}
-
-# run PROGRAM ...: stdout and stderr go to out.txt and err.txt
-run() { "$@" >out.txt 2>err.txt; }
+# shellcheck source=tests/programs_common.sh
+. tests/programs_common.sh
 
 sha256() { { sha256sum "$1" || shasum -a 256 "$1"; } 2>/dev/null | cut -c1-64; }
 

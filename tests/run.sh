@@ -470,8 +470,8 @@ job_cluster() {
     : >"$BUILD/cluster.log"
     job_program examples/train.c
     job_program tools/simulate.c
-    TRAIN=$PWD/$BUILD/examples_train SIMULATE=$PWD/$BUILD/tools_simulate
-    export TRAIN SIMULATE
+    TRAIN=$PWD/$BUILD/examples_train SIMULATE=$PWD/$BUILD/tools_simulate LIBRARY=$(library)
+    export TRAIN SIMULATE LIBRARY
     printf '#!/bin/sh\nexec sh tests/cluster.sh\n' >"$BUILD/cluster.sh"
     (RUNNER=sh; run_counted cluster "$BUILD/cluster.sh" "$BUILD/cluster.log")
 }
