@@ -23,7 +23,7 @@ run ./classify --csv $network data/val/no && [ "$(wc -l <out.txt)" -eq 13 ] && m
 good "classify takes a resnet18"
 run ./classify --explain residual-looks $network data/val/no && [ -s residual-looks/000001-000000.svg ]
 good "classify --explain draws where a resnet18 looks"
-run ./evaluate --calibrate --split val $network data && run ./evaluate $network data --split val --out residual-report &&
+run ./evaluate --calibrate --split train $network data && run ./evaluate $network data --split val --out residual-report &&
     [ -s residual-report/report.html ]
 good "evaluate takes a resnet18, and teaches it what to believe"
 run ./evaluate $network whole/best.safetensors data --split val

@@ -2,9 +2,14 @@
  * on standard input, does the work once, answers with the seconds it took.
  * cc -O2 -fopenmp tools/compare_peers.c -o build/compare_peers -lm
  *
- *   compare_peers forward|train VARIANT SIZE BATCH THREADS fp32|bf16 */
+ *   compare_peers forward|train VARIANT SIZE BATCH THREADS fp32|bf16
+ *   compare_peers macs VARIANT SIZE            multiply-accumulates of one image, forward
+ *
+ * Batch norms stand apart in the forward pass; a classifier folds them. */
 #define LENSNET_IMPLEMENTATION
 #include "../lensnet.h"
+
+#include "../examples/backbones.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,13 +45,17 @@ int main(int argc, char **argv)
     float *images;
     int *labels;
     char line[16];
-    if (argc != 7) {
+    const int counts = argc == 4 && strcmp(argv[1], "macs") == 0;
+    if (argc != 7 && !counts) {
         fprintf(stderr, "usage: see the first comment of tools/compare_peers.c\n");
         return 2;
     }
     options.training = strcmp(argv[1], "train") == 0;
-    must(lensnet_model_variant(&desc, argv[2], &error));
+    must(backbone_variant(&desc, argv[2], &error));
     options.height = options.width = (size_t)atol(argv[3]);
+    desc.preprocess.image_size = (int)options.width;
+    if (counts)
+        return printf("%.0f\n", lensnet_model_macs(&desc, options.height, options.width)) < 0;
     options.batch = (size_t)atol(argv[4]);
     must(lensnet_precision_parse(&options.precision, argv[6], &error));
     host.threads = atoi(argv[5]);

@@ -2,7 +2,7 @@
 """Times lensnet beside PyTorch, ONNX Runtime, OpenVINO and ncnn on this machine, and prints the README's tables.
 
 usage:  pip install torch timm numpy onnx onnxscript onnxruntime openvino ncnn pnnx   (best in a virtual environment)
-        python3 tools/compare_peers.py [--variant tiny] [--size 224] [--threads 2] [--batch 1,32]
+        python3 tools/compare_peers.py [--variant tiny|resnet18|...] [--size 224] [--threads 2] [--batch 1,32]
                                        [--what forward,train] [--rounds 11]
                                        [--peers torch,compile,onnxruntime,openvino,ncnn]
                                        [--table fp32,fastest]
@@ -50,12 +50,20 @@ def serve(work):
         print('%.9f' % (time.perf_counter() - start), flush=True)
 
 
+def network_of(a):
+    """timm's name: a variant of ConvNeXt V2, or a network of examples/backbones.h."""
+    ours = 'atto', 'femto', 'pico', 'nano', 'tiny', 'base', 'large', 'huge'
+    return 'convnextv2_' + a.variant if a.variant in ours else a.variant
+
+
 def torch_network(a, **options):
     import timm
     import torch
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
-    model = timm.create_model('convnextv2_' + a.variant, num_classes=3, **options)
+    if '_patch16' in a.variant:
+        options['img_size'] = a.size
+    model = timm.create_model(network_of(a), num_classes=3, **options)
     x = torch.randn(a.count, 3, a.size, a.size)
     if 'channels_last' in a.worker:
         model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
@@ -297,18 +305,8 @@ def limit_of(program, threads):
     return answer['processor'], answer['isa'], dict(zip(TABLES, limits))
 
 
-def multiply_accumulates(a):
-    depths, widths = {'atto': ([2, 2, 6, 2], 40), 'femto': ([2, 2, 6, 2], 48), 'pico': ([2, 2, 6, 2], 64),
-                      'nano': ([2, 2, 8, 2], 80), 'tiny': ([3, 3, 9, 3], 96), 'base': ([3, 3, 27, 3], 128),
-                      'large': ([3, 3, 27, 3], 192), 'huge': ([3, 3, 27, 3], 352)}[a.variant]
-    side, total = a.size // 4, (a.size // 4) ** 2 * 48 * widths
-    for stage, depth in enumerate(depths):
-        width = widths << stage
-        if stage:
-            side //= 2
-            total += side * side * 4 * (width // 2) * width
-        total += depth * side * side * (49 * width + 8 * width * width)
-    return total + 3 * width
+def multiply_accumulates(a, program):
+    return float(subprocess.run([program, 'macs', a.variant, str(a.size)], check=True, capture_output=True).stdout)
 
 
 def versions():
@@ -335,13 +333,13 @@ def print_rows(title, seconds, flops, limit):
 
 
 def print_table(a, table, program, limit):
-    print('| ConvNeXt V2 %-16s | %-34s | %8s | %7s | %7s |' % (a.variant, '', 'ms/image', 'limit', 'lensnet'))
+    print('| %-28s | %-34s | %8s | %7s | %7s |' % (network_of(a), '', 'ms/image', 'limit', 'lensnet'))
     print('|---|---|---:|---:|---:|')
     for what in a.what.split(','):
         for count in [int(n) for n in a.batch.split(',')]:
             if what == 'train' and count == 1:
                 continue
-            flops = 2 * multiply_accumulates(a) * (3 if what == 'train' else 1)
+            flops = 2 * multiply_accumulates(a, program) * (3 if what == 'train' else 1)
             print_rows('%s, %d px, batch %d' % (what, a.size, count), race(a, table, what, count, program), flops,
                        limit)
 
