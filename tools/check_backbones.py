@@ -2,7 +2,7 @@
 """Runs the networks of examples/backbones.h beside timm's and torchvision's, from the same weights.
 
 usage:  pip install torch torchvision timm safetensors numpy
-        python3 tools/check_backbones.py [NAME ...]        (default: all that are fast)
+        python3 tools/check_backbones.py [NAME ...]        (default: all; some minutes)
 
 Builds tools/check_backbones.c with $CC (default cc), or takes $CHECK_BACKBONES, and checks for each: logits
 within 3e-5 of their largest, or of 1; running statistics after the first step within 1e-5; losses of ten
@@ -12,7 +12,10 @@ Among a million values before a ReLU some lie so near to 0 that float32 takes th
 chance; then every gradient below differs, in PyTorch's float32 against its float64 as much as in lensnet's (ResNet-50:
 0.26 of the largest, both). So gradients are compared with every ReLU made a SiLU on both sides, and with
 float64: lensnet's may be as far from it as 2e-5 of the tensor's largest (or of a thousandth of the network's
-largest), or as PyTorch's float32 is.
+largest), or as PyTorch's float32 is. What is left for ResNet-34 and 50: each of lensnet's products is one chain of
+fused multiply-adds over its whole length, so that the bits are the same everywhere, and PyTorch adds in blocks. Of
+random numbers and 3 x 3 filters on 64, 256, 512 channels the chain rounds by 4.0e-7, 7.6e-7, 1.2e-6 of the
+results' deviation, PyTorch's convolution by 2.1e-7, 2.2e-7, 2.3e-7.
 """
 import copy
 import os
@@ -28,8 +31,9 @@ import torch
 import torchvision
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
-FAST = ['resnet18', 'resnet34', 'resnet50', 'convnext_atto', 'convnext_tiny', 'densenet121', 'efficientnet_b0',
-        'vit_small_patch16_224', 'deit_small_patch16_224']
+ALL = ['resnet18', 'resnet34', 'resnet50', 'convnext_atto', 'convnext_femto', 'convnext_pico', 'convnext_nano',
+       'convnext_tiny', 'convnext_small', 'convnext_base', 'densenet121', 'efficientnet_b0', 'efficientnet_b1',
+       'vit_small_patch16_224', 'deit_small_patch16_224']
 COUNT, SIDE, CLASSES, STEPS, RATE = 8, 64, 5, 10, 1e-4
 GRADIENT_TOLERANCE = 2e-5
 failed = 0
@@ -123,6 +127,21 @@ def check_gradients(program, folder, name, model, x):
           max(GRADIENT_TOLERANCE, theirs))
 
 
+def furthest(some, others):
+    return max(abs(a - b) for a, b in zip(some, others))
+
+
+def check_losses(name, model, x, ours, theirs):
+    """Where rounding alone makes ten steps differ by more than 1e-4, PyTorch's own does so too, from float64."""
+    if furthest(ours, theirs) <= 1e-4:
+        check('%s: losses of %d steps' % (name, STEPS), furthest(ours, theirs), 1e-4)
+        return
+    exact = run_theirs(model, x.double())[2]
+    rounded = furthest(theirs, exact)
+    check("%s: losses of %d steps (PyTorch's float32 %.2g)" % (name, STEPS, rounded), furthest(ours, exact),
+          max(1e-4, rounded))
+
+
 def compare(program, folder, name):
     model = create(name)
     x = torch.randn((COUNT, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(1))
@@ -131,7 +150,7 @@ def compare(program, folder, name):
     scale = max(1.0, float(theirs[0].abs().max()))
     check('%s: logits (up to %.2g)' % (name, scale), float((ours[0] - theirs[0]).abs().max()) / scale, 3e-5)
     check('%s: running statistics' % name, statistics_difference(ours[1], theirs[1]), 1e-5)
-    check('%s: losses of %d steps' % (name, STEPS), max(abs(a - b) for a, b in zip(ours[2], theirs[2])), 1e-4)
+    check_losses(name, model, x, ours[2], theirs[2])
     missing, foreign = model.load_state_dict(ours[3], strict=False)
     problems = [key for key in missing if not key.endswith('num_batches_tracked')] + list(foreign)
     check('%s: tensors of our file that do not fit' % name, len(problems), 0)
@@ -144,7 +163,7 @@ def main():
             program = os.path.join(folder, 'check_backbones')
             subprocess.run([os.environ.get('CC', 'cc'), '-O2', '-fopenmp', '-I.', 'tools/check_backbones.c', '-o',
                             program, '-lm'], cwd=ROOT, check=True)
-        for name in sys.argv[1:] or FAST:
+        for name in sys.argv[1:] or ALL:
             compare(program, folder, name)
     print('%d failed' % failed)
     return failed != 0
