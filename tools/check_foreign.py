@@ -6,8 +6,9 @@ usage:  python3 tools/check_foreign.py CLASSIFY SIMULATE WEIGHTS [IMAGES [SEED [
 CLASSIFY and SIMULATE are the built programs, WEIGHTS a calibrated file, IMAGES how many of each kind
 (300), SEED another draw (1), PHOTOGRAPHs files to take in place of scikit-image's and scipy's. Needs
 numpy, scipy and scikit-image. Prints for each kind the share that is called unknown, or is refused
-because all its pixels are the same, and for lenses of the simulator the share of false alarms. Ends with
-1 if a kind stays below 90 % or more than 2 % of the lenses are called unknown.
+because all its pixels are the same, and for lenses of the simulator the share of false alarms, as they are and
+as another camera might have taken them. Ends with 1 if a kind stays below 90 %, or if more than 2 % of the
+lenses as they are, or 6 % of those that are changed, are called unknown.
 
 No image of here is used by `evaluate --calibrate`, which sees lenses alone.
 """
@@ -24,7 +25,7 @@ from scipy import datasets, ndimage
 from skimage import color, io, transform
 
 SIDE, SKY, BLUR = 150, 10.0, 1.74  # pixels, counts, sigma of the PSF in pixels: preset testI
-FLOOR, ALARMS = 0.9, 0.02
+FLOOR, ALARMS, ALARMS_CHANGED = 0.9, 0.02, 0.06
 
 
 def normalised(image):
@@ -136,6 +137,17 @@ def half_saturated(generator, lenses):
     return numpy.ascontiguousarray(numpy.rot90(image, generator.integers(4)))
 
 
+def changed(generator, lenses):
+    """The same lenses on 8 bits, less sharp, noisier, off the middle, larger."""
+    noise = numpy.array([(i - ndimage.median_filter(i, 3))[:20, :20].std() for i in lenses])
+    rough = noise[:, None, None] * generator.normal(size=lenses.shape)
+    yield '8 bits', numpy.round(lenses * 255)
+    yield 'blurred, sigma 1', ndimage.gaussian_filter(lenses, (0, 1, 1))
+    yield 'noise x 1.5', lenses + 1.25 ** 0.5 * rough
+    yield 'moved 3 pixels', numpy.roll(lenses, (2, 3), axis=(1, 2))
+    yield 'larger by 5 %', numpy.stack([ndimage.zoom(i, 1.05, order=1)[4:SIDE + 4, 4:SIDE + 4] for i in lenses])
+
+
 # ---- lensnet ----
 
 def simulated(simulate, folder, count, seed, preset):
@@ -165,6 +177,8 @@ def make(simulate, folder, count, seed, files):
     kinds = [white_noise, correlated_noise, blank, round_galaxy, edge_on_galaxy, stars]
     lenses = simulated(simulate, folder + '/testI', count, 10 ** 6 + seed, 'testI')
     yield 'lenses (testI)', lenses
+    for name, images in changed(numpy.random.default_rng([seed, 99]), lenses):
+        yield 'lenses, ' + name, numpy.stack([normalised(i) for i in images])
     photographs = pictures(files)
     generator = numpy.random.default_rng([seed, 0])
     yield ('photographs (%d)' % len(photographs),
@@ -182,16 +196,19 @@ def main(words):
     count = int(words[3]) if len(words) > 3 else 300
     seed = int(words[4]) if len(words) > 4 else 1
     good = True
-    print('%-22s %7s %8s %8s %7s' % ('kind', 'images', 'unknown', 'refused', 'share'))
+    print('%-24s %7s %8s %8s %7s' % ('kind', 'images', 'unknown', 'refused', 'share'))
     with tempfile.TemporaryDirectory() as folder:
         for name, images in make(simulate, folder, count, seed, words[5:]):
             path = folder + '/kind.npy'
             numpy.save(path, images)
             flagged, blanks = unknown(classify, weights, path)
             share = (flagged + blanks) / len(images)
-            fine = share <= ALARMS if name.startswith('lenses') else share >= FLOOR
+            if name.startswith('lenses'):
+                fine = share <= (ALARMS_CHANGED if ',' in name else ALARMS)
+            else:
+                fine = share >= FLOOR
             good = good and fine
-            print('%-22s %7d %8d %8d %6.1f %%%s' % (name, len(images), flagged, blanks, 100 * share,
+            print('%-24s %7d %8d %8d %6.1f %%%s' % (name, len(images), flagged, blanks, 100 * share,
                                                    '' if fine else '  <-'), flush=True)
     return 0 if good else 1
 
