@@ -410,6 +410,10 @@ static void html_explain(html_report *r, const lensnet_host *host)
                 shown++;
             }
         }
+    } else if (r->error) {
+        svg_add(&r->sheet, "<p>");
+        html_text(&r->sheet, r->error->text);
+        svg_add(&r->sheet, "</p>\n");
     }
     explain_close(&x);
 }
