@@ -398,9 +398,8 @@ static void html_explain(html_report *r, const lensnet_host *host)
         &r->sheet, "Where it looks",
         "Gradient of the answer times activation in the network&#39;s second stage, absolute and "
         "summed over the channels (the summands of HiResCAM; Grad-CAM, which averages the gradient "
-        "first, loses the place). The weaker half is left clear. Beside it, where simulate --maps "
-        "or "
-        "train --simulate knows, what subhalos or the vortex change.");
+        "first, loses the place). The weaker half is left clear. Beside it, where simulate "
+        "--maps or train --simulate knows, what subhalos or the vortex change.");
     if (explain_open(&x, r->e->weights, host, r->error)) {
         for (k = 0; k < r->e->classes; k++) {
             size_t shown = 0;
