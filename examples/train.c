@@ -361,7 +361,7 @@ static int train_seeds(run *r, int *stopped, lensnet_error *error)
     const run fresh = *r;
     seeds s;
     size_t i;
-    int good = seeds_begin(&s, r->data_path, error);
+    int good = cluster_meet(seeds_begin(&s, r->data_path, error), NULL, error);
     for (i = 0; good && !*stopped && i < s.count; i++) {
         if (s.rows[i].done || !(good = seeds_choose(&s, i, error))) continue;
         *r = fresh;
@@ -374,7 +374,7 @@ static int train_seeds(run *r, int *stopped, lensnet_error *error)
         s.rows[i].done = 1;
         good = seeds_save(&s, error);
     }
-    good = good && (*stopped || seeds_finish(&s, error));
+    good = cluster_meet(good, NULL, error) && (*stopped || seeds_finish(&s, error));
     seeds_free(&s);
     return good;
 }

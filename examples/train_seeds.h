@@ -79,6 +79,7 @@ static int seeds_read(seeds *s, lensnet_error *error)
 static int seeds_save(const seeds *s, lensnet_error *error)
 {
     svg_sheet sheet;
+    if (!cluster_leads()) return 1;
     memset(&sheet, 0, sizeof sheet);
     repeats_csv(&sheet, s->rows, s->count);
     return !svg_save(&sheet, s->table, error);
@@ -154,10 +155,6 @@ static int seeds_begin(seeds *s, const char *data, lensnet_error *error)
     s->out = train_value(OPTION_OUT)->value;
     s->table = seeds_keep(s, system_path(s->out, "seeds.csv"));
     if (!s->table) return dataset_no_memory(error);
-    if (cluster.ranks > 1)
-        return dataset_fail(error,
-                            "--seeds is for one process; give each seed a job of its own, and "
-                            "compare them by evaluate OUT-*/best.safetensors DATA");
     if (!(train_value(OPTION_RESUME)->given ? seeds_begin_again(s, error)
                                             : seeds_begin_new(s, error)))
         return 0;
@@ -187,6 +184,10 @@ static int seeds_finish(const seeds *s, lensnet_error *error)
     char *path = system_path(s->out, "seeds.txt");
     svg_sheet sheet;
     int good = path || dataset_no_memory(error);
+    if (!cluster_leads()) {
+        free(path);
+        return good;
+    }
     memset(&sheet, 0, sizeof sheet);
     svg_add(&sheet, "%zu seeds, on the test split\n", s->count);
     repeats_text(&sheet, s->rows, s->count);

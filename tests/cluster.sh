@@ -73,6 +73,12 @@ test_mpi() {
     good "$1: a step by 3 processes, one by 2, one by 4, the rest by 1: the same to the byte"
     run $TRAIN --resume --threads 2 --out $1.alone && same_run one $1.alone
     good "$1: the rest by a program without MPI: the same to the byte"
+    seeds="data $few --epochs 1 --limit 4 --shards 2 --seeds 2"
+    # shellcheck disable=SC2086
+    ranks 2 $seeds --stop-after 1 --out $1.seeds && ranks 2 --resume --out $1.seeds && run $TRAIN $seeds --out $1.seeds.one &&
+        cmp $1.seeds/seeds.csv $1.seeds.one/seeds.csv && cmp $1.seeds/seeds.txt $1.seeds.one/seeds.txt &&
+        same_run $1.seeds/seed-1 $1.seeds.one/seed-1
+    good "$1: two seeds by two processes, stopped and resumed, as by one"
     # shellcheck disable=SC2086
     ranks 3 data $few --shards 2 --out refused
     [ $? -ne 0 ] && grep -q '3 processes need --shards 3 or more' err.txt && [ ! -e refused ]
