@@ -1,12 +1,15 @@
 """examples/lensnet.py: what it answers is what the C program answers.
 
 usage: python3 tests/test_lensnet.py CLASSIFY      (the built program; run from the repository's root)
+       python3 tests/test_lensnet.py --overhead    what a call of Tiny costs beyond the same call from C
 """
+import ctypes
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 
 import numpy
 
@@ -70,6 +73,53 @@ def test_model():
               'weights to go on from')
 
 
+TIMER = r'''
+#include <stddef.h>
+#include <time.h>
+double timed(int (*run)(void *, float *, float *, const float *, size_t, size_t, size_t, char *), void *face,
+             float *probabilities, const float *pixels, size_t side, char *text)
+{
+    struct timespec a, b;
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    if (run(face, probabilities, NULL, pixels, 1, side, side, text)) return -1;
+    clock_gettime(CLOCK_MONOTONIC, &b);
+    return (double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec);
+}'''
+
+
+def overhead(pairs=30, side=224):
+    """Pairs of one call from C and one from Python in turns, on one thread: the median of their ratios."""
+    with tempfile.TemporaryDirectory() as folder:
+        with open(folder + '/timer.c', 'w') as file:
+            file.write(TIMER)
+        subprocess.run(['cc', '-O2', '-shared', '-fPIC', folder + '/timer.c', '-o', folder + '/timer.so'], check=True)
+        timer = ctypes.CDLL(folder + '/timer.so').timed
+        lensnet.Model('tiny', size=side, batch=1).save(folder + '/tiny.safetensors')
+        classifier = lensnet.Classifier(folder + '/tiny.safetensors', threads=1, batch=1)
+    timer.restype = ctypes.c_double
+    image = numpy.random.default_rng(0).normal(size=(side, side)).astype('float32')
+    pointer, text, answer = ctypes.c_void_p, ctypes.create_string_buffer(512), numpy.empty(3, 'float32')
+    run = ctypes.cast(lensnet.library().face_run, pointer)
+
+    def from_c():
+        return timer(run, classifier._face, pointer(answer.ctypes.data), pointer(image.ctypes.data),
+                     ctypes.c_size_t(side), text)
+
+    def from_python():
+        start = time.perf_counter()
+        classifier(image)
+        return time.perf_counter() - start
+
+    times = [[call() for call in (from_c, from_python)[::1 if i % 2 else -1]][::1 if i % 2 else -1]
+             for i in range(pairs + 2)][2:]
+    times = numpy.array(times)
+    print('C %.2f ms, Python %.2f ms; median of %d ratios %.4f (quartiles %.4f ... %.4f)' % (
+        *(1e3 * numpy.median(times, axis=0)), pairs, *numpy.percentile(times[:, 1] / times[:, 0], [50, 25, 75])))
+
+
+if sys.argv[1] == '--overhead':
+    overhead()
+    sys.exit()
 test_classifier(sys.argv[1])
 test_model()
 print('%d passed, %d failed' % (passed, failed))
