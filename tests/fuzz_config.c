@@ -1,10 +1,10 @@
 /* fuzz_config.c - arbitrary bytes as what lies beside weights: config.json, preprocessor_config.json and the
  * index of weights in shards. Refused with a sentence, or the network is loaded and answers; no file outside
- * the folder is opened, no more memory taken than the caller allows. With libFuzzer, or alone: 20,000
+ * the folder is opened, no more memory taken than the caller allows. With libFuzzer, or alone: 3,000
  * mutations (another number as first argument) of tests/fixtures/config, under the sanitizers.
- * clang -g -O1 -fsanitize=fuzzer,address,undefined -DFUZZ_LIBFUZZER -DLENSNET_NO_SIMD -I. \
+ * clang -g -O0 -fsanitize=fuzzer,address,undefined -DFUZZ_LIBFUZZER -DLENSNET_NO_SIMD -I. \
  *     tests/fuzz_config.c -o build/fuzz_config -lm
- * cc -g -O1 -fsanitize=address,undefined -DLENSNET_NO_SIMD -I. tests/fuzz_config.c -o build/fuzz_config -lm
+ * cc -g -O0 -fsanitize=address,undefined -DLENSNET_NO_SIMD -I. tests/fuzz_config.c -o build/fuzz_config -lm
  * build/fuzz_config */
 #define LENSNET_IMPLEMENTATION
 #include "lensnet.h"
@@ -230,7 +230,7 @@ int main(int count, char **arguments)
     static const char *const seeds[] = {"bom.json",         "index.json",     "labels.json",
                                         "ours.json",        "processor.json", "timm.json",
                                         "transformers.json"};
-    const long rounds = count > 1 ? strtol(arguments[1], NULL, 10) : 20000;
+    const long rounds = count > 1 ? strtol(arguments[1], NULL, 10) : 3000;
     long round;
     for (round = 0; round < rounds; round++) {
         uint8_t data[4096], *exact;
