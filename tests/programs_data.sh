@@ -158,8 +158,8 @@ done
 mkdir -p shards && echo '{"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}' >shards/pytorch_model.bin.index.json
 refused "max_shard_size" ./classify shards mixed.npy
 refused "max_shard_size" ./classify shards/pytorch_model.bin.index.json mixed.npy
-mkdir -p renamed && cp whole/best.safetensors renamed/my_model.safetensors && : >renamed/lora.pth
-refused "has no model.safetensors in it, but 'lora.pth', 'my_model.safetensors'" ./classify renamed mixed.npy
+mkdir -p unusual && cp whole/best.safetensors unusual/my_model.safetensors && : >unusual/lora.pth
+refused "has no model.safetensors in it, but 'lora.pth', 'my_model.safetensors'" ./classify unusual mixed.npy
 mkdir -p copied && run ./convert whole/best.safetensors copied --folder &&
     run grep -qx '  "image_size": 32,' copied/config.json && run grep -q '"0": "no"' copied/config.json
 good "convert --folder keeps labels and size"
