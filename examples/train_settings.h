@@ -233,9 +233,10 @@ static const struct {
                      {OPTION_EASE, {"12", "0", "0", "5"}},
                      {OPTION_HEAVY, {"6", "6", "6", "16"}}};
 
-/* The first of these that exists is what `auto` fine-tunes. */
-static const char *const train_shipped[] = {"weights/lensnet-tiny.safetensors",
-                                            "weights/lensnet-atto.safetensors"};
+/* The first of these that exists is what `auto` fine-tunes; the small one is as good on lenses, and learns seven
+ * times as many images in the same time. */
+static const char *const train_shipped[] = {"weights/lensnet-atto.safetensors",
+                                            "weights/lensnet-tiny.safetensors"};
 
 /* ---- settings ---- */
 
