@@ -875,7 +875,6 @@ static void test_refusals(void)
         {"build/none --preset testII --train 1", "testI or model1"},
         {"build/none --seed -1 --train 1", "--seed"},
         {"build/none --threads 0 --train 1", "--threads"},
-        {"build/none --bogus 1 --train 1", "no option"},
         {"build/none build/two --train 1", "one folder"},
         {"/proc/nowhere/set --train 1", "cannot make the folder"},
         {"--gallery /proc/nowhere/x.svg", "cannot be written"},

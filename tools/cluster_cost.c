@@ -5,6 +5,8 @@
  *     for n in 1 2 4; do mpirun -n $n ./cluster_cost --variant atto --batch 64; done >costs.csv
  *     python3 tools/cluster_cost.py costs.csv
  *
+ * One process needs no MPI: cc -O2 -fopenmp tools/cluster_cost.c -o cluster_cost -lm
+ *
  * A step is that of train.c without the reading of images: forward and backward pass of this process's shards,
  * their sum over all processes by cluster_sum(), the optimiser. Prints a line of comma-separated seconds, each
  * the median of its rounds. */
