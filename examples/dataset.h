@@ -13,10 +13,6 @@
 #include "dense.h"
 #include "folders.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 /* ---- pixels ---- */
 
 /* An image as it is read, and what its file says of it. */
@@ -310,29 +306,6 @@ static int dataset_prepare(float *output, float *target, dataset_split *split, s
     return good;
 }
 
-/* As lensnet.h has it: more than there are processors gain nothing, and OpenMP ends the program where the
- * system refuses one. */
-NPY_API int dataset_threads(int asked)
-{
-#ifdef _OPENMP
-    const int available = omp_get_max_threads(), processors = omp_get_num_procs();
-    if (asked > 0) return asked;
-    return processors > 0 && processors < available ? processors : available;
-#else
-    (void)asked;
-    return 1;
-#endif
-}
-
-static int dataset_thread(void)
-{
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
-
 /* Where a batch goes. */
 typedef struct dataset_batch {
     float *images; /* (count, S, S, channels) */
@@ -352,7 +325,7 @@ NPY_API int dataset_fetch(const dataset_batch *batch, dataset_split *split, cons
     const size_t map_size = dense_size(side);
     long i, failed = -1;
 #ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic) num_threads(dataset_threads(recipe->threads))
+#pragma omp parallel for schedule(dynamic) num_threads(system_threads(recipe->threads))
 #endif
     for (i = 0; i < (long)count; i++) {
         size_t index = order ? order[first + (size_t)i] : first + (size_t)i;
@@ -360,7 +333,7 @@ NPY_API int dataset_fetch(const dataset_batch *batch, dataset_split *split, cons
         if (batch->labels) batch->labels[i] = split->files[index].label;
         if (dataset_prepare(batch->images + (size_t)i * size,
                             batch->maps ? batch->maps + (size_t)i * map_size : NULL, split, index,
-                            dataset_thread(), recipe, &mine))
+                            system_thread(), recipe, &mine))
             continue;
 #ifdef _OPENMP
 #pragma omp critical(dataset_failure)
@@ -408,13 +381,13 @@ NPY_API int dataset_check_range(dataset_split *split, size_t first, size_t end, 
     long i, failed = -1, failures = 0;
     (void)threads;
 #ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic) num_threads(dataset_threads(threads))
+#pragma omp parallel for schedule(dynamic) num_threads(system_threads(threads))
 #endif
     for (i = (long)first; i < (long)end; i++) {
         lensnet_error mine;
         dataset_image image;
         if (system_interrupted() || !split->files[i].path) continue;
-        if (dataset_pixels(&image, 0, split, (size_t)i, 0, dataset_thread(), &mine)) {
+        if (dataset_pixels(&image, 0, split, (size_t)i, 0, system_thread(), &mine)) {
             const uint64_t contents = dataset_contents(&image, split->files[i].name);
 #ifdef _OPENMP
 #pragma omp atomic

@@ -57,7 +57,7 @@ static int predict_batch_create(predict_batch *b, size_t capacity, int pooled,
 static int predict_read_one(dataset_image *image, dataset_split *split, size_t index,
                             const lensnet_preprocess *network, lensnet_error *error)
 {
-    if (!dataset_pixels(image, 0, split, index, 0, dataset_thread(), error)) return 0;
+    if (!dataset_pixels(image, 0, split, index, 0, system_thread(), error)) return 0;
     if (dataset_check_pedestal(&image->picture, network, error) &&
         dataset_fit(image, network, split->reading.fit, error))
         return 1;
@@ -94,7 +94,7 @@ static void predict_read(predict_batch *b, dataset_split *split, size_t first, s
     long i;
     (void)threads;
 #ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic) num_threads(dataset_threads(threads))
+#pragma omp parallel for schedule(dynamic) num_threads(system_threads(threads))
 #endif
     for (i = 0; i < (long)count; i++) {
         b->problem[i].code = LENSNET_OK;

@@ -76,7 +76,7 @@ NPY_API int simulated_open(simulated *s, dataset_split *split, const system_name
     const sim_params params = sim_defaults(SIM_TEST_I);
     size_t i;
     int t, good = 1;
-    s->count = dataset_threads(threads);
+    s->count = system_threads(threads);
     s->height = (size_t)params.height;
     s->width = (size_t)params.width;
     s->seed = seed;

@@ -22,6 +22,9 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 #ifdef _WIN32
 #include <io.h>
@@ -208,6 +211,30 @@ SYSTEM_API double system_memory_bytes(void)
     if (pages > 0 && size > 0) return (double)pages * (double)size;
 #endif
     return 0;
+}
+
+/* As lensnet.h has it: more than there are processors gain nothing, and OpenMP ends the program where the
+ * system refuses one. */
+SYSTEM_API int system_threads(int asked)
+{
+#ifdef _OPENMP
+    const int available = omp_get_max_threads(), processors = omp_get_num_procs();
+    if (asked > 0) return asked;
+    return processors > 0 && processors < available ? processors : available;
+#else
+    (void)asked;
+    return 1;
+#endif
+}
+
+/* The number of the thread that asks, in its team. */
+SYSTEM_API int system_thread(void)
+{
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
 }
 
 SYSTEM_API int system_is_terminal(FILE *file) { return isatty(fileno(file)); }

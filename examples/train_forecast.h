@@ -212,7 +212,7 @@ static void describe(const run *r)
            train_value(OPTION_DECAY)->value, s->clip, s->average, s->drop_path, s->smoothing,
            train_value(OPTION_AUGMENT)->value, (unsigned long long)s->seed);
     printf("processor    %s, %d threads, %zu images at a time\n",
-           lensnet_isa_text(lensnet_isa_in_use(&r->host)), dataset_threads(s->threads),
+           lensnet_isa_text(lensnet_isa_in_use(&r->host)), system_threads(s->threads),
            r->learn_plan.micro_batch);
     if (s->shards > 1)
         printf("shards       %zu of a batch, computed by %d process%s\n", s->shards, cluster.ranks,

@@ -19,9 +19,6 @@
 #include "../examples/svg.h"
 
 #include <ctype.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 enum { SPLITS = 3, PATH_ROOM = 4096 };
 static const char *const split_names[SPLITS] = {"train", "val", "test"};
@@ -565,27 +562,6 @@ static worker *workers_create(const job *j, int count, lensnet_error *error)
     return workers;
 }
 
-static int thread_count(const job *j)
-{
-#ifdef _OPENMP
-    const int available = omp_get_max_threads(), processors = omp_get_num_procs();
-    if (j->threads) return j->threads;
-    return processors > 0 && processors < available ? processors : available;
-#else
-    (void)j;
-    return 1;
-#endif
-}
-
-static int thread_number(void)
-{
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
-
 static int write_maps(const job *j, image_name name, const worker *at, const sim_truth *truth,
                       lensnet_error *error)
 {
@@ -644,7 +620,7 @@ static long write_block(const job *j, long first, long count, worker *workers, i
 #endif
         stop = failed;
         if (stop) continue;
-        if (write_image(j, name_image(j, first + i), &workers[thread_number()], &truths[i],
+        if (write_image(j, name_image(j, first + i), &workers[system_thread()], &truths[i],
                         &mine)) {
             done++;
         } else {
@@ -748,7 +724,7 @@ static int make_folders(const job *j, lensnet_error *error)
 static int write_blocks(const job *j, FILE *table, long first, long total, long *done,
                         lensnet_error *error)
 {
-    const int threads = thread_count(j);
+    const int threads = system_threads(j->threads);
     worker *workers = workers_create(j, threads, error);
     sim_truth *truths = (sim_truth *)malloc(BLOCK * sizeof *truths);
     progress_bar bar;
@@ -1115,7 +1091,7 @@ static double benchmark_class(const job *j, worker *workers, int threads, int la
 #pragma omp parallel for schedule(static) num_threads(threads)
 #endif
     for (i = 0; i < count; i++) {
-        const worker *at = &workers[thread_number()];
+        const worker *at = &workers[system_thread()];
         sim_image_float((float *)at->pixels, NULL, at->workspace, j->seed, label, (uint64_t)i);
     }
     (void)threads;
@@ -1124,7 +1100,7 @@ static double benchmark_class(const job *j, worker *workers, int threads, int la
 
 static int run_benchmark(const job *j, lensnet_error *error)
 {
-    const int threads = thread_count(j), rounds = 5;
+    const int threads = system_threads(j->threads), rounds = 5;
     worker *workers = workers_create(j, threads, error);
     int c, round;
     if (!workers) return 0;
