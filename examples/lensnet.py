@@ -4,6 +4,7 @@
     import lensnet
     classifier = lensnet.Classifier('weights/lensnet-atto.safetensors')
     print(classifier.labels, classifier(numpy.load('image.npy')))
+    print(classifier.predict(numpy.load('image.npy')))        # and whether to believe it
 
 beside PyTorch's
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
@@ -23,6 +24,7 @@ The shared library is built from lensnet.h on first use and kept in ~/.cache/len
 of the header; LENSNET_H says where the header is (beside this file, or one folder up), LENSNET_LIBRARY
 names a library that `python3 lensnet.py --build FILE` made. Calls release Python's lock.
 """
+import collections
 import ctypes
 import hashlib
 import os
@@ -101,6 +103,31 @@ FACE int face_run(face *f, float *probabilities, float *features, const float *p
                                     &error)
                ? face_text(text, &error)
                : 0;
+}
+
+FACE size_t face_pooled(const face *f) { return lensnet_classifier_pooled(f->classifier); }
+
+/* Of `count` images. `pooled` may be NULL, and so may all that comes before it. */
+FACE int face_predict(face *f, int *indices, float *probabilities, int *unknown, float *foreign,
+                      int *sizes, uint64_t *sets, float *pooled, const float *pixels, size_t count,
+                      size_t height, size_t width, char *text)
+{
+    lensnet_prediction *p = (lensnet_prediction *)calloc(count + 1, sizeof *p);
+    lensnet_error error;
+    lensnet_result result;
+    size_t i;
+    if (!p) return snprintf(text, 508, "out of memory"), 1;
+    result = lensnet_session_predict(f->session, p, NULL, pooled, pixels, count, height, width, &error);
+    for (i = 0; !result && indices && i < count; i++) {
+        indices[i] = p[i].index;
+        probabilities[i] = p[i].probability;
+        unknown[i] = p[i].unknown;
+        foreign[i] = p[i].foreign;
+        sizes[i] = p[i].set_size;
+        sets[i] = p[i].set;
+    }
+    free(p);
+    return result ? face_text(text, &error) : 0;
 }
 
 typedef struct learner {
@@ -275,13 +302,14 @@ def build(library):
 _SIGNATURES = {
     'face_open': 'Pciizt', 'face_close': 'p', 'face_classes': 'p', 'face_features': 'p',
     'face_bands': 'p', 'face_notes': 'p', 'face_label': 'pz', 'face_run': 'pppp' + 'zzzt',
+    'face_pooled': 'p', 'face_predict': 'ppppppppp' + 'zzzt',
     'learner_open': 'Pczaiuzdit', 'learner_close': 'p', 'learner_classes': 'p', 'learner_bands': 'p',
     'learner_label': 'pz', 'learner_step': 'ppppzzzdt', 'learner_save': 'pct'}
 _LETTERS = {'p': ctypes.c_void_p, 'P': ctypes.POINTER(ctypes.c_void_p), 'c': ctypes.c_char_p,
             'i': ctypes.c_int, 'z': ctypes.c_size_t, 'u': ctypes.c_uint64, 'd': ctypes.c_double,
             't': ctypes.c_char_p, 'a': ctypes.POINTER(ctypes.c_char_p)}
 _RESULTS = {'face_classes': ctypes.c_size_t, 'face_features': ctypes.c_size_t,
-            'face_bands': ctypes.c_size_t, 'face_notes': ctypes.c_char_p,
+            'face_bands': ctypes.c_size_t, 'face_pooled': ctypes.c_size_t, 'face_notes': ctypes.c_char_p,
             'face_label': ctypes.c_char_p, 'face_close': None, 'learner_close': None,
             'learner_classes': ctypes.c_size_t, 'learner_bands': ctypes.c_size_t,
             'learner_label': ctypes.c_char_p}
@@ -331,6 +359,13 @@ def _images(images, bands):
     return images
 
 
+Prediction = collections.namedtuple('Prediction', 'label probability unknown foreign set')
+Prediction.__doc__ = """An answer, as lensnet_prediction in lensnet.h.
+
+label is a class, or 'unknown' where foreign is above 1; foreign is None for a file that cannot tell, set the
+conformal set of classes (coverage 90 %), or None."""
+
+
 class Classifier:
     """A trained network: calling it gives probabilities (N, classes), or (classes,) for one image.
 
@@ -356,12 +391,38 @@ class Classifier:
         return made
 
     def __call__(self, images):
-        probabilities = self._run(images, True, False)[0]
-        return probabilities[0] if numpy.ndim(images) == (2 if self.bands == 1 else 3) else probabilities
+        return self._shaped(self._run(images, True, False)[0], images)
+
+    def _shaped(self, rows, images):
+        """The rows, or the only one where a single image stood alone."""
+        return rows[0] if numpy.ndim(images) == (2 if self.bands == 1 else 3) else rows
 
     def features(self, images):
         """The pooled features (N, width) before the last layer."""
         return self._run(images, False, True)[1]
+
+    def _predict(self, images, pooled):
+        count, (height, width) = len(images), images.shape[-2:]
+        made = [numpy.empty(count, kind) for kind in ('i4', 'f4', 'i4', 'f4', 'i4', 'u8')]
+        _call('face_predict', self._face, *(array.ctypes.data for array in made),
+              None if pooled is None else pooled.ctypes.data, images.ctypes.data, count, height, width)
+        return zip(*(array.tolist() for array in made))
+
+    def predict(self, images):
+        """A Prediction for each image, or one for one image: with what the file knows of itself."""
+        rows = [Prediction('unknown' if unknown else self.labels[index], probability, bool(unknown),
+                           foreign or None,
+                           None if size < 0 else [l for k, l in enumerate(self.labels) if chosen >> k & 1])
+                for index, probability, unknown, foreign, size, chosen
+                in self._predict(_images(images, self.bands), None)]
+        return self._shaped(rows, images)
+
+    def pooled(self, images):
+        """The means (N, C) over a stage's map by which foreign images are told."""
+        images = _images(images, self.bands)
+        means = numpy.empty((len(images), library().face_pooled(self._face)), 'float32')
+        self._predict(images, means)
+        return means
 
     def __del__(self):
         if _library is not None and getattr(self, '_face', None):
@@ -415,8 +476,8 @@ def main(words):
         for note in classifier.notes:
             print('note: ' + note, file=sys.stderr)
         for path in words[1:]:
-            p = classifier(numpy.load(path, allow_pickle=False))
-            print('%s  %s %.2f %%' % (path, classifier.labels[p.argmax()], 100 * p.max()))
+            for answer in classifier.predict(_images(numpy.load(path, allow_pickle=False), classifier.bands)):
+                print('%s  %s %.2f %%' % (path, answer.label, 100 * answer.probability))
     return 0
 
 
