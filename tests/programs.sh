@@ -61,6 +61,17 @@ good "simulate in three parts, merged, is the undivided set to the byte"
 run ./simulate fewer --train 5 --size 32 --part 1/2 && run ./simulate fewer --part 1/2 --merge
 [ $? -eq 1 ] && grep -q 'truth-2-of-2.csv.*is this part complete' err.txt && [ ! -e fewer/truth.csv ]
 good "a merge without all parts is refused"
+for other in "--train 5 --seed 1" "--train 4" "--train 5 --preset model1" "--train 5 --float32"; do
+    # shellcheck disable=SC2086
+    rm -f fewer/truth-2* && ./simulate fewer $other --size 32 --part 2/2 >/dev/null && run ./simulate fewer --part 1/2 --merge
+    [ $? -eq 1 ] && grep -q 'truth-2-of-2.csv has another seed' err.txt && [ ! -e fewer/truth.csv ]
+    good "a merge with a part of another set is refused ($other)"
+done
+rm -f fewer/truth-2* && ./simulate fewer --train 5 --size 32 --part 2/2 >/dev/null &&
+    sed 3d fewer/truth-2-of-2.csv >short.txt && cp short.txt fewer/truth-2-of-2.csv &&
+    run ./simulate fewer --part 1/2 --merge
+[ $? -eq 1 ] && grep -q 'it does not end with the mark of this part' err.txt && [ ! -e fewer/truth.csv ]
+good "a merge with a part that lacks a line is refused"
 # A copy of the data in which one thing is wrong: spoil COMMAND ...
 spoil() {
     rm -rf bad

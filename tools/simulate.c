@@ -387,27 +387,28 @@ static int parse_arguments(job *j, int count, char **arguments, lensnet_error *e
     return 1;
 }
 
-static void print_value(const sim_params *params, const option *o)
+/* The value of an option, with so many digits. */
+static void option_text(char text[64], const sim_params *params, const option *o, int digits)
 {
     const char *from = (const char *)params + o->place;
-    char text[64] = "";
     sim_range range;
     int value;
+    text[0] = 0;
     switch (o->kind) {
     case KIND_RANGE:
         memcpy(&range, from, sizeof range);
         if (range.low == range.high)
-            snprintf(text, sizeof text, "%.5g", range.low);
+            snprintf(text, 64, "%.*g", digits, range.low);
         else
-            snprintf(text, sizeof text, "%.5g:%.5g", range.low, range.high);
+            snprintf(text, 64, "%.*g:%.*g", digits, range.low, digits, range.high);
         break;
     case KIND_NUMBER:
         memcpy(&range.low, from, sizeof range.low);
-        snprintf(text, sizeof text, "%.5g", range.low);
+        snprintf(text, 64, "%.*g", digits, range.low);
         break;
     case KIND_INT:
         memcpy(&value, from, sizeof value);
-        snprintf(text, sizeof text, "%d", value);
+        snprintf(text, 64, "%d", value);
         break;
     case KIND_CHOICE:
         memcpy(&value, from, sizeof value);
@@ -415,6 +416,12 @@ static void print_value(const sim_params *params, const option *o)
         break;
     case KIND_HEADING: break;
     }
+}
+
+static void print_value(const sim_params *params, const option *o)
+{
+    char text[64];
+    option_text(text, params, o, 5);
     printf("  --%-20s %-16s", o->name, text);
 }
 
@@ -485,7 +492,7 @@ static int write_npy(const char *path, const void *values, int is_float, int pla
  * go into the table. truth.csv has its name only when the set is complete.
  * ---------------------------------------------------------------------------------------------- */
 
-enum { BLOCK = 256 };
+enum { BLOCK = 256, MARK_ROOM = 128 /* the last line of the table of a part */ };
 
 typedef struct {
     int split, label;
@@ -684,6 +691,39 @@ static void name_table(char *path, size_t room, const job *j, long part)
         snprintf(path, room, "%s/truth-%ld-of-%ld.csv", j->folder, part, j->parts);
 }
 
+static uint64_t mix(uint64_t set, const char *text)
+{
+    for (; *text; text++) set = (set ^ (unsigned char)*text) * 0x100000001B3u;
+    return set;
+}
+
+/* A number for all that the images of a set depend on. */
+static uint64_t name_set(const job *j)
+{
+    uint64_t set = 0xCBF29CE484222325u;
+    char text[64];
+    int i, c;
+    for (i = 0; i < OPTIONS; i++) {
+        option_text(text, &j->params, &options[i], 17);
+        set = mix(mix(set, text), ",");
+    }
+    for (i = 0; i < SPLITS; i++) {
+        for (c = 0; c < SIM_CLASSES; c++) {
+            snprintf(text, sizeof text, "%ld,", j->counts[i][c]);
+            set = mix(set, text);
+        }
+    }
+    snprintf(text, sizeof text, "%llu,%d,%d", (unsigned long long)j->seed, j->float32, j->maps);
+    return mix(set, text);
+}
+
+/* How the last line of the table of a part begins; the number of its set follows. It tells a table that is
+ * whole from one that is not, and parts of one set from those of another. */
+static void name_part(char *text, size_t room, long part, const job *j, long images)
+{
+    snprintf(text, room, "# part %ld/%ld: %ld images, set ", part, j->parts, images);
+}
+
 /* The number of the first image of a part. */
 static long part_first(const job *j, long part)
 {
@@ -756,6 +796,7 @@ static int write_blocks(const job *j, FILE *table, long first, long total, long 
 static int make_set(const job *j, lensnet_error *error)
 {
     char part[PATH_ROOM + 32], whole[PATH_ROOM + 16], reason[sizeof error->text];
+    char mark[MARK_ROOM];
     const long first = part_first(j, j->part), total = part_first(j, j->part + 1) - first;
     long done = 0;
     FILE *table;
@@ -771,6 +812,9 @@ static int make_set(const job *j, lensnet_error *error)
     if (!table) return fail(error, "cannot create %s: %s", part, strerror(errno));
     write_truth_head(table);
     good = write_blocks(j, table, first, total, &done, error);
+    name_part(mark, sizeof mark, j->part, j, total);
+    if (j->parts > 1) fprintf(table, "%s%016llx\n", mark, (unsigned long long)name_set(j));
+    if (ferror(table) && good) good = fail(error, "cannot write %s: %s", part, strerror(errno));
     if (fclose(table) != 0 && good)
         good = fail(error, "cannot write %s: %s", part, strerror(errno));
     if (good && rename(part, whole) != 0)
@@ -786,25 +830,48 @@ static int make_set(const job *j, lensnet_error *error)
     return good;
 }
 
-/* Appends the table of a part, without its first line but for that of the first part. */
-static int append_table(FILE *table, const char *path, int with_head, lensnet_error *error)
+/* The rest of the file must be the mark of the part, and its set that of the first part. */
+static int check_mark(char set[MARK_ROOM], FILE *file, const char *path, const char *begins,
+                      lensnet_error *error)
+{
+    char line[MARK_ROOM] = "#";
+    const size_t length = strlen(begins);
+    if (!fgets(line + 1, sizeof line - 1, file) || strncmp(line, begins, length) != 0 ||
+        strlen(line) != length + 17 || getc(file) != EOF)
+        return fail(error,
+                    "%s: it does not end with the mark of this part and its images; make it anew",
+                    path);
+    if (!set[0]) memcpy(set, line + length, 18);
+    return !strcmp(set, line + length) ||
+           fail(error, "%s has another seed, other numbers of images or options than part 1", path);
+}
+
+/* Appends the table of a part, without its mark, and without its first line but for that of the first part.
+ * `set`: what the mark of the first part says; empty for this one. */
+static int append_table(FILE *table, const char *path, const job *j, long part, char *set,
+                        lensnet_error *error)
 {
     FILE *file = fopen(path, "r");
-    int c, head = 1;
+    char mark[MARK_ROOM];
+    long lines = 0;
+    int c, good, last = '\n';
     if (!file) return fail(error, "%s: %s; is this part complete?", path, strerror(errno));
-    while ((c = getc(file)) != EOF) {
-        if (!head || with_head) putc(c, table);
-        head &= c != '\n';
+    while ((c = getc(file)) != EOF && !(c == '#' && last == '\n')) {
+        if (lines || part == 1) putc(c, table);
+        lines += c == '\n';
+        last = c;
     }
-    c = ferror(file);
+    name_part(mark, sizeof mark, part, j, lines - 1);
+    good = check_mark(set, file, path, mark, error);
     fclose(file);
-    return !c || fail(error, "%s: cannot be read", path);
+    return good;
 }
 
 /* Joins the tables of all parts to truth.csv, and removes them. */
 static int merge_parts(const job *j, lensnet_error *error)
 {
     char path[PATH_ROOM + 64], temporary[PATH_ROOM + 32], whole[PATH_ROOM + 16];
+    char set[MARK_ROOM] = "";
     FILE *table;
     long i;
     int good = 1;
@@ -816,7 +883,7 @@ static int merge_parts(const job *j, lensnet_error *error)
     if (!table) return fail(error, "cannot create %s: %s", temporary, strerror(errno));
     for (i = 1; good && i <= j->parts; i++) {
         name_table(path, sizeof path, j, i);
-        good = append_table(table, path, i == 1, error);
+        good = append_table(table, path, j, i, set, error);
     }
     if ((ferror(table) | (fclose(table) != 0)) && good)
         good = fail(error, "cannot write %s: %s", temporary, strerror(errno));
