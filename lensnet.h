@@ -283,6 +283,9 @@ typedef struct lensnet_classifier_options {
                   network was made for (lensnet_model_desc.views) */
     int calibrated; /* 1: use what the file says of its network: temperature, sets, what is foreign;
                         0: plain softmax */
+    int bands; /* planes of the images that the caller will give; a network that takes another number is
+                  refused, for it would read on behind them. 1; 0: as many as the network takes, which
+                  the caller asks for by lensnet_classifier_preprocess */
     double coverage; /* of lensnet_prediction.set: 0.01 ... 0.99, raised to the next percent */
     lensnet_precision precision; /* of its sessions; LENSNET_PRECISION_FP32 */
     size_t
@@ -298,7 +301,7 @@ typedef struct lensnet_classifier_options {
     size_t architecture_count; /* 0 */
 } lensnet_classifier_options;
 
-/* host NULL, 1 view, calibrated, coverage 0.9, fp32. */
+/* host NULL, 1 view, calibrated, 1 band, coverage 0.9, fp32. */
 LENSNET_API lensnet_classifier_options lensnet_classifier_defaults(void);
 
 typedef struct lensnet_prediction {
@@ -21125,6 +21128,11 @@ static lensnet_result lnp_model_freeze(lensnet_model **model, const lensnet_arch
         result = lnp_fail(error, LENSNET_ERROR_FORMAT,
                           "'%.200s' has no classification head; train one first (examples/train.c)",
                           archive->path);
+    if (!result && options->bands && options->bands != desc.preprocess.bands)
+        result = lnp_fail(error, LENSNET_ERROR_SHAPE,
+                          "'%.200s' takes images of %d bands, but will be given %d; options.bands "
+                          "says how many",
+                          archive->path, desc.preprocess.bands, options->bands);
     if (!result) result = lnp_model_begin(model, &desc, error);
     if (!result) memcpy((*model)->notes, sources.notes_text, sizeof(*model)->notes);
     lnp_sources_release(&sources);
@@ -21548,6 +21556,7 @@ lensnet_classifier_options lensnet_classifier_defaults(void)
     memset(&o, 0, sizeof o);
     o.views = 1;
     o.calibrated = 1;
+    o.bands = 1;
     o.coverage = 0.9;
     o.precision = LENSNET_PRECISION_FP32;
     o.memory_limit = sizeof(size_t) > 4 ? (size_t)1 << 16 << 16 : (size_t)1 << 30;

@@ -562,6 +562,7 @@ int main(int argc, char **argv)
     reading_from_options(&images.reading, options, OPTIONS);
     host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
     choice.host = &host;
+    choice.bands = 0; /* pictures are read with as many as the network takes */
     choice.views = arguments_views(&options[VIEWS]);
     choice.precision =
         (lensnet_precision)arguments_choice(&options[PRECISION], arguments_precisions, 2);

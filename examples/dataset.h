@@ -273,6 +273,10 @@ static int dataset_prepare_image(float *output, float *target, const dataset_ima
     const picture *p = &image->picture;
     void *scratch;
     int good;
+    if ((size_t)recipe->preprocess.bands != p->bands)
+        return dataset_fail(error, "an image of %lu band%s, but the network takes %d",
+                            (unsigned long)p->bands, p->bands == 1 ? "" : "s",
+                            recipe->preprocess.bands);
     if (!dataset_check_pedestal(p, &recipe->preprocess, error)) return 0;
     scratch =
         malloc(lensnet_preprocess_scratch_bytes(&recipe->preprocess, p->height, p->width) + 1);

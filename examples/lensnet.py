@@ -74,6 +74,7 @@ FACE int face_open(face **out, const char *path, int threads, int views, size_t 
     if (!f) return snprintf(text, 508, "out of memory"), 1;
     host.threads = threads;
     options.host = &host;
+    options.bands = 0; /* _images sees to it */
     options.views = views;
     if (!lensnet_classifier_load(&f->classifier, path, &options, &error) &&
         !lensnet_session_create(&f->session, f->classifier, batch, &error))

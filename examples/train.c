@@ -88,6 +88,7 @@ static int views_auc(double *auc, run *r, const char *path, lensnet_error *error
     choice.views = 8;
     choice.calibrated = 0;
     choice.host = &r->host;
+    choice.bands = 0; /* those of --bands */
     some.count = run_least(some.count, VIEWS_IMAGES);
     some.cache_left = 0;
     if (lensnet_classifier_load(&classifier, path, &choice, error)) return 0;
@@ -136,6 +137,7 @@ static int calibrate_best(run *r, lensnet_error *error)
     int good;
     if (!choose_views(r, error)) return 0;
     choice.host = &r->host;
+    choice.bands = 0; /* those of --bands */
     good = calibrate_file(&c, r->best, &r->data.split[DATASET_VAL], &choice,
                           run_least(r->settings.batch, 32), error);
     calibration_free(&c);
@@ -160,6 +162,7 @@ static int finish(run *r, lensnet_error *error)
     memset(&text, 0, sizeof text);
     run_release_training(r);
     choice.host = &r->host;
+    choice.bands = 0; /* those of --bands */
     good = calibrate_best(r, error) && train_provenance_weights(&r->from, r, error) &&
            !lensnet_classifier_load(&classifier, r->best, &choice, error) &&
            evaluation_run(&e, classifier, &r->data.split[DATASET_TEST],

@@ -190,6 +190,8 @@ done; done
 run ./train colour --weights none --size 32 --epochs 1 --batch 4 --bands 3 --stretch asinh --out coloured &&
     run ./classify coloured/best.safetensors $fixtures/bands.fits
 good "train and classify in three bands"
+complained "takes images of 3 bands" ./hello coloured/best.safetensors data/test/no/000000.npy
+complained "of 1 band, but the network takes 3" ./finetune coloured/best.safetensors data refused.safetensors
 complained "1 band, but images of 3 are wanted" ./classify coloured/best.safetensors $fixtures/u1.fits
 run ./classify whole/best.safetensors $fixtures/u1.fits && grep -q 'not 150 x 150 pixels' err.txt
 good "an image of another size than the network knows is said so"

@@ -225,6 +225,14 @@ static void test_classify_bands(int bands)
     float one[2 * 3], two[2 * 3], *swapped;
     size_t i;
     fill((size_t)2 * MOST * SIDE * SIDE, 8);
+    /* whoever has asked for nothing gives one plane: a file must not make us read on behind it */
+    if (bands > 1) {
+        CHECK(lensnet_classifier_load(&classifier, PATH, NULL, &error) == LENSNET_ERROR_SHAPE);
+        CHECK(!classifier && strstr(error.text, "bands, but will be given 1"));
+    }
+    options.bands = bands == 1 ? 3 : 1;
+    CHECK(lensnet_classifier_load(&classifier, PATH, &options, &error) == LENSNET_ERROR_SHAPE);
+    options.bands = bands > 1 ? 0 : 1;
     CHECK(!lensnet_classifier_load(&classifier, PATH, &options, &error));
     p = lensnet_classifier_preprocess(classifier);
     CHECK(p->bands == bands && p->channels == bands && p->stretch == LENSNET_STRETCH_ASINH);

@@ -521,6 +521,7 @@ static int score_all(data_set *set, lensnet_error *error)
     int split, good = 1;
     host.threads = (int)arguments_whole(&options[THREADS], 0, 4096);
     choice.host = &host;
+    choice.bands = 0; /* pictures are read with as many as the network takes */
     if (lensnet_classifier_load(&classifier, options[WEIGHTS].value, &choice, error)) return 0;
     if (!lensnet_classifier_reliability(classifier).foreign)
         good = dataset_fail(error,
