@@ -1,14 +1,11 @@
 /* fuzz_picture.c - arbitrary bytes as FITS, .npz and pickled object arrays must never do more than fail
- * politely. On its own it changes files that NumPy and astropy wrote and reads what comes out;
- * FUZZ_SECONDS in the environment makes it go on so long, FUZZ_SEED begin elsewhere. With libFuzzer:
- *
+ * politely. With libFuzzer, or alone: 10,000 mutations (another number as argument) of files that NumPy and
+ * astropy wrote, under the sanitizers.
  * clang -g -O1 -fsanitize=fuzzer,address,undefined -DFUZZ_LIBFUZZER -I. tests/fuzz_picture.c -o build/fuzz_picture
  * cc -g -O1 -fsanitize=address,undefined -I. tests/fuzz_picture.c -o build/fuzz_picture -lm && build/fuzz_picture */
 #include "examples/picture.h"
 
-#include <time.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "fuzz.h"
 
 /* What is read must be whole: every pixel is touched. The bytes stay in memory: a file system would take
  * most of the time. */
@@ -43,77 +40,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifndef FUZZ_LIBFUZZER
-static uint64_t state = 1;
-
-static uint64_t draw(uint64_t bound) /* splitmix64 */
-{
-    uint64_t z = state += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return (z ^ z >> 31) % bound;
-}
-
-/* Some of: change a bit or byte, put a telling byte, cut, repeat or move a piece. */
-static size_t mutate(uint8_t *data, size_t size, size_t capacity)
-{
-    static const char telling[] = "\0\1\377\200=-'9TRbhqKX.(t\x94\x85\x93 ";
-    uint64_t n = 1 + draw(4);
-    while (n--) {
-        size_t at = size ? (size_t)draw(size) : 0, from = size ? (size_t)draw(size) : 0;
-        size_t length = size - at < 80 ? size - at : 80;
-        switch (draw(6)) {
-        case 0:
-            if (size) data[at] = (uint8_t)draw(256);
-            break;
-        case 1:
-            if (size) data[at] ^= (uint8_t)(1u << draw(8));
-            break;
-        case 2:
-            if (size) data[at] = (uint8_t)telling[draw(sizeof telling - 1)];
-            break;
-        case 3: size -= (size_t)draw(size / 8 + 1); break;
-        case 4: /* FITS cards are 80 characters */
-            if (from > size - length) from = size - length;
-            memmove(data + from, data + at, length);
-            break;
-        default:
-            if (size + length > capacity) break;
-            memmove(data + at + length, data + at, size - at);
-            size += length;
-        }
-    }
-    return size;
-}
-
-int main(void)
+int main(int count, char **arguments)
 {
     static const char *const seeds[] = {
-        "pair_2.npy",     "pair_3.npy", "pair_4.npy", "pair_5.npy",         "pair_rows.npy",
-        "several.npy",    "evil.npy",   "stored.npz", "deflated.npz",       "two.npz",
-        "i2.fits",        "cube.fits",  "f4.fits",    "f8_extensions.fits", "compressed.fits",
-        "pair_f4_big.npy"};
-    const size_t count = sizeof seeds / sizeof *seeds;
-    const double seconds = getenv("FUZZ_SECONDS") ? atof(getenv("FUZZ_SECONDS")) : 0;
-    static uint8_t original[16384], data[20000];
-    long rounds = 0;
-    if (getenv("FUZZ_SEED")) state = (uint64_t)atol(getenv("FUZZ_SEED"));
-    while (rounds < 10000 || (double)clock() / CLOCKS_PER_SEC < seconds) {
-        char path[96];
-        FILE *file;
-        size_t size;
-        snprintf(path, sizeof path, "tests/fixtures/pictures/%s", seeds[draw(count)]);
-        file = fopen(path, "rb");
-        if (!file) {
-            printf("%s is missing; run from the top folder\n0 passed, 1 failed\n", path);
-            return 1;
-        }
-        size = fread(original, 1, sizeof original, file);
-        fclose(file);
-        memcpy(data, original, size);
-        LLVMFuzzerTestOneInput(data, mutate(data, size, sizeof data));
-        rounds++;
-    }
-    printf("%ld changed files read\n1 passed, 0 failed\n", rounds);
-    return 0;
+        "pair_2.npy",  "pair_3.npy", "pair_4.npy", "pair_5.npy",      "pair_rows.npy",
+        "several.npy", "evil.npy",   "stored.npz", "deflated.npz",    "two.npz",
+        "i2.fits",     "cube.fits",  "f4.fits",    "compressed.fits", "f8_extensions.fits",
+        "bands.fits",  "table.fits", "cut.fits",   "pair_f4_big.npy", NULL};
+    static const char telling[] = "\0\1\377\200=-'9TRbhqKX.(t\x94\x85\x93 ";
+    const fuzz_plan plan = {"tests/fixtures/pictures", seeds, 10000, telling,
+                            sizeof telling - 1,        0};
+    return fuzz_main(count, arguments, &plan);
 }
 #endif

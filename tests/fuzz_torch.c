@@ -8,9 +8,8 @@
 #define LENSNET_IMPLEMENTATION
 #include "lensnet.h"
 
+#include "fuzz.h"
 #include "tools/torch_file.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -28,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!result) result = lensnet_archive_open(&archive, "memory", &host, NULL);
     for (i = 0; !result && i < lensnet_archive_count(archive); i++) {
         const lensnet_archive_entry *entry = lensnet_archive_at(archive, i);
-        float *values = entry->count < 1u << 24
+        float *values = entry->count < 1u << 17
                             ? (float *)malloc((size_t)entry->count * sizeof *values + 1)
                             : NULL;
         if (values) (void)lensnet_archive_read_float(values, archive, entry, NULL);
@@ -40,69 +39,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifndef FUZZ_LIBFUZZER
-static size_t draw(size_t bound)
-{
-    static uint64_t index;
-    return (size_t)(lensnet_random_bits(1, 3, index++) % bound);
-}
-
-/* Some of: flip a bit, put a telling byte, cut, repeat a piece. */
-static size_t mutate(uint8_t *data, size_t size, size_t capacity)
-{
-    static const char telling[] = "\x80\x02}]()cqXKJMNtRub.PK\x01\x02\x03\x04\x05\x06\n\xff";
-    size_t n = 1 + draw(4);
-    while (n-- && size > 8) {
-        const size_t at = draw(size), length = size - at < 16 ? size - at : 16;
-        switch (draw(5)) {
-        case 0: data[at] ^= (uint8_t)(1u << draw(8)); break;
-        case 1:
-        case 2: data[at] = (uint8_t)telling[draw(sizeof telling - 1)]; break;
-        case 3: size -= draw(size / 8 + 1); break;
-        default:
-            if (size + length > capacity) break;
-            memmove(data + at + length, data + at, size - at);
-            size += length;
-        }
-    }
-    return size;
-}
-
 int main(int count, char **arguments)
 {
-    static const char *const seeds[] = {"ok_handmade.pt",
-                                        "parameter.pt",
-                                        "state_dict.pt",
-                                        "state_dict_legacy.pt",
-                                        "state_dict_proto3.pt",
-                                        "state_dict_proto4.pt",
-                                        "ok_torch2_extra_records.pt",
-                                        "bad_global_mixed.pt",
-                                        "deflated.pt"};
-    static uint8_t original[1 << 17], data[1 << 18];
-    long rounds = count > 1 ? strtol(arguments[1], NULL, 10) : 3000, round;
-    for (round = 0; round < rounds; round++) {
-        char path[96];
-        FILE *file;
-        size_t size;
-        uint8_t *exact;
-        snprintf(path, sizeof path, "tests/fixtures/torch/%s",
-                 seeds[draw(sizeof seeds / sizeof *seeds)]);
-        file = fopen(path, "rb");
-        if (!file) {
-            printf("%s is missing; run from the top folder\n0 passed, 1 failed\n", path);
-            return 1;
-        }
-        size = fread(original, 1, sizeof original, file);
-        fclose(file);
-        memcpy(data, original, size);
-        size = mutate(data, size, sizeof data);
-        exact = (uint8_t *)malloc(size ? size : 1);
-        if (!exact) return 1;
-        memcpy(exact, data, size);
-        LLVMFuzzerTestOneInput(exact, size);
-        free(exact);
-    }
-    printf("%ld files read\n1 passed, 0 failed\n", rounds);
-    return 0;
+    static const char *const seeds[] = {"ok_handmade.pt",       "parameter.pt",
+                                        "state_dict.pt",        "state_dict_legacy.pt",
+                                        "state_dict_proto3.pt", "state_dict_proto4.pt",
+                                        "bad_global_mixed.pt",  "ok_torch2_extra_records.pt",
+                                        "deflated.pt",          NULL};
+    static const char telling[] = "\x80\x02}]()cqXKJMNtRub.PK\x01\x02\x03\x04\x05\x06\n\xff";
+    const fuzz_plan plan = {"tests/fixtures/torch", seeds, 3000, telling, sizeof telling - 1, 0};
+    return fuzz_main(count, arguments, &plan);
 }
 #endif
