@@ -101,12 +101,12 @@ static int open_split(dataset *d, dataset_split **split, const lensnet_classifie
 
 static int print_text(const evaluation *e, lensnet_error *error)
 {
-    svg_sheet s;
+    sheet s;
     int good;
     memset(&s, 0, sizeof s);
     good = evaluation_text(&s, e, error) && (!s.failed || dataset_no_memory(error));
-    if (good) printf("%s", s.bytes);
-    free(s.bytes);
+    if (good) printf("%s", s.text);
+    sheet_clear(&s);
     return good;
 }
 
@@ -154,7 +154,7 @@ static int compare_many(char **paths, size_t count, const lensnet_classifier_opt
                         lensnet_error *error)
 {
     repeat *rows = (repeat *)calloc(count, sizeof *rows);
-    svg_sheet s;
+    sheet s;
     size_t i;
     int good = rows != NULL || dataset_no_memory(error);
     memset(&s, 0, sizeof s);
@@ -171,8 +171,8 @@ static int compare_many(char **paths, size_t count, const lensnet_classifier_opt
     }
     if (good) repeats_text(&s, rows, count);
     good = good && (!s.failed || dataset_no_memory(error));
-    if (good) printf("%zu images\n%s", split->count, s.bytes);
-    free(s.bytes);
+    if (good) printf("%zu images\n%s", split->count, s.text);
+    sheet_clear(&s);
     free(rows);
     return good;
 }

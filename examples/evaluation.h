@@ -126,7 +126,7 @@ NPY_API int evaluation_run(evaluation *e, const lensnet_classifier *classifier,
 
 /* ---- text ---- */
 
-static int evaluation_add_report(svg_sheet *s, const evaluation *e, lensnet_error *error)
+static int evaluation_add_report(sheet *s, const evaluation *e, lensnet_error *error)
 {
     int *predictions = (int *)malloc(e->count * sizeof *predictions);
     char *text = NULL;
@@ -139,26 +139,26 @@ static int evaluation_add_report(svg_sheet *s, const evaluation *e, lensnet_erro
     if (good && !(text = (char *)malloc(length + 1))) good = dataset_no_memory(error);
     good = good && !lensnet_classification_report(text, length + 1, NULL, e->labels, predictions,
                                                   e->count, e->names, e->classes, 4, 0, error);
-    if (good) svg_add(s, "%s", text);
+    if (good) sheet_add(s, "%s", text);
     free(text);
     free(predictions);
     return good;
 }
 
-static void evaluation_add_confusion(svg_sheet *s, const evaluation *e)
+static void evaluation_add_confusion(sheet *s, const evaluation *e)
 {
     size_t i, j;
     int width = 8;
     for (i = 0; i < e->classes; i++)
         if ((int)strlen(e->names[i]) > width) width = (int)strlen(e->names[i]);
-    svg_add(s, "\nconfusion matrix (row: true class, column: predicted class)\n%*s", width, "");
-    for (j = 0; j < e->classes; j++) svg_add(s, "  %*s", width, e->names[j]);
+    sheet_add(s, "\nconfusion matrix (row: true class, column: predicted class)\n%*s", width, "");
+    for (j = 0; j < e->classes; j++) sheet_add(s, "  %*s", width, e->names[j]);
     for (i = 0; i < e->classes; i++) {
-        svg_add(s, "\n%*s", width, e->names[i]);
+        sheet_add(s, "\n%*s", width, e->names[i]);
         for (j = 0; j < e->classes; j++)
-            svg_add(s, "  %*zu", width, e->metrics.confusion[i * e->classes + j]);
+            sheet_add(s, "  %*zu", width, e->metrics.confusion[i * e->classes + j]);
     }
-    svg_add(s, "\n");
+    sheet_add(s, "\n");
 }
 
 static const char *const evaluation_figures[STATISTICS_FIGURES] = {
@@ -169,11 +169,11 @@ static const char *const evaluation_class_figures[STATISTICS_CLASS_FIGURES] = {
     "AUC", "average precision", "precision", "recall", "F1"};
 
 /* "0.9123   0.9011 ... 0.9230" */
-static void evaluation_interval(svg_sheet *s, const char *name, statistics_interval i)
+static void evaluation_interval(sheet *s, const char *name, statistics_interval i)
 {
-    svg_add(s, "%-24s %.4f", name, i.value);
-    if (i.low == i.low) svg_add(s, "   %.4f ... %.4f", i.low, i.high);
-    svg_add(s, "\n");
+    sheet_add(s, "%-24s %.4f", name, i.value);
+    if (i.low == i.low) sheet_add(s, "   %.4f ... %.4f", i.low, i.high);
+    sheet_add(s, "\n");
 }
 
 /* How many images have the true class in their set, of class k or (k = classes) of all, and the sets' mean
@@ -192,31 +192,32 @@ NPY_API size_t evaluation_covered(size_t *images, double *size, const evaluation
     return covered;
 }
 
-static void evaluation_add_sets(svg_sheet *s, const evaluation *e)
+static void evaluation_add_sets(sheet *s, const evaluation *e)
 {
     size_t k, i, images, unknown = 0;
     for (i = 0; i < e->count; i++) unknown += (size_t)e->predictions[i].unknown;
-    if (e->reliability.sets) svg_add(s, "\ncoverage of the conformal sets, and their mean size\n");
+    if (e->reliability.sets)
+        sheet_add(s, "\ncoverage of the conformal sets, and their mean size\n");
     for (k = 0; e->reliability.sets && k <= e->classes; k++) {
         double size;
         const size_t covered = evaluation_covered(&images, &size, e, k);
         const statistics_interval share = statistics_share(covered, images);
-        svg_add(s, "  %-22s %.4f   %.4f ... %.4f   %.3f\n", k < e->classes ? e->names[k] : "all",
-                share.value, share.low, share.high, size);
+        sheet_add(s, "  %-22s %.4f   %.4f ... %.4f   %.3f\n", k < e->classes ? e->names[k] : "all",
+                  share.value, share.low, share.high, size);
     }
     if (e->reliability.foreign)
-        svg_add(s, "\n%zu of %zu images (%.2f %%) look foreign to the network\n", unknown, e->count,
-                100 * (double)unknown / (double)e->count);
+        sheet_add(s, "\n%zu of %zu images (%.2f %%) look foreign to the network\n", unknown,
+                  e->count, 100 * (double)unknown / (double)e->count);
 }
 
 /* Appends everything that is known in numbers. */
-NPY_API int evaluation_text(svg_sheet *s, const evaluation *e, lensnet_error *error)
+NPY_API int evaluation_text(sheet *s, const evaluation *e, lensnet_error *error)
 {
     const lensnet_metrics *m = &e->metrics;
     size_t k;
     if (!evaluation_add_report(s, e, error)) return 0;
-    svg_add(s, "\nAUC, one class versus the rest, with 95 %% intervals (%d stratified draws)\n",
-            EVALUATION_DRAWS);
+    sheet_add(s, "\nAUC, one class versus the rest, with 95 %% intervals (%d stratified draws)\n",
+              EVALUATION_DRAWS);
     for (k = 0; k < e->classes; k++) {
         char name[32];
         snprintf(name, sizeof name, "  %.29s", e->names[k]);
@@ -224,15 +225,15 @@ NPY_API int evaluation_text(svg_sheet *s, const evaluation *e, lensnet_error *er
                             e->intervals[STATISTICS_FIGURES + k * STATISTICS_CLASS_FIGURES]);
     }
     evaluation_interval(s, "  macro", e->intervals[STATISTICS_AUC]);
-    svg_add(s, "  %-22s %.4f\n", "micro", m->auc_ovr_micro);
+    sheet_add(s, "  %-22s %.4f\n", "micro", m->auc_ovr_micro);
     if (m->present < m->classes)
-        svg_add(s, "  %-22s %.4f   (%zu of %zu classes have images here)\n", "macro over present",
-                m->auc_ovr_present, m->present, m->classes);
-    svg_add(s, "AUC, one class versus one\n  %-22s %.4f\n\n", "macro", m->auc_ovo_macro);
+        sheet_add(s, "  %-22s %.4f   (%zu of %zu classes have images here)\n", "macro over present",
+                  m->auc_ovr_present, m->present, m->classes);
+    sheet_add(s, "AUC, one class versus one\n  %-22s %.4f\n\n", "macro", m->auc_ovo_macro);
     for (k = 0; k < STATISTICS_FIGURES; k++)
         if (k != STATISTICS_AUC) evaluation_interval(s, evaluation_figures[k], e->intervals[k]);
-    svg_add(s, "%-24s %.4f\n%-24s %.4f\n", "Matthews' correlation", m->mcc, "Cohen's kappa",
-            m->kappa);
+    sheet_add(s, "%-24s %.4f\n%-24s %.4f\n", "Matthews' correlation", m->mcc, "Cohen's kappa",
+              m->kappa);
     evaluation_add_confusion(s, e);
     evaluation_add_sets(s, e);
     return 1;
@@ -379,30 +380,30 @@ static lensnet_result evaluation_confusion(const evaluation *e, const char *path
 }
 
 /* Appends text as one CSV field. */
-static void evaluation_field(svg_sheet *s, const char *text)
+static void evaluation_field(sheet *s, const char *text)
 {
     if (!text[strcspn(text, ",\"\r\n")]) {
-        svg_add(s, "%s", text);
+        sheet_add(s, "%s", text);
         return;
     }
-    svg_add(s, "\"");
-    for (; *text; text++) svg_add(s, *text == '"' ? "\"\"" : "%c", *text);
-    svg_add(s, "\"");
+    sheet_add(s, "\"");
+    for (; *text; text++) sheet_add(s, *text == '"' ? "\"\"" : "%c", *text);
+    sheet_add(s, "\"");
 }
 
 static lensnet_result evaluation_csv(const evaluation *e, const char *path, lensnet_error *error)
 {
-    svg_sheet s;
+    sheet s;
     size_t i, k;
     memset(&s, 0, sizeof s);
-    svg_add(&s, "file,label,prediction");
+    sheet_add(&s, "file,label,prediction");
     for (k = 0; k < e->classes; k++) {
-        svg_add(&s, ",");
+        sheet_add(&s, ",");
         evaluation_field(&s, e->names[k]);
     }
-    if (e->reliability.foreign) svg_add(&s, ",foreign");
-    if (e->reliability.sets) svg_add(&s, ",set");
-    svg_add(&s, "\n");
+    if (e->reliability.foreign) sheet_add(&s, ",foreign");
+    if (e->reliability.sets) sheet_add(&s, ",set");
+    sheet_add(&s, "\n");
     for (i = 0; i < e->count; i++) {
         const double *p = e->scores + i * e->classes;
         int best;
@@ -410,34 +411,34 @@ static lensnet_result evaluation_csv(const evaluation *e, const char *path, lens
         if (e->split->files[i].path)
             evaluation_field(&s, e->split->files[i].path);
         else
-            svg_add(&s, "simulated %zu", i);
-        svg_add(&s, ",");
+            sheet_add(&s, "simulated %zu", i);
+        sheet_add(&s, ",");
         evaluation_field(&s, e->names[e->labels[i]]);
-        svg_add(&s, ",");
+        sheet_add(&s, ",");
         evaluation_field(&s, e->names[best]);
-        for (k = 0; k < e->classes; k++) svg_add(&s, ",%.9g", p[k]);
-        if (e->reliability.foreign) svg_add(&s, ",%.6g", (double)e->predictions[i].foreign);
+        for (k = 0; k < e->classes; k++) sheet_add(&s, ",%.9g", p[k]);
+        if (e->reliability.foreign) sheet_add(&s, ",%.6g", (double)e->predictions[i].foreign);
         if (e->reliability.sets) {
             const char *gap = "";
-            svg_add(&s, ",");
+            sheet_add(&s, ",");
             for (k = 0; k < e->classes; k++)
                 if (e->predictions[i].set >> k & 1) {
-                    svg_add(&s, "%s", gap);
+                    sheet_add(&s, "%s", gap);
                     evaluation_field(&s, e->names[k]);
                     gap = "|";
                 }
         }
-        svg_add(&s, "\n");
+        sheet_add(&s, "\n");
     }
-    return svg_save(&s, path, error);
+    return sheet_save(&s, path, error);
 }
 
 static lensnet_result evaluation_report(const evaluation *e, const char *path, lensnet_error *error)
 {
-    svg_sheet s;
+    sheet s;
     memset(&s, 0, sizeof s);
-    if (evaluation_text(&s, e, error)) return svg_save(&s, path, error);
-    free(s.bytes);
+    if (evaluation_text(&s, e, error)) return sheet_save(&s, path, error);
+    sheet_clear(&s);
     return LENSNET_ERROR_MEMORY;
 }
 

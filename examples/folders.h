@@ -16,6 +16,7 @@
 #ifndef FOLDERS_H
 #define FOLDERS_H
 
+#include "failure.h"
 #include "picture.h"
 #include "system.h"
 #include "text.h"
@@ -112,9 +113,8 @@ static int dataset_fail(lensnet_error *error, const char *format, ...)
 {
     va_list values;
     va_start(values, format);
-    vsnprintf(error->text, sizeof error->text, format, values);
+    (void)failure_list(error, LENSNET_ERROR_FILE, format, values);
     va_end(values);
-    error->code = LENSNET_ERROR_FILE;
     return 0;
 }
 

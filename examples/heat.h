@@ -51,7 +51,7 @@ static void heat_palette(unsigned char *palette)
 
 /* Appends "data:image/png;base64,..." of an image and, where `heat` is not NULL, a map of its size. Sides
  * below 65535. */
-SVG_API void heat_data(svg_sheet *s, const float *pixels, const float *heat, size_t height,
+SVG_API void heat_data(sheet *s, const float *pixels, const float *heat, size_t height,
                        size_t width)
 {
     unsigned char *levels = (unsigned char *)malloc(2 * height * width), palette[768];
@@ -70,16 +70,16 @@ SVG_API void heat_data(svg_sheet *s, const float *pixels, const float *heat, siz
 
 /* ---- a figure ---- */
 
-static void heat_panel(svg_sheet *s, double left, const float *pixels, const float *heat,
-                       size_t height, size_t width, const char *name)
+static void heat_panel(sheet *s, double left, const float *pixels, const float *heat, size_t height,
+                       size_t width, const char *name)
 {
     svg_style style = svg_plain("middle", 14);
-    svg_add(s,
-            "<image x=\"%.0f\" y=\"40\" width=\"360\" height=\"360\" "
-            "style=\"image-rendering:pixelated\" href=\"",
-            left);
+    sheet_add(s,
+              "<image x=\"%.0f\" y=\"40\" width=\"360\" height=\"360\" "
+              "style=\"image-rendering:pixelated\" href=\"",
+              left);
     heat_data(s, pixels, heat, height, width);
-    svg_add(s, "\"/>\n");
+    sheet_add(s, "\"/>\n");
     svg_text(s, left + 180, 424, style, name);
 }
 
@@ -89,7 +89,7 @@ SVG_API lensnet_result heat_save(const char *path, const float *pixels, const fl
                                  size_t height, size_t width, const char *title, const char *source,
                                  lensnet_error *error)
 {
-    svg_sheet s;
+    sheet s;
     svg_style style = svg_plain("middle", 14);
     style.most = 90;
     svg_begin(&s, 760, 440);

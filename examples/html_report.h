@@ -14,22 +14,12 @@
 enum { HTML_PICTURES = 12, HTML_EXPLAINED = 3 }; /* of a kind; of each class */
 
 typedef struct html_report {
-    svg_sheet sheet;
+    sheet page;
     const evaluation *e;
     const char *folder; /* where the figures lie as .svg */
     size_t *order;      /* room for one number per image */
     lensnet_error *error;
 } html_report;
-
-static void html_text(svg_sheet *s, const char *text)
-{
-    char *clean = text_clean_copy(text, TEXT_XML);
-    if (clean)
-        svg_add(s, "%s", clean);
-    else
-        s->failed = 1;
-    free(clean);
-}
 
 /* ---- the page ---- */
 
@@ -67,74 +57,74 @@ static const char html_head[] =
     "figure{break-inside:avoid}h2{break-after:avoid}}\n"
     "</style>\n</head>\n<body>\n";
 
-static void html_section(svg_sheet *s, const char *title, const char *words)
+static void html_section(sheet *s, const char *title, const char *words)
 {
-    svg_add(s, "<h2>%s</h2>\n", title);
-    if (words[0]) svg_add(s, "<p>%s</p>\n", words);
+    sheet_add(s, "<h2>%s</h2>\n", title);
+    if (words[0]) sheet_add(s, "<p>%s</p>\n", words);
 }
 
-static void html_provenance(svg_sheet *s, const provenance *p)
+static void html_provenance(sheet *s, const provenance *p)
 {
     size_t i;
     html_section(s, "Where this comes from", "");
-    svg_add(s, "<div class=\"scroll\"><table>\n");
+    sheet_add(s, "<div class=\"scroll\"><table>\n");
     for (i = 0; i < p->count; i++) {
-        svg_add(s, "<tr><th scope=\"row\">");
-        html_text(s, p->lines[i].key);
-        svg_add(s, "</th><td class=\"w\">");
-        html_text(s, p->lines[i].value);
-        svg_add(s, "</td></tr>\n");
+        sheet_add(s, "<tr><th scope=\"row\">");
+        sheet_quote(s, p->lines[i].key, TEXT_XML);
+        sheet_add(s, "</th><td class=\"w\">");
+        sheet_quote(s, p->lines[i].value, TEXT_XML);
+        sheet_add(s, "</td></tr>\n");
     }
-    svg_add(s, "</table></div>\n");
+    sheet_add(s, "</table></div>\n");
 }
 
 /* ---- figures in numbers ---- */
 
-static void html_cell(svg_sheet *s, statistics_interval i)
+static void html_cell(sheet *s, statistics_interval i)
 {
-    svg_add(s, "<td class=\"n\">%.4f", i.value);
-    if (i.low == i.low) svg_add(s, "<br><small>%.4f to %.4f</small>", i.low, i.high);
-    svg_add(s, "</td>");
+    sheet_add(s, "<td class=\"n\">%.4f", i.value);
+    if (i.low == i.low) sheet_add(s, "<br><small>%.4f to %.4f</small>", i.low, i.high);
+    sheet_add(s, "</td>");
 }
 
 /* The same on one line, in two cells. */
-static void html_cells(svg_sheet *s, statistics_interval i)
+static void html_cells(sheet *s, statistics_interval i)
 {
-    svg_add(s, "<td class=\"n\">%.4f</td><td>", i.value);
-    if (i.low == i.low) svg_add(s, "<small>%.4f to %.4f</small>", i.low, i.high);
-    svg_add(s, "</td>");
+    sheet_add(s, "<td class=\"n\">%.4f</td><td>", i.value);
+    if (i.low == i.low) sheet_add(s, "<small>%.4f to %.4f</small>", i.low, i.high);
+    sheet_add(s, "</td>");
 }
 
-static void html_classes(svg_sheet *s, const evaluation *e)
+static void html_classes(sheet *s, const evaluation *e)
 {
     size_t k, f;
-    svg_add(s, "<div class=\"scroll\"><table>\n<tr><th scope=\"col\">class</th>"
-               "<th class=\"n\" scope=\"col\">images</th>");
+    sheet_add(s, "<div class=\"scroll\"><table>\n<tr><th scope=\"col\">class</th>"
+                 "<th class=\"n\" scope=\"col\">images</th>");
     for (f = 0; f < STATISTICS_CLASS_FIGURES; f++)
-        svg_add(s, "<th class=\"n\" scope=\"col\">%s</th>", evaluation_class_figures[f]);
+        sheet_add(s, "<th class=\"n\" scope=\"col\">%s</th>", evaluation_class_figures[f]);
     if (e->reliability.sets)
-        svg_add(s, "<th class=\"n\" scope=\"col\">in its set</th>"
-                   "<th class=\"n\" scope=\"col\">set size</th>");
-    svg_add(s, "</tr>\n");
+        sheet_add(s, "<th class=\"n\" scope=\"col\">in its set</th>"
+                     "<th class=\"n\" scope=\"col\">set size</th>");
+    sheet_add(s, "</tr>\n");
     for (k = 0; k < e->classes; k++) {
         size_t images;
         double size;
         const size_t covered = evaluation_covered(&images, &size, e, k);
-        svg_add(s, "<tr><th scope=\"row\">");
-        html_text(s, e->names[k]);
-        svg_add(s, "</th><td class=\"n\">%zu</td>", images);
+        sheet_add(s, "<tr><th scope=\"row\">");
+        sheet_quote(s, e->names[k], TEXT_XML);
+        sheet_add(s, "</th><td class=\"n\">%zu</td>", images);
         for (f = 0; f < STATISTICS_CLASS_FIGURES; f++)
             html_cell(s, e->intervals[STATISTICS_FIGURES + k * STATISTICS_CLASS_FIGURES + f]);
         if (e->reliability.sets) {
             html_cell(s, statistics_share(covered, images));
-            svg_add(s, "<td class=\"n\">%.3f</td>", size);
+            sheet_add(s, "<td class=\"n\">%.3f</td>", size);
         }
-        svg_add(s, "</tr>\n");
+        sheet_add(s, "</tr>\n");
     }
-    svg_add(s, "</table></div>\n");
+    sheet_add(s, "</table></div>\n");
 }
 
-static void html_numbers(svg_sheet *s, const evaluation *e)
+static void html_numbers(sheet *s, const evaluation *e)
 {
     const lensnet_metrics *m = &e->metrics;
     size_t k, images, unknown = 0;
@@ -142,58 +132,58 @@ static void html_numbers(svg_sheet *s, const evaluation *e)
     html_section(s, "In numbers",
                  "Small: 95 % intervals, from 2000 draws of as many images of each class with "
                  "replacement; of shares in sets Wilson&#39;s.");
-    svg_add(s, "<div class=\"scroll\"><table>\n");
+    sheet_add(s, "<div class=\"scroll\"><table>\n");
     for (k = 0; k < STATISTICS_FIGURES; k++) {
-        svg_add(s, "<tr><th scope=\"row\">%s</th>", evaluation_figures[k]);
+        sheet_add(s, "<tr><th scope=\"row\">%s</th>", evaluation_figures[k]);
         html_cells(s, e->intervals[k]);
-        svg_add(s, "</tr>\n");
+        sheet_add(s, "</tr>\n");
     }
-    svg_add(s,
-            "<tr><th scope=\"row\">micro AUC</th><td class=\"n\">%.4f</td><td></td></tr>\n"
-            "<tr><th scope=\"row\">macro AUC, one versus one</th><td "
-            "class=\"n\">%.4f</td><td></td></tr>\n"
-            "<tr><th scope=\"row\">Matthews&#39; correlation</th><td "
-            "class=\"n\">%.4f</td><td></td></tr>\n",
-            m->auc_ovr_micro, m->auc_ovo_macro, m->mcc);
+    sheet_add(s,
+              "<tr><th scope=\"row\">micro AUC</th><td class=\"n\">%.4f</td><td></td></tr>\n"
+              "<tr><th scope=\"row\">macro AUC, one versus one</th><td "
+              "class=\"n\">%.4f</td><td></td></tr>\n"
+              "<tr><th scope=\"row\">Matthews&#39; correlation</th><td "
+              "class=\"n\">%.4f</td><td></td></tr>\n",
+              m->auc_ovr_micro, m->auc_ovo_macro, m->mcc);
     for (k = 0; k < e->count; k++) unknown += (size_t)e->predictions[k].unknown;
     if (e->reliability.foreign) {
-        svg_add(s, "<tr><th scope=\"row\">taken for foreign</th>");
+        sheet_add(s, "<tr><th scope=\"row\">taken for foreign</th>");
         html_cells(s, statistics_share(unknown, e->count));
-        svg_add(s, "</tr>\n");
+        sheet_add(s, "</tr>\n");
     }
     if (e->reliability.sets) {
         const size_t covered = evaluation_covered(&images, &size, e, e->classes);
-        svg_add(s, "<tr><th scope=\"row\">true class in the set</th>");
+        sheet_add(s, "<tr><th scope=\"row\">true class in the set</th>");
         html_cells(s, statistics_share(covered, images));
-        svg_add(s,
-                "</tr>\n<tr><th scope=\"row\">mean size of a set</th><td "
-                "class=\"n\">%.3f</td><td></td></tr>\n",
-                size);
+        sheet_add(s,
+                  "</tr>\n<tr><th scope=\"row\">mean size of a set</th><td "
+                  "class=\"n\">%.3f</td><td></td></tr>\n",
+                  size);
     }
-    svg_add(s, "</table></div>\n");
+    sheet_add(s, "</table></div>\n");
     html_classes(s, e);
 }
 
 /* ---- figures as pictures ---- */
 
 /* The file's figure inside the page; nothing where there is none. */
-static void html_plot(svg_sheet *s, const char *folder, const char *name)
+static void html_plot(sheet *s, const char *folder, const char *name)
 {
     char *path = system_path(folder, name), *bytes = path ? provenance_read(path) : NULL;
     const char *from = bytes ? strstr(bytes, "<svg") : NULL;
-    if (from) svg_add(s, "<figure>\n%s</figure>\n", from);
+    if (from) sheet_add(s, "<figure>\n%s</figure>\n", from);
     free(bytes);
     free(path);
 }
 
 /* Training left its history in the folder of the weights. */
-static void html_history(svg_sheet *s, const char *weights)
+static void html_history(sheet *s, const char *weights)
 {
     char *folder = system_copy(weights), *slash = folder ? strrchr(folder, '/') : NULL;
     if (slash) slash[slash == folder] = 0;
-    svg_add(s, "<div class=\"plots wide\">\n");
+    sheet_add(s, "<div class=\"plots wide\">\n");
     html_plot(s, slash ? folder : ".", "history.svg");
-    svg_add(s, "</div>\n");
+    sheet_add(s, "</div>\n");
     free(folder);
 }
 
@@ -202,43 +192,43 @@ static void html_plots(html_report *r)
     static const char *const names[] = {"roc.svg", "precision_recall.svg", "confusion.svg",
                                         "reliability.svg", "coverage.svg"};
     size_t i;
-    html_section(&r->sheet, "In figures", "");
-    svg_add(&r->sheet, "<div class=\"plots\">\n");
-    for (i = 0; i < sizeof names / sizeof *names; i++) html_plot(&r->sheet, r->folder, names[i]);
-    svg_add(&r->sheet, "</div>\n");
-    if (r->e->weights) html_history(&r->sheet, r->e->weights);
+    html_section(&r->page, "In figures", "");
+    sheet_add(&r->page, "<div class=\"plots\">\n");
+    for (i = 0; i < sizeof names / sizeof *names; i++) html_plot(&r->page, r->folder, names[i]);
+    sheet_add(&r->page, "</div>\n");
+    if (r->e->weights) html_history(&r->page, r->e->weights);
 }
 
 /* ---- images ---- */
 
 /* An image, and over it, where `heat` is not NULL, a map of its size. */
-static void html_picture(svg_sheet *s, const float *pixels, const float *heat, size_t height,
+static void html_picture(sheet *s, const float *pixels, const float *heat, size_t height,
                          size_t width, const char *words)
 {
-    svg_add(s, "<img alt=\"%s\" src=\"", words);
+    sheet_add(s, "<img alt=\"%s\" src=\"", words);
     heat_data(s, pixels, heat, height, width);
-    svg_add(s, "\">\n");
+    sheet_add(s, "\">\n");
 }
 
-static void html_caption(svg_sheet *s, const evaluation *e, size_t i)
+static void html_caption(sheet *s, const evaluation *e, size_t i)
 {
     const dataset_file *file = &e->split->files[i];
     const lensnet_prediction *p = &e->predictions[i];
     const char *name = file->path, *slash;
-    svg_add(s, "<figcaption>");
+    sheet_add(s, "<figcaption>");
     if (name) {
         slash = strrchr(name, '/');
-        html_text(s, slash ? slash + 1 : name);
+        sheet_quote(s, slash ? slash + 1 : name, TEXT_XML);
     } else {
-        svg_add(s, "simulated %zu", i);
+        sheet_add(s, "simulated %zu", i);
     }
-    svg_add(s, "<br>is ");
-    html_text(s, e->names[e->labels[i]]);
-    svg_add(s, ",<br>said ");
-    html_text(s, e->names[p->index]);
-    svg_add(s, " %.1f&#160;%%", 100 * (double)p->probability);
-    if (e->reliability.foreign) svg_add(s, "<br>foreign %.2f", (double)p->foreign);
-    svg_add(s, "</figcaption>");
+    sheet_add(s, "<br>is ");
+    sheet_quote(s, e->names[e->labels[i]], TEXT_XML);
+    sheet_add(s, ",<br>said ");
+    sheet_quote(s, e->names[p->index], TEXT_XML);
+    sheet_add(s, " %.1f&#160;%%", 100 * (double)p->probability);
+    if (e->reliability.foreign) sheet_add(s, "<br>foreign %.2f", (double)p->foreign);
+    sheet_add(s, "</figcaption>");
 }
 
 /* Where simulate --maps leaves what the substructure of DATA/SPLIT/CLASS/NAME.npy changes in it:
@@ -288,7 +278,7 @@ static void html_gallery(html_report *r, const char *title, const char *words,
                          double (*importance)(const evaluation *, size_t))
 {
     size_t i, n = 0, shown;
-    html_section(&r->sheet, title, words);
+    html_section(&r->page, title, words);
     for (i = 0; i < r->e->count; i++) { /* insertion into the list of the first few */
         const double value = importance(r->e, i);
         size_t at;
@@ -304,21 +294,21 @@ static void html_gallery(html_report *r, const char *title, const char *words,
         r->order[at] = i;
     }
     if (!n) {
-        svg_add(&r->sheet, "<p>None.</p>\n");
+        sheet_add(&r->page, "<p>None.</p>\n");
         return;
     }
-    svg_add(&r->sheet, "<div class=\"pictures\">\n");
+    sheet_add(&r->page, "<div class=\"pictures\">\n");
     for (shown = 0; shown < n; shown++) {
         dataset_image image;
         if (!html_read(&image, r, r->order[shown])) continue;
-        svg_add(&r->sheet, "<figure>");
-        html_picture(&r->sheet, image.picture.pixels, NULL, image.picture.height,
+        sheet_add(&r->page, "<figure>");
+        html_picture(&r->page, image.picture.pixels, NULL, image.picture.height,
                      image.picture.width, "image");
-        html_caption(&r->sheet, r->e, r->order[shown]);
-        svg_add(&r->sheet, "</figure>\n");
+        html_caption(&r->page, r->e, r->order[shown]);
+        sheet_add(&r->page, "</figure>\n");
         dataset_image_free(&image);
     }
-    svg_add(&r->sheet, "</div>\n");
+    sheet_add(&r->page, "</div>\n");
 }
 
 static double html_mistake(const evaluation *e, size_t i)
@@ -351,12 +341,12 @@ static void html_truth(html_report *r, const dataset_image *image, size_t i)
         if ((double)map[k] > most) most = (double)map[k];
     }
     if (most > 0) {
-        svg_add(&r->sheet, "<figure>");
-        html_picture(&r->sheet, image->picture.pixels, map, h, w, "what the substructure changes");
-        svg_add(&r->sheet,
-                "<figcaption>what its substructure changes: at most %.1f sigma of a "
-                "pixel&#39;s noise</figcaption></figure>\n",
-                most);
+        sheet_add(&r->page, "<figure>");
+        html_picture(&r->page, image->picture.pixels, map, h, w, "what the substructure changes");
+        sheet_add(&r->page,
+                  "<figcaption>what its substructure changes: at most %.1f sigma of a "
+                  "pixel&#39;s noise</figcaption></figure>\n",
+                  most);
     }
     free(read);
 }
@@ -366,7 +356,7 @@ static void html_explain_one(html_report *r, explainer *x, size_t i)
     dataset_image image;
     float *map;
     size_t h, w;
-    svg_sheet *s = &r->sheet;
+    sheet *s = &r->page;
     if (!html_read(&image, r, i)) return;
     h = image.picture.height;
     w = image.picture.width;
@@ -375,14 +365,14 @@ static void html_explain_one(html_report *r, explainer *x, size_t i)
     if (map && image.picture.bands == 1 &&
         explain_image(map, x, image.picture.pixels, h, w, (size_t)r->e->predictions[i].index,
                       r->error)) {
-        svg_add(s, "<div class=\"looks\"><figure>");
+        sheet_add(s, "<div class=\"looks\"><figure>");
         html_picture(s, image.picture.pixels, NULL, h, w, "image");
         html_caption(s, r->e, i);
-        svg_add(s, "</figure>\n<figure>");
+        sheet_add(s, "</figure>\n<figure>");
         html_picture(s, image.picture.pixels, map, h, w, "where the network looks");
-        svg_add(s, "<figcaption>where it looks</figcaption></figure>\n");
+        sheet_add(s, "<figcaption>where it looks</figcaption></figure>\n");
         html_truth(r, &image, i);
-        svg_add(s, "</div>\n");
+        sheet_add(s, "</div>\n");
     }
     free(map);
     dataset_image_free(&image);
@@ -395,7 +385,7 @@ static void html_explain(html_report *r, const lensnet_host *host)
     size_t i, k;
     if (!r->e->weights) return;
     html_section(
-        &r->sheet, "Where it looks",
+        &r->page, "Where it looks",
         "Gradient of the answer times activation in the network&#39;s second stage, absolute and "
         "summed over the channels (the summands of HiResCAM; Grad-CAM, which averages the gradient "
         "first, loses the place). The weaker half is left clear. Beside it, where simulate "
@@ -410,9 +400,9 @@ static void html_explain(html_report *r, const lensnet_host *host)
             }
         }
     } else if (r->error) {
-        svg_add(&r->sheet, "<p>");
-        html_text(&r->sheet, r->error->text);
-        svg_add(&r->sheet, "</p>\n");
+        sheet_add(&r->page, "<p>");
+        sheet_quote(&r->page, r->error->text, TEXT_XML);
+        sheet_add(&r->page, "</p>\n");
     }
     explain_close(&x);
 }
@@ -433,10 +423,10 @@ NPY_API int html_report_write(const evaluation *e, const provenance *from, const
     r.order = (size_t *)malloc(HTML_PICTURES * sizeof *r.order);
     good = (path && r.order) || dataset_no_memory(error);
     if (good) {
-        svg_add(&r.sheet,
-                "%s<h1>Evaluation of a lens classifier</h1>\n<p>%zu images, %zu classes.</p>\n",
-                html_head, e->count, e->classes);
-        html_numbers(&r.sheet, e);
+        sheet_add(&r.page,
+                  "%s<h1>Evaluation of a lens classifier</h1>\n<p>%zu images, %zu classes.</p>\n",
+                  html_head, e->count, e->classes);
+        html_numbers(&r.page, e);
         html_plots(&r);
         html_gallery(&r, "Most confident mistakes", "", html_mistake);
         html_gallery(&r, "Most unsure", "", html_unsure);
@@ -444,9 +434,9 @@ NPY_API int html_report_write(const evaluation *e, const provenance *from, const
             html_gallery(&r, "Taken for foreign", "Beyond 1 the network does not know such images.",
                          html_foreign);
         html_explain(&r, host);
-        html_provenance(&r.sheet, from);
-        svg_add(&r.sheet, "</body>\n</html>\n");
-        good = !svg_save(&r.sheet, path, error);
+        html_provenance(&r.page, from);
+        sheet_add(&r.page, "</body>\n</html>\n");
+        good = !sheet_save(&r.page, path, error);
     }
     free(r.order);
     free(path);

@@ -13,13 +13,16 @@
  *                                trust_remote_code=True), and transformers refuses without the word
  *   README.md                    the model card, with the lines of Python that use it
  *
- * Include lensnet.h with its implementation first. */
+ * Include lensnet.h first. */
 #ifndef HUGGINGFACE_H
 #define HUGGINGFACE_H
 
-#include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "sheet.h"
+#include "system.h"
 
 #if defined(__GNUC__)
 #define HUGGINGFACE_API __attribute__((unused)) static
@@ -29,131 +32,116 @@
 
 /* --- JSON ------------------------------------------------------------------------------------- */
 
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
-/* No floating-point numbers: the program's locale would write its own point. */
-static void
-huggingface_print(lnp_text *text, const char *format, ...)
+/* The shortest decimal that reads back as the same float32; with a point or an exponent, whatever the
+ * program's locale writes for a point. */
+static void huggingface_number(sheet *s, float number)
 {
-    char line[400];
-    va_list values;
-    va_start(values, format);
-    vsnprintf(line, sizeof line, format, values);
-    va_end(values);
-    lnp_text_put(text, line);
-}
-
-/* The shortest decimal that reads back as the same float32; with a point or an exponent. */
-static void huggingface_number(lnp_text *text, float number)
-{
-    char digits[48];
-    double read;
+    char digits[48], *mark;
     int precision = 1;
     do {
-        lnp_number_text(digits, sizeof digits, precision++, (double)number);
-    } while (precision <= 9 && !(lnp_number_parse(digits, &read) && (float)read == number));
-    lnp_text_put(text, digits);
-    if (!strpbrk(digits, ".e")) lnp_text_put(text, ".0");
+        snprintf(digits, sizeof digits, "%.*g", precision++, (double)number);
+    } while (precision <= 9 && strtof(digits, NULL) != number);
+    mark = digits + strspn(digits, "-0123456789");
+    if (*mark && *mark != 'e') *mark = '.';
+    sheet_add(s, *mark ? "%s" : "%s.0", digits);
 }
 
 /* {"0": "no", ...} or, `inverse`, {"no": 0, ...} */
-static void huggingface_labels(lnp_text *text, const lensnet_model_desc *desc, int inverse)
+static void huggingface_labels(sheet *s, const lensnet_model_desc *desc, int inverse)
 {
     size_t i;
-    lnp_text_char(text, '{');
+    sheet_add(s, "{");
     for (i = 0; i < desc->classes; i++) {
-        lnp_text_put(text, i ? ",\n    " : "\n    ");
+        sheet_add(s, i ? ",\n    " : "\n    ");
         if (inverse) {
-            lnp_text_quoted(text, desc->labels[i]);
-            huggingface_print(text, ": %d", (int)i);
+            sheet_quote(s, desc->labels[i], TEXT_JSON);
+            sheet_add(s, ": %d", (int)i);
         } else {
-            huggingface_print(text, "\"%d\": ", (int)i);
-            lnp_text_quoted(text, desc->labels[i]);
+            sheet_add(s, "\"%d\": ", (int)i);
+            sheet_quote(s, desc->labels[i], TEXT_JSON);
         }
     }
-    lnp_text_put(text, "\n  }");
+    sheet_add(s, "\n  }");
 }
 
-static void huggingface_four(lnp_text *text, const char *key, const size_t *four)
+static void huggingface_four(sheet *s, const char *key, const size_t *four)
 {
-    huggingface_print(text, "  \"%s\": [%d, %d, %d, %d],\n", key, (int)four[0], (int)four[1],
-                      (int)four[2], (int)four[3]);
+    sheet_add(s, "  \"%s\": [%d, %d, %d, %d],\n", key, (int)four[0], (int)four[1], (int)four[2],
+              (int)four[3]);
 }
 
 /* The fields of transformers' ConvNextV2Config. */
-static void huggingface_config(lnp_text *text, const lensnet_model_desc *desc, lensnet_dtype dtype)
+static void huggingface_config(sheet *s, const lensnet_model_desc *desc, lensnet_dtype dtype)
 {
-    lnp_text_put(text, "{\n  \"architectures\": [\"ConvNextV2ForImageClassification\"],\n");
-    huggingface_four(text, "depths", desc->depths);
-    lnp_text_put(text, "  \"drop_path_rate\": ");
-    huggingface_number(text, desc->drop_path_rate);
-    lnp_text_put(text, ",\n  \"hidden_act\": \"gelu\",\n");
-    huggingface_four(text, "hidden_sizes", desc->widths);
-    lnp_text_put(text, "  \"id2label\": ");
-    huggingface_labels(text, desc, 0);
-    huggingface_print(text, ",\n  \"image_size\": %d,\n  \"initializer_range\": 0.02,\n",
-                      desc->preprocess.image_size);
-    lnp_text_put(text, "  \"label2id\": ");
-    huggingface_labels(text, desc, 1);
-    lnp_text_put(text, ",\n  \"layer_norm_eps\": ");
-    huggingface_number(text, desc->final_norm_epsilon);
-    huggingface_print(text,
-                      ",\n  \"model_type\": \"convnextv2\",\n  \"num_channels\": %d,\n"
-                      "  \"num_stages\": 4,\n  \"patch_size\": 4,\n  \"torch_dtype\": \"%s\"\n}\n",
-                      desc->preprocess.channels,
-                      dtype == LENSNET_DTYPE_F16    ? "float16"
-                      : dtype == LENSNET_DTYPE_BF16 ? "bfloat16"
-                                                    : "float32");
+    sheet_add(s, "{\n  \"architectures\": [\"ConvNextV2ForImageClassification\"],\n");
+    huggingface_four(s, "depths", desc->depths);
+    sheet_add(s, "  \"drop_path_rate\": ");
+    huggingface_number(s, desc->drop_path_rate);
+    sheet_add(s, ",\n  \"hidden_act\": \"gelu\",\n");
+    huggingface_four(s, "hidden_sizes", desc->widths);
+    sheet_add(s, "  \"id2label\": ");
+    huggingface_labels(s, desc, 0);
+    sheet_add(s, ",\n  \"image_size\": %d,\n  \"initializer_range\": 0.02,\n",
+              desc->preprocess.image_size);
+    sheet_add(s, "  \"label2id\": ");
+    huggingface_labels(s, desc, 1);
+    sheet_add(s, ",\n  \"layer_norm_eps\": ");
+    huggingface_number(s, desc->final_norm_epsilon);
+    sheet_add(s,
+              ",\n  \"model_type\": \"convnextv2\",\n  \"num_channels\": %d,\n"
+              "  \"num_stages\": 4,\n  \"patch_size\": 4,\n  \"torch_dtype\": \"%s\"\n}\n",
+              desc->preprocess.channels,
+              dtype == LENSNET_DTYPE_F16    ? "float16"
+              : dtype == LENSNET_DTYPE_BF16 ? "bfloat16"
+                                            : "float32");
 }
 
 /* What timm reads of another network: create_model('local-dir:FOLDER'). */
-static void huggingface_timm_config(lnp_text *text, const lensnet_model_desc *desc)
+static void huggingface_timm_config(sheet *s, const lensnet_model_desc *desc)
 {
     size_t i;
-    lnp_text_put(text, "{\n  \"architecture\": ");
-    lnp_text_quoted(text, desc->architecture->name);
-    lnp_text_put(text, ",\n  \"label_names\": [");
+    sheet_add(s, "{\n  \"architecture\": ");
+    sheet_quote(s, desc->architecture->name, TEXT_JSON);
+    sheet_add(s, ",\n  \"label_names\": [");
     for (i = 0; i < desc->classes; i++) {
-        if (i) lnp_text_put(text, ", ");
-        lnp_text_quoted(text, desc->labels[i]);
+        if (i) sheet_add(s, ", ");
+        sheet_quote(s, desc->labels[i], TEXT_JSON);
     }
-    huggingface_print(text, "],\n  \"num_classes\": %d,\n  \"pretrained_cfg\": {\n",
-                      (int)desc->classes);
-    huggingface_print(text, "    \"input_size\": [%d, %d, %d],\n    \"num_classes\": %d\n  }\n}\n",
-                      desc->preprocess.channels, desc->preprocess.image_size,
-                      desc->preprocess.image_size, (int)desc->classes);
+    sheet_add(s, "],\n  \"num_classes\": %d,\n  \"pretrained_cfg\": {\n", (int)desc->classes);
+    sheet_add(s, "    \"input_size\": [%d, %d, %d],\n    \"num_classes\": %d\n  }\n}\n",
+              desc->preprocess.channels, desc->preprocess.image_size, desc->preprocess.image_size,
+              (int)desc->classes);
 }
 
-static void huggingface_channels(lnp_text *text, const char *key, const float *values, int count)
+static void huggingface_channels(sheet *s, const char *key, const float *values, int count)
 {
     int c;
-    huggingface_print(text, "  \"%s\": [", key);
+    sheet_add(s, "  \"%s\": [", key);
     for (c = 0; c < count; c++) {
-        if (c) lnp_text_put(text, ", ");
-        huggingface_number(text, values[c]);
+        if (c) sheet_add(s, ", ");
+        huggingface_number(s, values[c]);
     }
-    lnp_text_put(text, "],\n");
+    sheet_add(s, "],\n");
 }
 
 /* What image_processing_lensnet.py reads, and lensnet.h. */
-static void huggingface_preprocessor(lnp_text *text, const lensnet_preprocess *p)
+static void huggingface_preprocessor(sheet *s, const lensnet_preprocess *p)
 {
-    huggingface_print(text,
-                      "{\n  \"auto_map\": {\n    \"AutoImageProcessor\": "
-                      "\"image_processing_lensnet.LensnetImageProcessor\"\n  },\n"
-                      "  \"bands\": %d,\n  \"channels\": %d,\n  \"crop\": %d,\n",
-                      p->bands, p->channels, p->crop);
+    sheet_add(s,
+              "{\n  \"auto_map\": {\n    \"AutoImageProcessor\": "
+              "\"image_processing_lensnet.LensnetImageProcessor\"\n  },\n"
+              "  \"bands\": %d,\n  \"channels\": %d,\n  \"crop\": %d,\n",
+              p->bands, p->channels, p->crop);
     if (p->normalisation == LENSNET_NORMALISATION_DATASET) {
-        huggingface_channels(text, "deviation", p->deviation, p->channels);
-        huggingface_channels(text, "mean", p->mean, p->channels);
+        huggingface_channels(s, "deviation", p->deviation, p->channels);
+        huggingface_channels(s, "mean", p->mean, p->channels);
     }
-    huggingface_print(text,
-                      "  \"image_processor_type\": \"LensnetImageProcessor\",\n"
-                      "  \"normalisation\": \"%s\",\n  \"resize\": \"%s\",\n  \"resized\": %d,\n"
-                      "  \"size\": {\"height\": %d, \"width\": %d},\n  \"stretch\": \"%s\"\n}\n",
-                      lensnet_normalisation_text(p->normalisation), lensnet_resize_text(p->resize),
-                      p->resized, p->image_size, p->image_size, lensnet_stretch_text(p->stretch));
+    sheet_add(s,
+              "  \"image_processor_type\": \"LensnetImageProcessor\",\n"
+              "  \"normalisation\": \"%s\",\n  \"resize\": \"%s\",\n  \"resized\": %d,\n"
+              "  \"size\": {\"height\": %d, \"width\": %d},\n  \"stretch\": \"%s\"\n}\n",
+              lensnet_normalisation_text(p->normalisation), lensnet_resize_text(p->resize),
+              p->resized, p->image_size, p->image_size, lensnet_stretch_text(p->stretch));
 }
 
 /* --- the texts -------------------------------------------------------------------------------- */
@@ -292,111 +280,98 @@ static const char *const huggingface_timm_card[] = {
     NULL};
 /* clang-format on */
 
-static void huggingface_lines(lnp_text *text, const char *const *lines)
+static void huggingface_lines(sheet *s, const char *const *lines)
 {
-    for (; *lines; lines++) lnp_text_put(text, *lines);
+    for (; *lines; lines++) sheet_add(s, "%s", *lines);
 }
 
-static void huggingface_readme(lnp_text *text, const lensnet_model_desc *desc)
+static void huggingface_readme(sheet *s, const lensnet_model_desc *desc)
 {
     const int timm = desc->architecture != NULL;
     size_t i;
-    huggingface_print(text,
-                      "---\nlibrary_name: %s\npipeline_tag: image-classification\n"
-                      "tags:\n- %s\n- gravitational-lensing\n---\n\n",
-                      timm ? "timm" : "transformers", timm ? "timm" : "convnextv2");
-    huggingface_print(text,
-                      timm ? "# %s for gravitational lenses\n\n"
-                           : "# ConvNeXt V2 (%s) for gravitational lenses\n\n",
-                      lensnet_model_variant_name(desc));
-    huggingface_print(text, "Written by lensnet.h %d.%d.%d. Input %d x %d pixels, %d channel%s, ",
-                      LENSNET_VERSION_MAJOR, LENSNET_VERSION_MINOR, LENSNET_VERSION_PATCH,
-                      desc->preprocess.image_size, desc->preprocess.image_size,
-                      desc->preprocess.channels, desc->preprocess.channels == 1 ? "" : "s");
-    huggingface_print(text, "normalisation %s. Classes, in the order of the outputs:\n\n",
-                      lensnet_normalisation_text(desc->preprocess.normalisation));
+    sheet_add(s,
+              "---\nlibrary_name: %s\npipeline_tag: image-classification\n"
+              "tags:\n- %s\n- gravitational-lensing\n---\n\n",
+              timm ? "timm" : "transformers", timm ? "timm" : "convnextv2");
+    sheet_add(s,
+              timm ? "# %s for gravitational lenses\n\n"
+                   : "# ConvNeXt V2 (%s) for gravitational lenses\n\n",
+              lensnet_model_variant_name(desc));
+    sheet_add(s, "Written by lensnet.h %d.%d.%d. Input %d x %d pixels, %d channel%s, ",
+              LENSNET_VERSION_MAJOR, LENSNET_VERSION_MINOR, LENSNET_VERSION_PATCH,
+              desc->preprocess.image_size, desc->preprocess.image_size, desc->preprocess.channels,
+              desc->preprocess.channels == 1 ? "" : "s");
+    sheet_add(s, "normalisation %s. Classes, in the order of the outputs:\n\n",
+              lensnet_normalisation_text(desc->preprocess.normalisation));
     for (i = 0; i < desc->classes; i++) {
-        huggingface_print(text, "%d. ", (int)i);
-        lnp_text_quoted(text, desc->labels[i]);
-        lnp_text_char(text, '\n');
+        sheet_add(s, "%d. ", (int)i);
+        sheet_quote(s, desc->labels[i], TEXT_JSON);
+        sheet_add(s, "\n");
     }
-    lnp_text_char(text, '\n');
-    huggingface_lines(text, timm ? huggingface_timm_card : huggingface_card);
+    sheet_add(s, "\n");
+    huggingface_lines(s, timm ? huggingface_timm_card : huggingface_card);
 }
 
 /* --- files ------------------------------------------------------------------------------------ */
 
-/* "folder/name" in `path`. */
-static int huggingface_path(lnp_text *path, const char *folder, const char *name)
+/* Saves the sheet as folder/name, and empties it. */
+static lensnet_result huggingface_put(sheet *s, const char *folder, const char *name,
+                                      lensnet_error *error)
 {
-    size_t length = strlen(folder);
-    path->length = 0;
-    lnp_text_put(path, folder);
-    if (length && folder[length - 1] != '/') lnp_text_char(path, '/');
-    lnp_text_put(path, name);
-    return !path->failed;
-}
-
-/* Writes `text`, and empties it. */
-static lensnet_result huggingface_put(lnp_text *path, const char *folder, const char *name,
-                                      lnp_text *text, lensnet_error *error)
-{
-    lnp_writer writer;
+    char *path = system_path(folder, name);
     lensnet_result result;
-    if (text->failed || !huggingface_path(path, folder, name))
-        return lnp_no_memory(error, name, folder);
-    result = lnp_writer_open(&writer, path->text, text->host, error);
-    if (result) return result;
-    result = lnp_writer_put(&writer, text->text, text->length, error);
-    text->length = 0;
-    return lnp_writer_close(&writer, result, error);
+    s->failed |= !path;
+    result = sheet_save(s, path ? path : name, error);
+    free(path);
+    return result;
 }
 
-/* All but the weights. `dtype`: what the weights are stored as. */
+static lensnet_result huggingface_check_labels(const lensnet_model_desc *desc, lensnet_error *error)
+{
+    size_t i;
+    for (i = 0; i < desc->classes; i++)
+        if (!text_is_utf8(desc->labels[i]))
+            return failure(error, LENSNET_ERROR_ARGUMENT, "label %d is not UTF-8", (int)i);
+    return LENSNET_OK;
+}
+
+/* All but the weights. `dtype`: what the weights are stored as. Memory and files are those of desc->host. */
 HUGGINGFACE_API lensnet_result huggingface_describe(const lensnet_model_desc *desc,
                                                     lensnet_dtype dtype, const char *folder,
                                                     lensnet_error *error)
 {
-    lensnet_host host = lnp_host_copy(desc->host);
-    const int timm = desc->architecture != NULL;
-    lnp_text path, text;
-    lensnet_result result;
-    size_t i;
-    for (i = 0; i < desc->classes; i++)
-        if (!lnp_utf8_valid(desc->labels[i], strlen(desc->labels[i])))
-            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "label %d is not UTF-8", (int)i);
-    lnp_text_begin(&path, &host);
-    lnp_text_begin(&text, &host);
-    if (timm)
-        huggingface_timm_config(&text, desc);
+    sheet s;
+    lensnet_result result = huggingface_check_labels(desc, error);
+    if (result) return result;
+    memset(&s, 0, sizeof s);
+    s.host = desc->host;
+    if (desc->architecture)
+        huggingface_timm_config(&s, desc);
     else
-        huggingface_config(&text, desc, dtype);
-    result = huggingface_put(&path, folder, "config.json", &text, error);
-    huggingface_preprocessor(&text, &desc->preprocess);
-    if (!result) result = huggingface_put(&path, folder, "preprocessor_config.json", &text, error);
-    huggingface_lines(&text, huggingface_processor);
-    if (!result)
-        result = huggingface_put(&path, folder, "image_processing_lensnet.py", &text, error);
-    huggingface_readme(&text, desc);
-    if (!result) result = huggingface_put(&path, folder, "README.md", &text, error);
-    lnp_text_release(&path);
-    lnp_text_release(&text);
-    return result;
+        huggingface_config(&s, desc, dtype);
+    result = huggingface_put(&s, folder, "config.json", error);
+    if (result) return result;
+    huggingface_preprocessor(&s, &desc->preprocess);
+    result = huggingface_put(&s, folder, "preprocessor_config.json", error);
+    if (result) return result;
+    huggingface_lines(&s, huggingface_processor);
+    result = huggingface_put(&s, folder, "image_processing_lensnet.py", error);
+    if (result) return result;
+    huggingface_readme(&s, desc);
+    return huggingface_put(&s, folder, "README.md", error);
 }
 
 /* The whole folder, which exists. */
 HUGGINGFACE_API lensnet_result huggingface_save(const lensnet_model *model, const char *folder,
                                                 lensnet_error *error)
 {
-    const lensnet_model_desc *desc = lensnet_model_description(model);
-    lnp_text path;
-    lensnet_result result;
-    lnp_text_begin(&path, desc->host);
-    result = huggingface_path(&path, folder, "model.safetensors")
-                 ? lensnet_model_save(model, path.text, LENSNET_DTYPE_F32, error)
-                 : lnp_no_memory(error, "a path in", folder);
-    lnp_text_release(&path);
-    return result ? result : huggingface_describe(desc, LENSNET_DTYPE_F32, folder, error);
+    char *path = system_path(folder, "model.safetensors");
+    lensnet_result result =
+        path ? lensnet_model_save(model, path, LENSNET_DTYPE_F32, error)
+             : failure(error, LENSNET_ERROR_MEMORY, "%.300s: no memory for a path in it", folder);
+    free(path);
+    if (result) return result;
+    return huggingface_describe(lensnet_model_description(model), LENSNET_DTYPE_F32, folder, error);
 }
 
 #endif

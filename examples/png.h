@@ -62,7 +62,7 @@ static void png_rows(png_bytes *p, const unsigned char *pixels, size_t width, si
     png_seal(p, count);
 }
 
-static void png_base64(svg_sheet *s, const unsigned char *bytes, size_t count)
+static void png_base64(sheet *s, const unsigned char *bytes, size_t count)
 {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     char text[4 * 256 + 1];
@@ -78,14 +78,14 @@ static void png_base64(svg_sheet *s, const unsigned char *bytes, size_t count)
         text[at++] = left > 2 ? digits[three & 63] : '=';
         if (at < sizeof text - 1 && i + 3 < count) continue;
         text[at] = 0;
-        svg_add(s, "%s", text);
+        sheet_add(s, "%s", text);
         at = 0;
     }
 }
 
 /* Appends "data:image/png;base64,..." of (height, width) numbers of a palette of 256 RGB colours. Sides
  * below 65535. */
-SVG_API void png_data(svg_sheet *s, const unsigned char *pixels, size_t width, size_t height,
+SVG_API void png_data(sheet *s, const unsigned char *pixels, size_t width, size_t height,
                       const unsigned char *palette)
 {
     png_bytes p = {NULL, 0}, head;
@@ -105,7 +105,7 @@ SVG_API void png_data(svg_sheet *s, const unsigned char *pixels, size_t width, s
     png_chunk(&p, "PLTE", palette, 768);
     png_rows(&p, pixels, width, height);
     png_chunk(&p, "IEND", NULL, 0);
-    svg_add(s, "data:image/png;base64,");
+    sheet_add(s, "data:image/png;base64,");
     png_base64(s, p.bytes, p.size);
     free(p.bytes);
 }

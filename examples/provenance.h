@@ -103,11 +103,11 @@ SYSTEM_API void provenance_begin(provenance *p, int count, char **words)
 /* ---- into files ---- */
 
 /* Appends "key: value" lines; without `all`, those that are the same everywhere. */
-SYSTEM_API void provenance_text(svg_sheet *s, const provenance *p, int all)
+SYSTEM_API void provenance_text(sheet *s, const provenance *p, int all)
 {
     size_t i;
     for (i = 0; i < p->count; i++)
-        if (all || !p->lines[i].here) svg_add(s, "%s: %s\n", p->lines[i].key, p->lines[i].value);
+        if (all || !p->lines[i].here) sheet_add(s, "%s: %s\n", p->lines[i].key, p->lines[i].value);
 }
 
 /* The whole file, with a zero behind it, to be freed; NULL where it cannot be read. */
@@ -132,12 +132,12 @@ SYSTEM_API lensnet_result provenance_save(const provenance *p, const char *folde
                                           lensnet_error *error)
 {
     char *path = system_path(folder, "provenance.txt");
-    svg_sheet s;
+    sheet s;
     lensnet_result result;
     memset(&s, 0, sizeof s);
     provenance_text(&s, p, 1);
     s.failed |= !path;
-    result = svg_save(&s, path ? path : "provenance.txt", error);
+    result = sheet_save(&s, path ? path : "provenance.txt", error);
     free(path);
     return result;
 }
@@ -148,20 +148,20 @@ static lensnet_result provenance_stamp(const provenance *p, const char *folder, 
 {
     char *path = system_path(folder, name), *figure = path ? provenance_read(path) : NULL;
     char *end = figure ? strstr(figure, "</svg>") : NULL;
-    svg_sheet s, lines;
+    sheet s, lines;
     lensnet_result result = LENSNET_OK;
     memset(&s, 0, sizeof s);
     memset(&lines, 0, sizeof lines);
     if (end && !strstr(figure, "<metadata>")) {
         provenance_text(&lines, p, 0);
         *end = 0;
-        svg_add(&s, "%s<metadata>\n", figure);
-        if (lines.bytes) svg_escape_lines(&s, lines.bytes);
-        svg_add(&s, "</metadata>\n</svg>\n");
+        sheet_add(&s, "%s<metadata>\n", figure);
+        if (lines.text) svg_escape_lines(&s, lines.text);
+        sheet_add(&s, "</metadata>\n</svg>\n");
         s.failed |= lines.failed;
-        result = svg_save(&s, path, error);
+        result = sheet_save(&s, path, error);
     }
-    free(lines.bytes);
+    sheet_clear(&lines);
     free(figure);
     free(path);
     return result;
@@ -185,13 +185,13 @@ SYSTEM_API lensnet_result provenance_card(const provenance *p, const char *path,
                                           lensnet_error *error)
 {
     char *card = provenance_read(path);
-    svg_sheet s;
+    sheet s;
     memset(&s, 0, sizeof s);
-    svg_add(&s, "%s\n## Where it comes from\n\n```text\n", card ? card : "");
+    sheet_add(&s, "%s\n## Where it comes from\n\n```text\n", card ? card : "");
     provenance_text(&s, p, 0);
-    svg_add(&s, "```\n");
+    sheet_add(&s, "```\n");
     free(card);
-    return svg_save(&s, path, error);
+    return sheet_save(&s, path, error);
 }
 
 #endif

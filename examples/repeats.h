@@ -51,58 +51,58 @@ SYSTEM_API repeats_spread repeats_of(const repeat *rows, size_t count, int figur
     return s;
 }
 
-SYSTEM_API void repeats_text(svg_sheet *s, const repeat *rows, size_t count)
+SYSTEM_API void repeats_text(sheet *s, const repeat *rows, size_t count)
 {
     size_t i;
     int f, width = 24;
     for (i = 0; i < count; i++)
         if ((int)strlen(rows[i].name) > width) width = (int)strlen(rows[i].name);
-    svg_add(s, "%-*s", width, "");
-    for (f = 0; f < REPEATS_FIGURES; f++) svg_add(s, "  %10s", repeats_names[f]);
+    sheet_add(s, "%-*s", width, "");
+    for (f = 0; f < REPEATS_FIGURES; f++) sheet_add(s, "  %10s", repeats_names[f]);
     for (i = 0; i < count; i++) {
-        svg_add(s, "\n%-*s", width, rows[i].name);
+        sheet_add(s, "\n%-*s", width, rows[i].name);
         for (f = 0; f < REPEATS_FIGURES && rows[i].done; f++)
-            svg_add(s, "  %10.4f", rows[i].figures[f]);
+            sheet_add(s, "  %10.4f", rows[i].figures[f]);
     }
-    svg_add(s, "\n%-*s", width, "mean");
-    for (f = 0; f < REPEATS_FIGURES; f++) svg_add(s, "  %10.4f", repeats_of(rows, count, f).mean);
-    svg_add(s, "\n%-*s", width, "spread (one sigma)");
+    sheet_add(s, "\n%-*s", width, "mean");
+    for (f = 0; f < REPEATS_FIGURES; f++) sheet_add(s, "  %10.4f", repeats_of(rows, count, f).mean);
+    sheet_add(s, "\n%-*s", width, "spread (one sigma)");
     for (f = 0; f < REPEATS_FIGURES; f++)
-        svg_add(s, "  %10.4f", repeats_of(rows, count, f).deviation);
-    svg_add(s, "\n");
+        sheet_add(s, "  %10.4f", repeats_of(rows, count, f).deviation);
+    sheet_add(s, "\n");
 }
 
 /* Nothing where it is not known. */
-static void repeats_number(svg_sheet *s, const char *format, double value)
+static void repeats_number(sheet *s, const char *format, double value)
 {
-    if (value - value == 0) svg_add(s, format, value);
+    if (value - value == 0) sheet_add(s, format, value);
 }
 
 /* A line per row, "name,auc,accuracy,log_loss", empty fields where it is not done; then mean and spread. */
-SYSTEM_API void repeats_csv(svg_sheet *s, const repeat *rows, size_t count)
+SYSTEM_API void repeats_csv(sheet *s, const repeat *rows, size_t count)
 {
     size_t i;
     int f;
-    svg_add(s, "name");
-    for (f = 0; f < REPEATS_FIGURES; f++) svg_add(s, ",%s", repeats_columns[f]);
+    sheet_add(s, "name");
+    for (f = 0; f < REPEATS_FIGURES; f++) sheet_add(s, ",%s", repeats_columns[f]);
     for (i = 0; i < count; i++) {
-        svg_add(s, "\n%s", rows[i].name);
+        sheet_add(s, "\n%s", rows[i].name);
         for (f = 0; f < REPEATS_FIGURES; f++) {
-            svg_add(s, ",");
+            sheet_add(s, ",");
             if (rows[i].done) repeats_number(s, "%.17g", rows[i].figures[f]);
         }
     }
-    svg_add(s, "\nmean");
+    sheet_add(s, "\nmean");
     for (f = 0; f < REPEATS_FIGURES; f++) {
-        svg_add(s, ",");
+        sheet_add(s, ",");
         repeats_number(s, "%.17g", repeats_of(rows, count, f).mean);
     }
-    svg_add(s, "\nspread");
+    sheet_add(s, "\nspread");
     for (f = 0; f < REPEATS_FIGURES; f++) {
-        svg_add(s, ",");
+        sheet_add(s, ",");
         repeats_number(s, "%.17g", repeats_of(rows, count, f).deviation);
     }
-    svg_add(s, "\n");
+    sheet_add(s, "\n");
 }
 
 /* The figures of a line of such a table; 0 if it has none. */

@@ -42,7 +42,7 @@ static void report_air(svg_plot *p, double floor_at, double ceiling_at)
     p->y_high = p->y_high + air > ceiling_at ? ceiling_at : p->y_high + air;
 }
 
-static void report_series(svg_sheet *s, const svg_plot *p, const double *x, const double *y,
+static void report_series(sheet *s, const svg_plot *p, const double *x, const double *y,
                           size_t count, size_t colour)
 {
     size_t i;
@@ -53,7 +53,7 @@ static void report_series(svg_sheet *s, const svg_plot *p, const double *x, cons
 }
 
 /* A legend whose lower or upper right corner is (x, y), widths from the longest label. */
-static void report_legend(svg_sheet *s, double x, double y, int upwards, const char *const *labels,
+static void report_legend(sheet *s, double x, double y, int upwards, const char *const *labels,
                           const char *const *colours, const char *const *dashes, size_t count)
 {
     double size = count > 14 ? 10 : 13, line = size + 7, width = 0,
@@ -70,10 +70,10 @@ static void report_legend(svg_sheet *s, double x, double y, int upwards, const c
     }
     width += 56;
     if (upwards) y -= height;
-    svg_add(s,
-            "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" rx=\"4\" fill=\"white\" "
-            "fill-opacity=\"0.85\" stroke=\"#cccccc\"/>\n",
-            x - width, y, width, height);
+    sheet_add(s,
+              "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" rx=\"4\" fill=\"white\" "
+              "fill-opacity=\"0.85\" stroke=\"#cccccc\"/>\n",
+              x - width, y, width, height);
     for (i = 0; i < count; i++) {
         double at = y + 6 + line * ((double)i + 0.5);
         if (colours[i][0])
@@ -82,8 +82,8 @@ static void report_legend(svg_sheet *s, double x, double y, int upwards, const c
     }
 }
 
-static void report_history_losses(svg_sheet *s, const double *x, const double *train,
-                                  const double *val, size_t count)
+static void report_history_losses(sheet *s, const double *x, const double *train, const double *val,
+                                  size_t count)
 {
     static const char *const labels[2] = {"Training", "Validation"};
     static const char *const dashes[2] = {"none", "none"};
@@ -102,8 +102,7 @@ static void report_history_losses(svg_sheet *s, const double *x, const double *t
 }
 
 /* Accuracy and learning rate on scales of their own, thin, with their ranges in words. */
-static void report_history_rest(svg_sheet *s, const report_epoch *rows, const svg_plot *p,
-                                size_t count)
+static void report_history_rest(sheet *s, const report_epoch *rows, const svg_plot *p, size_t count)
 {
     svg_plot q[2];
     double *x = (double *)calloc(3 * count + 1, sizeof *x);
@@ -133,7 +132,7 @@ static void report_history_rest(svg_sheet *s, const report_epoch *rows, const sv
     free(x);
 }
 
-static void report_history_auc(svg_sheet *s, const report_epoch *rows, const double *x,
+static void report_history_auc(sheet *s, const report_epoch *rows, const double *x,
                                const double *auc, size_t count)
 {
     svg_plot p = {680, 56, 480, 370, 0.5, 1.5, 1, 0};
@@ -160,7 +159,7 @@ SVG_API lensnet_result report_history(const char *path, const report_epoch *rows
 {
     double *columns = (double *)calloc(4 * count + 1, sizeof *columns);
     double *x = columns;
-    svg_sheet s;
+    sheet s;
     size_t i;
     svg_begin(&s, 1200, 500);
     svg_describe(&s, "Training history",
@@ -213,7 +212,7 @@ SVG_API lensnet_result report_roc(const char *path, const report_curve *curves, 
     const char *labels[REPORT_LEGEND], *colours[REPORT_LEGEND], *dashes[REPORT_LEGEND];
     svg_plot p = {86, 60, 670, 550, 0, 1, 0, 1.05};
     size_t i, shown = count > REPORT_LEGEND ? REPORT_LEGEND - 1 : count;
-    svg_sheet s;
+    sheet s;
     svg_begin(&s, 800, 700);
     svg_describe(&s, "ROC curves",
                  "True positive rate over false positive rate for each class against the rest, and "
@@ -265,7 +264,7 @@ SVG_API lensnet_result report_confusion(const char *path, const char *const *nam
     svg_style text = svg_plain("middle", 16), name;
     size_t i, j;
     char colour[8], number[32];
-    svg_sheet s;
+    sheet s;
     svg_begin(&s, 770, 640);
     svg_describe(
         &s, "Confusion matrix",
@@ -308,9 +307,9 @@ SVG_API lensnet_result report_confusion(const char *path, const char *const *nam
     text.turn = -90;
     svg_text(&s, 30, top + side / 2, text, "True Label");
     for (i = 0; i < 100; i++) /* the colours' scale */
-        svg_add(&s, "<rect x=\"%g\" y=\"%.2f\" width=\"18\" height=\"%.2f\" fill=\"%s\"/>\n",
-                left + side + 24, top + side * (double)(99 - i) / 100, side / 100 + 0.5,
-                svg_blues(colour, (double)i / 99));
+        sheet_add(&s, "<rect x=\"%g\" y=\"%.2f\" width=\"18\" height=\"%.2f\" fill=\"%s\"/>\n",
+                  left + side + 24, top + side * (double)(99 - i) / 100, side / 100 + 0.5,
+                  svg_blues(colour, (double)i / 99));
     svg_box(&s, left + side + 24, top, 18, side, "none", SVG_GREY);
     svg_text(&s, left + side + 48, top + 10, svg_plain("start", 12), "100 %");
     svg_text(&s, left + side + 48, top + side, svg_plain("start", 12), "0 %");
@@ -328,7 +327,7 @@ SVG_API lensnet_result report_precision_recall(const char *path, const report_cu
     const char *labels[REPORT_LEGEND], *colours[REPORT_LEGEND], *dashes[REPORT_LEGEND];
     svg_plot p = {86, 60, 670, 550, 0, 1, 0, 1.05};
     size_t i, shown = count > REPORT_LEGEND ? REPORT_LEGEND : count;
-    svg_sheet s;
+    sheet s;
     svg_begin(&s, 800, 700);
     svg_describe(
         &s, "Precision-recall curves",
@@ -362,7 +361,7 @@ SVG_API lensnet_result report_coverage(const char *path, const double *wanted,
     const char *labels[REPORT_LEGEND], *colours[REPORT_LEGEND], *dashes[REPORT_LEGEND];
     svg_plot p = {86, 60, 570, 500, 0, 1, 0, 1};
     size_t k, shown = classes + 1 > REPORT_LEGEND ? REPORT_LEGEND : classes + 1;
-    svg_sheet s;
+    sheet s;
     svg_begin(&s, 700, 650);
     svg_describe(&s, "Coverage of the conformal sets",
                  "Share of images whose set holds the true class, over the coverage asked for; on "
@@ -400,7 +399,7 @@ SVG_API lensnet_result report_reliability(const char *path, const report_bin *bi
     svg_style note = svg_plain("start", 14);
     size_t b, most = 1;
     char text[64];
-    svg_sheet s;
+    sheet s;
     svg_begin(&s, 700, 660);
     svg_describe(
         &s, "Reliability diagram",
@@ -413,11 +412,11 @@ SVG_API lensnet_result report_reliability(const char *path, const report_bin *bi
         if (bins[b].count > most) most = bins[b].count;
         if (!bins[b].count) continue;
         svg_box(&s, x, right, width, p.top + p.height - right, "#6baed6", "#2171b5");
-        svg_add(&s,
-                "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" fill=\"%s\" "
-                "fill-opacity=\"0.22\" stroke=\"%s\" stroke-dasharray=\"3 2\"/>\n",
-                x, right < said ? right : said, width, fabs(right - said), svg_colour(1),
-                svg_colour(1));
+        sheet_add(&s,
+                  "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" fill=\"%s\" "
+                  "fill-opacity=\"0.22\" stroke=\"%s\" stroke-dasharray=\"3 2\"/>\n",
+                  x, right < said ? right : said, width, fabs(right - said), svg_colour(1),
+                  svg_colour(1));
     }
     svg_curve(&s, &p, ends, ends, 2, SVG_GREY, 1.5, "7 5");
     snprintf(text, sizeof text, "ECE = %.4f (%zu bins)", ece, count);

@@ -1,83 +1,23 @@
-/* svg.h - a sheet to draw on, saved as SVG: lines, text, and plots with axes. Include lensnet.h first.
- *
- * A sheet is text that grows; when memory runs out it remembers that, and saving reports it. Lengths
- * are pixels from the upper left corner. */
+/* svg.h - a sheet (sheet.h) to draw on, saved as SVG: lines, text, and plots with axes. Include lensnet.h
+ * first. Lengths are pixels from the upper left corner. */
 #ifndef SVG_H
 #define SVG_H
 
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+
+#include "sheet.h"
 
 #ifndef LENSNET_H
 #error "svg.h: include lensnet.h first"
 #endif
 
 #if defined(__GNUC__)
-#define SVG_API                 __attribute__((unused)) static
-#define SVG_PRINTF(text, first) __attribute__((format(printf, text, first)))
+#define SVG_API __attribute__((unused)) static
 #else
 #define SVG_API static
-#define SVG_PRINTF(text, first)
 #endif
-
-/* ---- text that grows ---- */
-
-typedef struct svg_sheet {
-    char *bytes;
-    size_t size, capacity;
-    int failed; /* memory ran out */
-} svg_sheet;
-
-SVG_API SVG_PRINTF(2, 3) void svg_add(svg_sheet *s, const char *format, ...)
-{
-    va_list values;
-    int length;
-    va_start(values, format);
-    length = vsnprintf(NULL, 0, format, values);
-    va_end(values);
-    if (s->failed || length < 0) return;
-    if (s->size + (size_t)length + 1 > s->capacity) {
-        size_t capacity = 2 * (s->size + (size_t)length) + 1024;
-        char *bytes = (char *)realloc(s->bytes, capacity);
-        if (!bytes) {
-            s->failed = 1;
-            return;
-        }
-        s->bytes = bytes;
-        s->capacity = capacity;
-    }
-    va_start(values, format);
-    vsnprintf(s->bytes + s->size, s->capacity - s->size, format, values);
-    va_end(values);
-    s->size += (size_t)length;
-}
-
-/* Writes the sheet's text to a file, which appears entirely or not at all, and empties the sheet. */
-SVG_API lensnet_result svg_save(svg_sheet *s, const char *path, lensnet_error *error)
-{
-    lensnet_host host = lensnet_host_defaults();
-    lensnet_result result = LENSNET_ERROR_MEMORY;
-    if (!s->failed) {
-        void *file = host.file_open(path, 1, host.user);
-        int good = file && host.file_write(file, s->bytes, s->size, host.user) == 0;
-        if (file) good = host.file_close(file, good, host.user) == 0 && good;
-        result = good ? LENSNET_OK : LENSNET_ERROR_FILE;
-    }
-    free(s->bytes);
-    memset(s, 0, sizeof *s);
-    if (result && error) {
-        error->code = result;
-        snprintf(error->text, sizeof error->text,
-                 result == LENSNET_ERROR_MEMORY
-                     ? "%s: no memory to write it"
-                     : "%s: cannot be written; check the folder, your rights and the disk's space",
-                 path);
-    }
-    return result;
-}
 
 /* ---- shapes ---- */
 
@@ -85,92 +25,93 @@ SVG_API lensnet_result svg_save(svg_sheet *s, const char *path, lensnet_error *e
 #define SVG_GREY  "#666666"
 #define SVG_FAINT "#e4e4e4"
 
-SVG_API void svg_begin(svg_sheet *s, double width, double height)
+SVG_API void svg_begin(sheet *s, double width, double height)
 {
     memset(s, 0, sizeof *s);
-    svg_add(s,
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%g\" height=\"%g\" viewBox=\"0 0 %g "
-            "%g\" role=\"img\" font-family=\"DejaVu Sans, Verdana, Helvetica, Arial, sans-serif\" "
-            "font-size=\"14\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
-            width, height, width, height);
+    sheet_add(
+        s,
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%g\" height=\"%g\" viewBox=\"0 0 %g "
+        "%g\" role=\"img\" font-family=\"DejaVu Sans, Verdana, Helvetica, Arial, sans-serif\" "
+        "font-size=\"14\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
+        width, height, width, height);
 }
 
-static void svg_escape(svg_sheet *s, const char *text, int most);
+static void svg_escape(sheet *s, const char *text, int most);
 
 /* A title and a description, for those who cannot see the figure; right after svg_begin. */
-SVG_API void svg_describe(svg_sheet *s, const char *title, const char *description)
+SVG_API void svg_describe(sheet *s, const char *title, const char *description)
 {
-    svg_add(s, "<title>");
+    sheet_add(s, "<title>");
     svg_escape(s, title, 200);
-    svg_add(s, "</title>\n<desc>");
+    sheet_add(s, "</title>\n<desc>");
     svg_escape(s, description, 2000);
-    svg_add(s, "</desc>\n");
+    sheet_add(s, "</desc>\n");
 }
 
-SVG_API lensnet_result svg_end(svg_sheet *s, const char *path, lensnet_error *error)
+SVG_API lensnet_result svg_end(sheet *s, const char *path, lensnet_error *error)
 {
-    svg_add(s, "</svg>\n");
-    return svg_save(s, path, error);
+    sheet_add(s, "</svg>\n");
+    return sheet_save(s, path, error);
 }
 
-SVG_API void svg_line(svg_sheet *s, double x0, double y0, double x1, double y1, const char *colour,
+SVG_API void svg_line(sheet *s, double x0, double y0, double x1, double y1, const char *colour,
                       double width, const char *dashes)
 {
-    svg_add(s,
-            "<line x1=\"%.2f\" y1=\"%.2f\" x2=\"%.2f\" y2=\"%.2f\" stroke=\"%s\" "
-            "stroke-width=\"%g\" stroke-dasharray=\"%s\"/>\n",
-            x0, y0, x1, y1, colour, width, dashes);
+    sheet_add(s,
+              "<line x1=\"%.2f\" y1=\"%.2f\" x2=\"%.2f\" y2=\"%.2f\" stroke=\"%s\" "
+              "stroke-width=\"%g\" stroke-dasharray=\"%s\"/>\n",
+              x0, y0, x1, y1, colour, width, dashes);
 }
 
-SVG_API void svg_box(svg_sheet *s, double x, double y, double width, double height,
-                     const char *fill, const char *stroke)
+SVG_API void svg_box(sheet *s, double x, double y, double width, double height, const char *fill,
+                     const char *stroke)
 {
-    svg_add(
+    sheet_add(
         s,
         "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" fill=\"%s\" stroke=\"%s\"/>\n",
         x, y, width, height, fill, stroke);
 }
 
-SVG_API void svg_dot(svg_sheet *s, double x, double y, double radius, const char *fill,
+SVG_API void svg_dot(sheet *s, double x, double y, double radius, const char *fill,
                      const char *stroke)
 {
-    svg_add(s,
-            "<circle cx=\"%.2f\" cy=\"%.2f\" r=\"%g\" fill=\"%s\" stroke=\"%s\" "
-            "stroke-width=\"2\"/>\n",
-            x, y, radius, fill, stroke);
+    sheet_add(s,
+              "<circle cx=\"%.2f\" cy=\"%.2f\" r=\"%g\" fill=\"%s\" stroke=\"%s\" "
+              "stroke-width=\"2\"/>\n",
+              x, y, radius, fill, stroke);
 }
 
 /* Text for XML: escaped, without control characters, cut to `most` characters (UTF-8). */
-static void svg_escape(svg_sheet *s, const char *text, int most)
+static void svg_escape(sheet *s, const char *text, int most)
 {
     int characters = 0;
     for (; *text; text++) {
         unsigned char c = (unsigned char)*text;
         if ((c & 0xC0) != 0x80 && characters++ == most) {
-            svg_add(s, "\xE2\x80\xA6"); /* an ellipsis */
+            sheet_add(s, "\xE2\x80\xA6"); /* an ellipsis */
             return;
         }
         if (c == '&')
-            svg_add(s, "&amp;");
+            sheet_add(s, "&amp;");
         else if (c == '<')
-            svg_add(s, "&lt;");
+            sheet_add(s, "&lt;");
         else if (c == '>')
-            svg_add(s, "&gt;");
+            sheet_add(s, "&gt;");
         else if (c >= ' ')
-            svg_add(s, "%c", c);
+            sheet_add(s, "%c", c);
     }
 }
 
 /* The same for lines of text, uncut. */
-SVG_API void svg_escape_lines(svg_sheet *s, const char *text)
+SVG_API void svg_escape_lines(sheet *s, const char *text)
 {
     while (*text) {
         const int length = (int)strcspn(text, "\n");
         char line[4096];
         snprintf(line, sizeof line, "%.*s", length, text);
         svg_escape(s, line, (int)sizeof line);
-        svg_add(s, "\n");
+        sheet_add(s, "\n");
         text += length + (text[length] == '\n');
     }
 }
@@ -194,15 +135,15 @@ SVG_API svg_style svg_plain(const char *anchor, double size)
     return style;
 }
 
-SVG_API void svg_text(svg_sheet *s, double x, double y, svg_style style, const char *text)
+SVG_API void svg_text(sheet *s, double x, double y, svg_style style, const char *text)
 {
-    svg_add(s, "<text x=\"%.2f\" y=\"%.2f\" text-anchor=\"%s\" font-size=\"%g\" fill=\"%s\"", x, y,
-            style.anchor, style.size, style.colour);
-    if (style.bold) svg_add(s, " font-weight=\"bold\"");
-    if (style.turn != 0) svg_add(s, " transform=\"rotate(%g %.2f %.2f)\"", style.turn, x, y);
-    svg_add(s, ">");
+    sheet_add(s, "<text x=\"%.2f\" y=\"%.2f\" text-anchor=\"%s\" font-size=\"%g\" fill=\"%s\"", x,
+              y, style.anchor, style.size, style.colour);
+    if (style.bold) sheet_add(s, " font-weight=\"bold\"");
+    if (style.turn != 0) sheet_add(s, " transform=\"rotate(%g %.2f %.2f)\"", style.turn, x, y);
+    sheet_add(s, ">");
     svg_escape(s, text, style.most);
-    svg_add(s, "</text>\n");
+    sheet_add(s, "</text>\n");
 }
 
 /* ---- plots ---- */
@@ -237,7 +178,7 @@ static int svg_digits(double step)
     return digits < 0 ? 0 : digits;
 }
 
-static void svg_tick(svg_sheet *s, const svg_plot *p, int vertical, double value, double step)
+static void svg_tick(sheet *s, const svg_plot *p, int vertical, double value, double step)
 {
     svg_style style = svg_plain(vertical ? "end" : "middle", 12);
     double x = svg_x(p, value), y = svg_y(p, value);
@@ -253,7 +194,7 @@ static void svg_tick(svg_sheet *s, const svg_plot *p, int vertical, double value
 }
 
 /* Grid, ticks, frame, title and the names of the axes. whole_x: no ticks between whole numbers. */
-SVG_API void svg_axes(svg_sheet *s, const svg_plot *p, int whole_x, const char *title,
+SVG_API void svg_axes(sheet *s, const svg_plot *p, int whole_x, const char *title,
                       const char *x_name, const char *y_name)
 {
     double x_step = svg_step(p->x_high - p->x_low, (int)(p->width / 70));
@@ -277,29 +218,29 @@ SVG_API void svg_axes(svg_sheet *s, const svg_plot *p, int whole_x, const char *
 
 /* A line through `count` points; those that are not finite break it. Points nearer than a third of a
  * pixel to the one before are left out. */
-SVG_API void svg_curve(svg_sheet *s, const svg_plot *p, const double *x, const double *y,
-                       size_t count, const char *colour, double width, const char *dashes)
+SVG_API void svg_curve(sheet *s, const svg_plot *p, const double *x, const double *y, size_t count,
+                       const char *colour, double width, const char *dashes)
 {
     double last_x = 0, last_y = 0;
     size_t i;
     int drawing = 0;
-    svg_add(s,
-            "<path fill=\"none\" stroke=\"%s\" stroke-width=\"%g\" stroke-dasharray=\"%s\" "
-            "stroke-linejoin=\"round\" d=\"M%.2f %.2f",
-            colour, width, dashes, p->left, p->top + p->height);
+    sheet_add(s,
+              "<path fill=\"none\" stroke=\"%s\" stroke-width=\"%g\" stroke-dasharray=\"%s\" "
+              "stroke-linejoin=\"round\" d=\"M%.2f %.2f",
+              colour, width, dashes, p->left, p->top + p->height);
     for (i = 0; i < count; i++) {
         double at_x = svg_x(p, x[i]), at_y = svg_y(p, y[i]);
         int near = drawing && i + 1 < count && fabs(at_x - last_x) + fabs(at_y - last_y) < 0.33;
         if (!(at_x - at_x == 0 && at_y - at_y == 0)) {
             drawing = 0;
         } else if (!near) {
-            svg_add(s, "%s%.2f %.2f", drawing ? "L" : "M", at_x, at_y);
+            sheet_add(s, "%s%.2f %.2f", drawing ? "L" : "M", at_x, at_y);
             drawing = 1;
             last_x = at_x;
             last_y = at_y;
         }
     }
-    svg_add(s, "\"/>\n");
+    sheet_add(s, "\"/>\n");
 }
 
 /* ---- colours ---- */

@@ -56,6 +56,13 @@ static size_t text_decode(long *number, const char *text)
     return value < 0 ? 1 : length;
 }
 
+TEXT_API int text_is_utf8(const char *text)
+{
+    long c = 0;
+    while (*text && c >= 0) text += text_decode(&c, text);
+    return c >= 0;
+}
+
 /* Controls, and what changes lines or the direction of writing without being seen. */
 static int text_is_unseen(long c)
 {

@@ -152,7 +152,7 @@ static int finish(run *r, lensnet_error *error)
 {
     lensnet_classifier_options choice = backbone_classifier_defaults();
     lensnet_classifier *classifier = NULL;
-    svg_sheet text;
+    sheet text;
     evaluation e;
     int good;
     if (r->at.best_auc < 0)
@@ -173,14 +173,14 @@ static int finish(run *r, lensnet_error *error)
     good = good && save_results(r, &e, error);
     if (good) repeats_take(&r->tested, &e.metrics);
     if (good && !text.failed)
-        printf("\nbest epoch on the test split, %zu images:\n\n%s", e.count, text.bytes);
+        printf("\nbest epoch on the test split, %zu images:\n\n%s", e.count, text.text);
     if (!good && system_interrupted())
         dataset_fail(
             error,
             "interrupted in the final test; the trained weights are %s, and train --resume "
             "--out %s repeats the test",
             r->best, r->again);
-    free(text.bytes);
+    sheet_clear(&text);
     evaluation_free(&e);
     lensnet_classifier_destroy(classifier);
     return good;

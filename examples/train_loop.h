@@ -308,10 +308,10 @@ static int validate(run *r, double *loss, int *stopped, lensnet_error *error)
 
 static int history_save(run *r, lensnet_error *error)
 {
-    svg_sheet s;
+    sheet s;
     if (!cluster_leads()) return 1;
     history_text(&s, &r->at);
-    return !svg_save(&s, r->history_csv, error) &&
+    return !sheet_save(&s, r->history_csv, error) &&
            !report_history(r->history_svg, r->at.rows, (size_t)r->at.epoch, error);
 }
 

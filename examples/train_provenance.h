@@ -10,26 +10,26 @@
 #define PROVENANCE_KEY "lensnet.provenance"
 
 /* One option as a shell would take it. */
-static void train_provenance_option(svg_sheet *s, const argument *a)
+static void train_provenance_option(sheet *s, const argument *a)
 {
     const char *quote = a->value[strcspn(a->value, " \t")] || !a->value[0] ? "'" : "";
-    const char *gap = s->size ? " " : "";
+    const char *gap = s->length ? " " : "";
     if (a->takes)
-        svg_add(s, "%s%s %s%s%s", gap, a->name, quote, a->value, quote);
+        sheet_add(s, "%s%s %s%s%s", gap, a->name, quote, a->value, quote);
     else if (strcmp(a->value, "yes") == 0)
-        svg_add(s, "%s%s", gap, a->name);
+        sheet_add(s, "%s%s", gap, a->name);
 }
 
 /* The options that make the result, as a command line would say them. */
 static void train_provenance_options(provenance *p)
 {
-    svg_sheet s;
+    sheet s;
     int i;
     memset(&s, 0, sizeof s);
     for (i = 0; i < OPTION_STORED; i++)
         if (train_options[i].value) train_provenance_option(&s, &train_options[i]);
-    if (s.bytes) provenance_add(p, "options", "%s", s.bytes);
-    free(s.bytes);
+    if (s.text) provenance_add(p, "options", "%s", s.text);
+    sheet_clear(&s);
 }
 
 static void train_provenance_images(provenance *p, const run *r)
@@ -60,15 +60,15 @@ static void train_provenance_add(provenance *p, const run *r)
 static int train_provenance_weights(const provenance *p, const run *r, lensnet_error *error)
 {
     lensnet_archive_pair line;
-    svg_sheet s;
+    sheet s;
     int good;
     memset(&s, 0, sizeof s);
     provenance_text(&s, p, 0);
     line.key = PROVENANCE_KEY;
-    line.value = s.bytes;
+    line.value = s.text;
     good = (!s.failed || dataset_no_memory(error)) &&
            calibrate_write(r->best, NULL, &line, 1, &r->host, error);
-    free(s.bytes);
+    sheet_clear(&s);
     return good;
 }
 

@@ -78,11 +78,11 @@ static int seeds_read(seeds *s, lensnet_error *error)
 
 static int seeds_save(const seeds *s, lensnet_error *error)
 {
-    svg_sheet sheet;
+    sheet table;
     if (!cluster_leads()) return 1;
-    memset(&sheet, 0, sizeof sheet);
-    repeats_csv(&sheet, s->rows, s->count);
-    return !svg_save(&sheet, s->table, error);
+    memset(&table, 0, sizeof table);
+    repeats_csv(&table, s->rows, s->count);
+    return !sheet_save(&table, s->table, error);
 }
 
 /* A seed that has not begun yet takes its options from the state of the first. */
@@ -182,18 +182,18 @@ static int seeds_choose(seeds *s, size_t i, lensnet_error *error)
 static int seeds_finish(const seeds *s, lensnet_error *error)
 {
     char *path = system_path(s->out, "seeds.txt");
-    svg_sheet sheet;
+    sheet table;
     int good = path || dataset_no_memory(error);
     if (!cluster_leads()) {
         free(path);
         return good;
     }
-    memset(&sheet, 0, sizeof sheet);
-    svg_add(&sheet, "%zu seeds, on the test split\n", s->count);
-    repeats_text(&sheet, s->rows, s->count);
-    if (good && !sheet.failed)
-        printf("\n%s\nwritten to %s: seeds.csv seeds.txt\n", sheet.bytes, s->out);
-    good = !svg_save(&sheet, good ? path : "", error) && good;
+    memset(&table, 0, sizeof table);
+    sheet_add(&table, "%zu seeds, on the test split\n", s->count);
+    repeats_text(&table, s->rows, s->count);
+    if (good && !table.failed)
+        printf("\n%s\nwritten to %s: seeds.csv seeds.txt\n", table.text, s->out);
+    good = !sheet_save(&table, good ? path : "", error) && good;
     free(path);
     return good;
 }

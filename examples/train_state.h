@@ -6,15 +6,15 @@
 #include "train_run.h"
 
 /* The history as CSV: a file of its own, and a line of the state. */
-static void history_text(svg_sheet *s, const run_position *at)
+static void history_text(sheet *s, const run_position *at)
 {
     uint64_t i;
     memset(s, 0, sizeof *s);
-    svg_add(s, "epoch,train_loss,val_loss,val_auc_macro_ovr,val_accuracy,learning_rate,best\n");
+    sheet_add(s, "epoch,train_loss,val_loss,val_auc_macro_ovr,val_accuracy,learning_rate,best\n");
     for (i = 0; i < at->epoch; i++) {
         const report_epoch *e = &at->rows[i];
-        svg_add(s, "%d,%.9g,%.9g,%.9g,%.9g,%.9g,%d\n", e->epoch, e->train_loss, e->val_loss,
-                e->val_auc, e->val_accuracy, e->rate, e->best);
+        sheet_add(s, "%d,%.9g,%.9g,%.9g,%.9g,%.9g,%d\n", e->epoch, e->train_loss, e->val_loss,
+                  e->val_auc, e->val_accuracy, e->rate, e->best);
     }
 }
 
@@ -63,7 +63,7 @@ static int state_save(run *r, lensnet_error *error)
 {
     const run_position *at = &r->at;
     state_pairs p;
-    svg_sheet history;
+    sheet history;
     int i, good;
     if (!cluster_leads()) return 1;
     p.count = 0;
@@ -81,10 +81,10 @@ static int state_save(run *r, lensnet_error *error)
     state_add_number(&p, "plateau_best", at->plateau.best);
     state_add_whole(&p, "plateau_bad_epochs", (uint64_t)at->plateau.bad_epochs);
     state_add_whole(&p, "plateau_cooldown", (uint64_t)at->plateau.cooldown_left);
-    state_add(&p, "history", history.bytes ? history.bytes : "");
+    state_add(&p, "history", history.text ? history.text : "");
     good = (!history.failed || dataset_no_memory(error)) && run_folder_keep(&r->states, error) &&
            !lensnet_state_save(r->model, r->adamw, p.pairs, p.count, r->states.last, error);
-    free(history.bytes);
+    sheet_clear(&history);
     r->clock.saved = system_seconds();
     return good;
 }

@@ -8,13 +8,14 @@
  *     enum { CSV, WEIGHTS, OPTIONS = WEIGHTS + WEIGHTS_COUNT };
  *     weights_classifier(&classifier, path, &choice, &options[WEIGHTS], &error);
  *
- * What had to be taken for granted goes to stderr. Include lensnet.h with its implementation first. */
+ * What had to be taken for granted goes to stderr. Include lensnet.h first. */
 #ifndef WEIGHTS_H
 #define WEIGHTS_H
 
 #include "../tools/torch_file.h"
 #include "arguments.h"
 #include "backbones.h"
+#include "failure.h"
 #include "system.h"
 
 #ifdef __GNUC__
@@ -189,27 +190,27 @@ WEIGHTS_API lensnet_result weights_open(weights_file *file, const char *path, co
     if (torch_file_probe(path)) return weights_open_torch(file, path, key, error);
     result = lensnet_archive_open(&file->archive, path, host, error);
     if (result && weights_is_hub_name(path))
-        return lnp_fail(error, result,
-                        "there is no folder '%.150s' here, and nothing is fetched: download "
-                        "https://huggingface.co/%.150s/resolve/main/model.safetensors, and the "
-                        "config.json beside it",
-                        path, path);
+        return failure(error, result,
+                       "there is no folder '%.150s' here, and nothing is fetched: download "
+                       "https://huggingface.co/%.150s/resolve/main/model.safetensors, and the "
+                       "config.json beside it",
+                       path, path);
     if (result && weights_is_sharded_bin(path))
-        return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
-                        "'%.150s': its weights lie in several .bin files; write them as one: "
-                        "AutoModelForImageClassification.from_pretrained(folder)"
-                        ".save_pretrained(other, max_shard_size='50GB')",
-                        path);
+        return failure(error, LENSNET_ERROR_UNSUPPORTED,
+                       "'%.150s': its weights lie in several .bin files; write them as one: "
+                       "AutoModelForImageClassification.from_pretrained(folder)"
+                       ".save_pretrained(other, max_shard_size='50GB')",
+                       path);
     if (!result || !system_is_folder(path)) return result;
     file->path = system_path(path, "pytorch_model.bin");
     if (file->path && torch_file_probe(file->path)) {
         result = weights_open_torch(file, file->path, key, &inside);
         if (result && error) *error = inside;
     } else if (weights_in_folder(names, path)) {
-        return lnp_fail(error, result,
-                        "'%.150s' has no model.safetensors in it, but %s; give the one that is "
-                        "meant",
-                        path, names);
+        return failure(error, result,
+                       "'%.150s' has no model.safetensors in it, but %s; give the one that is "
+                       "meant",
+                       path, names);
     }
     return result;
 }
@@ -244,7 +245,7 @@ WEIGHTS_API lensnet_result weights_classifier(lensnet_classifier **classifier, c
     lensnet_result result;
     *classifier = NULL;
     if (!weights_told_read(&told, rows))
-        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for labels");
+        return failure(error, LENSNET_ERROR_MEMORY, "out of memory for labels");
     all.told = told.pairs;
     all.told_count = told.count;
     all.architectures = backbones;

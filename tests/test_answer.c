@@ -134,16 +134,16 @@ static void test_png(void)
     enum { WIDTH = 37, HEIGHT = 5 };
     static unsigned char palette[768], pixels[WIDTH * HEIGHT];
     const char *expected = fixture_find(fixture, "png");
-    svg_sheet s;
+    sheet s;
     int i;
     memset(&s, 0, sizeof s);
     for (i = 0; i < 768; i++) palette[i] = (unsigned char)(7 * (i / 3) + 3 * (i % 3));
     for (i = 0; i < WIDTH * HEIGHT; i++)
         pixels[i] = (unsigned char)(11 * (i % WIDTH) + 5 * (i / WIDTH));
     png_data(&s, pixels, WIDTH, HEIGHT, palette);
-    CHECK(!s.failed && expected && s.size == strcspn(expected, "\n"));
-    CHECK(s.bytes && expected && strncmp(s.bytes, expected, s.size) == 0);
-    free(s.bytes);
+    CHECK(!s.failed && expected && s.length == strcspn(expected, "\n"));
+    CHECK(s.text && expected && strncmp(s.text, expected, s.length) == 0);
+    sheet_clear(&s);
 }
 
 /* ---- a network and images ----------------------------------------------------------------------------- */

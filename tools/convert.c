@@ -265,21 +265,21 @@ static lensnet_result save_folder(const weights *w, const source *in, const sett
     const char **labels = NULL;
     char *text = NULL;
     lensnet_result result;
-    lnp_text path;
+    char *path;
     if (!in->checkpoint.has_head)
         return lnp_fail(
             error, LENSNET_ERROR_UNSUPPORTED,
             "'%.200s' has no last layer, so it is no classifier; convert it to a .safetensors file",
             s->in);
-    lnp_text_begin(&path, &in->file.archive->host);
+    path = system_path(s->out, "model.safetensors");
     result = number_labels(&desc, &labels, &text);
-    if (result || !huggingface_path(&path, s->out, "model.safetensors"))
+    if (result || !path)
         result = lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for the labels");
     if (!result)
         result = huggingface_describe(&desc, s->half ? LENSNET_DTYPE_F16 : LENSNET_DTYPE_F32,
                                       s->out, error);
-    if (!result) result = save_weights(path.text, w, in, 0, error);
-    lnp_text_release(&path);
+    if (!result) result = save_weights(path, w, in, 0, error);
+    free(path);
     free(labels);
     free(text);
     return result;

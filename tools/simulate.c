@@ -934,7 +934,7 @@ static void bytes_big_endian(bytes *b, uint32_t value)
     bytes_add(b, four, 4);
 }
 
-static void svg_base64(svg_sheet *svg, const unsigned char *data, size_t count)
+static void svg_base64(sheet *svg, const unsigned char *data, size_t count)
 {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     size_t i;
@@ -943,8 +943,8 @@ static void svg_base64(svg_sheet *svg, const unsigned char *data, size_t count)
         uint32_t three = (uint32_t)data[i] << 16;
         if (here > 1) three |= (uint32_t)data[i + 1] << 8;
         if (here > 2) three |= data[i + 2];
-        svg_add(svg, "%c%c%c%c", digits[three >> 18], digits[three >> 12 & 63],
-                here > 1 ? digits[three >> 6 & 63] : '=', here > 2 ? digits[three & 63] : '=');
+        sheet_add(svg, "%c%c%c%c", digits[three >> 18], digits[three >> 12 & 63],
+                  here > 1 ? digits[three >> 6 & 63] : '=', here > 2 ? digits[three & 63] : '=');
     }
 }
 
@@ -1038,17 +1038,17 @@ static void png_image(bytes *png, const unsigned char *levels, int width, int he
     free(packed.data);
 }
 
-static void svg_image(svg_sheet *svg, const unsigned char *levels, int width, int height, double x,
+static void svg_image(sheet *svg, const unsigned char *levels, int width, int height, double x,
                       double y, double shown_width, double shown_height)
 {
     bytes png = {NULL, 0, 0, 0};
     png_image(&png, levels, width, height);
-    svg_add(svg,
-            "<image x=\"%g\" y=\"%g\" width=\"%g\" height=\"%g\" preserveAspectRatio=\"none\" "
-            "style=\"image-rendering:pixelated\" href=\"data:image/png;base64,",
-            x, y, shown_width, shown_height);
+    sheet_add(svg,
+              "<image x=\"%g\" y=\"%g\" width=\"%g\" height=\"%g\" preserveAspectRatio=\"none\" "
+              "style=\"image-rendering:pixelated\" href=\"data:image/png;base64,",
+              x, y, shown_width, shown_height);
     if (!png.failed) svg_base64(svg, png.data, png.used);
-    svg_add(svg, "\"/>\n");
+    sheet_add(svg, "\"/>\n");
     svg->failed |= png.failed;
     free(png.data);
 }
@@ -1067,7 +1067,7 @@ static void gallery_levels(unsigned char *levels, const double *pixels, size_t c
         levels[i] = (unsigned char)(sqrt((pixels[i] - low) / span) * (COLOURS - 1) + 0.5);
 }
 
-static void gallery_colour_bar(svg_sheet *svg, double x, double y, double height)
+static void gallery_colour_bar(sheet *svg, double x, double y, double height)
 {
     enum { BAR = 14 };
     static const double ticks[] = {0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1};
@@ -1078,25 +1078,25 @@ static void gallery_colour_bar(svg_sheet *svg, double x, double y, double height
     for (i = 0; i < sizeof ticks / sizeof *ticks; i++) {
         double at = y + height * (1 - sqrt(ticks[i]));
         svg_line(svg, x + BAR, at, x + BAR + 5, at, SVG_GREY, 1, "");
-        svg_add(svg, "<text x=\"%g\" y=\"%g\">%g</text>\n", x + BAR + 9, at + 4, ticks[i]);
+        sheet_add(svg, "<text x=\"%g\" y=\"%g\">%g</text>\n", x + BAR + 9, at + 4, ticks[i]);
     }
-    svg_add(svg,
-            "<text transform=\"translate(%g %g) rotate(90)\" text-anchor=\"middle\">brightness "
-            "between the faintest pixel and the brightest</text>\n",
-            x + 62, y + height / 2);
+    sheet_add(svg,
+              "<text transform=\"translate(%g %g) rotate(90)\" text-anchor=\"middle\">brightness "
+              "between the faintest pixel and the brightest</text>\n",
+              x + 62, y + height / 2);
 }
 
-static void gallery_scale_bar(svg_sheet *svg, const sim_params *p, double x, double y, double side)
+static void gallery_scale_bar(sheet *svg, const sim_params *p, double x, double y, double side)
 {
     double field = p->width * p->pixel_scale, length = 1;
     while (length > 0.5 * field) length /= 10;
     while (length < 0.05 * field) length *= 10;
     svg_line(svg, x + 8, y + side - 9, x + 8 + side * length / field, y + side - 9, "#fff", 2, "");
-    svg_add(svg, "<text x=\"%g\" y=\"%g\" fill=\"#fff\">%g arcsec</text>\n", x + 8, y + side - 15,
-            length);
+    sheet_add(svg, "<text x=\"%g\" y=\"%g\" fill=\"#fff\">%g arcsec</text>\n", x + 8, y + side - 15,
+              length);
 }
 
-static void gallery_draw(svg_sheet *svg, const job *j, sim_workspace *w, double *pixels,
+static void gallery_draw(sheet *svg, const job *j, sim_workspace *w, double *pixels,
                          unsigned char *levels)
 {
     static const char *const meaning[SIM_CLASSES] = {
@@ -1107,13 +1107,13 @@ static void gallery_draw(svg_sheet *svg, const job *j, sim_workspace *w, double 
     const size_t count = (size_t)j->params.height * (size_t)j->params.width;
     int c, i;
     svg_begin(svg, width, height);
-    svg_add(svg, "<g font-size=\"12\" fill=\"%s\">\n", SVG_GREY);
+    sheet_add(svg, "<g font-size=\"12\" fill=\"%s\">\n", SVG_GREY);
     for (c = 0; c < SIM_CLASSES; c++) {
         double y = c * (side + label) + label;
-        svg_add(svg,
-                "<text x=\"%g\" y=\"%g\"><tspan font-weight=\"bold\" fill=\"%s\">%s</tspan>: "
-                "%s</text>\n",
-                gap, y - 7, SVG_INK, sim_class_names[c], meaning[c]);
+        sheet_add(svg,
+                  "<text x=\"%g\" y=\"%g\"><tspan font-weight=\"bold\" fill=\"%s\">%s</tspan>: "
+                  "%s</text>\n",
+                  gap, y - 7, SVG_INK, sim_class_names[c], meaning[c]);
         for (i = 0; i < GALLERY_COLUMNS; i++) {
             double x = gap + i * (side + gap);
             sim_image(pixels, NULL, w, j->seed, c, (uint64_t)i);
@@ -1123,7 +1123,7 @@ static void gallery_draw(svg_sheet *svg, const job *j, sim_workspace *w, double 
         }
     }
     gallery_colour_bar(svg, gap + GALLERY_COLUMNS * (side + gap), label, height - label - gap);
-    svg_add(svg, "</g>\n");
+    sheet_add(svg, "</g>\n");
 }
 
 static int make_gallery(const job *j, lensnet_error *error)
@@ -1132,7 +1132,7 @@ static int make_gallery(const job *j, lensnet_error *error)
     double *pixels = (double *)malloc(count * sizeof(double));
     unsigned char *levels = (unsigned char *)malloc(count);
     sim_workspace *w = NULL;
-    svg_sheet svg;
+    sheet svg;
     int good = pixels && levels;
     if (!good) fail(error, "not enough memory for a gallery");
     good = good && sim_workspace_create(&w, &j->params, LENSNET_ISA_BEST, error) == LENSNET_OK;

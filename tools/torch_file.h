@@ -14,13 +14,15 @@
  * the one that timm takes, an averaged one before others; the sparse layout of FCMAE's pre-training
  * (MinkowskiEngine's kernels), which is laid out as the dense one. Refused, by name: compressed
  * entries, TorchScript, big-endian, sparse, quantised and complex tensors, and anything in the place
- * of a tensor that is none. Include lensnet.h with its implementation first. */
+ * of a tensor that is none. Include lensnet.h first. */
 #ifndef TORCH_FILE_H
 #define TORCH_FILE_H
 
+#include <inttypes.h>
 #include <sys/stat.h>
 
 #include "../examples/pickle.h"
+#include "../examples/sheet.h"
 #include "../examples/zip.h"
 
 #if defined(__GNUC__)
@@ -80,8 +82,7 @@ typedef struct torch_file {
     pickle_machine machine;
     struct torch_block *blocks; /* of gathered tensors */
     uint64_t tensor_bytes;      /* of all tensors, each counted in full */
-    char *header; /* as a safetensors archive: length, table; then the tensors in turn */
-    size_t header_bytes;
+    sheet header;         /* as a safetensors archive: length, table; then the tensors in turn */
     uint64_t *offsets;    /* of each tensor, and the end */
     lensnet_error *error; /* of the call that runs */
 } torch_file;
@@ -844,6 +845,7 @@ static void torch_file_close(torch_file *file)
         free(file->blocks);
         file->blocks = next;
     }
+    sheet_clear(&file->header);
     free(file->bytes);
     memset(file, 0, sizeof *file);
 }
@@ -964,10 +966,10 @@ static int torch_host_read(void *handle, uint64_t offset, void *bytes, size_t co
         return lensnet_host_defaults().file_read(handle, offset, bytes, count, NULL);
     if (offset > file->offsets[file->count] || count > file->offsets[file->count] - offset)
         return 1;
-    if (offset < file->header_bytes) {
-        size_t part = file->header_bytes - (size_t)offset;
+    if (offset < file->header.length) {
+        size_t part = file->header.length - (size_t)offset;
         if (part > count) part = count;
-        memcpy(out, file->header + offset, part);
+        memcpy(out, file->header.text + offset, part);
         out += part;
         offset += part;
         count -= part;
@@ -981,57 +983,58 @@ static int torch_host_close(void *handle, int commit, void *user)
     return handle == user ? 0 : lensnet_host_defaults().file_close(handle, commit, NULL);
 }
 
-/* The table of the archive, by the library's own writer. Names are ended by zeros for it. */
-static int torch_header_write(torch_file *file, lnp_text *text)
+static void torch_header_tensor(sheet *header, const torch_tensor *tensor, const char *name,
+                                uint64_t offset)
+{
+    const uint64_t bytes = tensor->count * torch_dtype_bytes(tensor->dtype);
+    int i;
+    sheet_quote(header, name, TEXT_JSON);
+    sheet_add(header, ":{\"dtype\":\"%s\",\"shape\":[", lensnet_dtype_text(tensor->dtype));
+    for (i = 0; i < tensor->rank; i++)
+        sheet_add(header, "%s%" PRIu64, i ? "," : "", tensor->shape[i]);
+    sheet_add(header, "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", offset, offset + bytes);
+}
+
+/* The table of a safetensors file, behind eight bytes for its length. */
+static int torch_header_write(torch_file *file)
 {
     uint64_t offset = 0;
     size_t i;
-    lnp_text_char(text, '{');
+    sheet_add(&file->header, "%8s{", "");
     for (i = 0; i < file->count; i++) {
         const torch_tensor *tensor = file->tensors + i;
-        lensnet_archive_tensor entry;
         char *name = (char *)torch_allocate(file, tensor->name.length + 1);
         if (!name) return 0;
         memcpy(name, tensor->name.text, tensor->name.length);
-        memset(&entry, 0, sizeof entry);
-        entry.name = name;
-        entry.dtype = tensor->dtype;
-        entry.rank = tensor->rank;
-        memcpy(entry.shape, tensor->shape, sizeof entry.shape);
-        entry.bytes = tensor->data;
+        if (!text_is_utf8(name))
+            return torch_tensor_bad(file, tensor->name, "is not named in UTF-8");
+        if (i) sheet_add(&file->header, ",");
+        torch_header_tensor(&file->header, tensor, name, offset);
         file->offsets[i] = offset;
-        if (i) lnp_text_char(text, ',');
-        lnp_header_tensor(text, &entry, &offset);
+        offset += tensor->count * torch_dtype_bytes(tensor->dtype);
     }
     file->offsets[file->count] = offset;
-    lnp_text_char(text, '}');
-    return !text->failed || torch_fail(file, LENSNET_ERROR_MEMORY, "out of memory for its table");
+    sheet_add(&file->header, "}");
+    if (file->header.failed)
+        return torch_fail(file, LENSNET_ERROR_MEMORY, "out of memory for its table");
+    return 1;
 }
 
 /* Hooks under which lensnet_archive_open (any path) reads the tensors as a safetensors file. Memory
  * comes from the default hooks; the file stays open until the archive is closed. */
 static lensnet_result torch_file_host(torch_file *file, lensnet_host *host, lensnet_error *error)
 {
-    lensnet_host defaults = lensnet_host_defaults();
     lensnet_error own;
-    lnp_text text;
     size_t i;
-    int good;
-    lnp_text_begin(&text, &defaults);
+    int byte;
     file->error = error ? error : &own;
     file->offsets = (uint64_t *)torch_allocate(file, (file->count + 1) * sizeof *file->offsets);
-    good = file->offsets && torch_header_write(file, &text);
-    file->header_bytes = 8 + text.length;
-    if (good) file->header = (char *)torch_allocate(file, file->header_bytes);
-    if (good && file->header) {
-        lnp_store64((unsigned char *)file->header, text.length);
-        memcpy(file->header + 8, text.text, text.length);
-        for (i = 0; i <= file->count; i++) file->offsets[i] += file->header_bytes;
-    }
-    lnp_text_release(&text);
-    if (!file->header) return file->error->code;
+    if (!file->offsets || !torch_header_write(file)) return file->error->code;
+    for (byte = 0; byte < 8; byte++)
+        file->header.text[byte] = (char)((uint64_t)(file->header.length - 8) >> 8 * byte);
+    for (i = 0; i <= file->count; i++) file->offsets[i] += file->header.length;
     file->error = NULL;
-    *host = defaults;
+    *host = lensnet_host_defaults();
     host->file_open = torch_host_open;
     host->file_size = torch_host_size;
     host->file_read = torch_host_read;
