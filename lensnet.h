@@ -8799,8 +8799,9 @@ typedef struct lnp_weight {
     lnp_use use;
     size_t groups; /* of LNP_USE_MATRIX: `groups` matrices of n x k each */
     size_t n, k;
-    size_t stride; /* of LNP_USE_DEPTHWISE */
-    float *frozen; /* a plain tensor of frozen parameters */
+    size_t stride;                      /* of LNP_USE_DEPTHWISE */
+    float *frozen;                      /* a plain tensor of frozen parameters */
+    const lensnet_archive_entry *given; /* while a model is loaded: where its values come from */
     int folded; /* freezing takes a batch norm in: 1 filters, 2 its shift, which becomes their bias */
     int norm[3];   /* that norm's weight, running variance and mean */
     float epsilon; /* and epsilon */
@@ -9016,7 +9017,8 @@ static void lnp_initialize_all(void *context)
     lensnet_parameters *p = all->parameters;
     size_t i;
     for (i = 0; i < p->count; i++)
-        lnp_initialize(p->values + p->weights[i].offset, &p->weights[i], all->seed, &all->team);
+        if (!p->weights[i].given)
+            lnp_initialize(p->values + p->weights[i].offset, &p->weights[i], all->seed, &all->team);
 }
 
 lensnet_result lensnet_parameters_allocate(lensnet_parameters *p, int gradients, uint64_t seed,
@@ -20746,20 +20748,16 @@ static lensnet_result lnp_other_check(const lnp_checkpoint *file, const lensnet_
     return result;
 }
 
-static lensnet_result lnp_other_read(lensnet_model *model, const lnp_checkpoint *file,
-                                     int head_fits, lensnet_error *error)
+static lensnet_result lnp_other_match(lensnet_model *model, const lnp_checkpoint *file,
+                                      int head_fits, lensnet_error *error)
 {
     lensnet_parameters *p = model->parameters;
     const size_t heads = lnp_head_parameters(&model->desc);
     lensnet_result result = LENSNET_OK;
     size_t i;
     for (i = 0; !result && i + heads < p->count; i++) {
-        const lensnet_archive_entry *entry;
         if (lnp_is_last(p, i, heads) && !head_fits) break;
-        result = lnp_other_entry(&entry, file, &p->weights[i], error);
-        if (!result)
-            result = lensnet_archive_read_float(p->values + p->weights[i].offset, file->archive,
-                                                entry, error);
+        result = lnp_other_entry(&p->weights[i].given, file, &p->weights[i], error);
     }
     return result;
 }
@@ -20807,23 +20805,35 @@ static lensnet_result lnp_checkpoint_find_out(lnp_checkpoint *file, const lnp_so
     return result;
 }
 
-static lensnet_result lnp_model_read(lensnet_model *model, const lnp_checkpoint *file,
-                                     int head_fits, lensnet_error *error)
+/* Notes for every weight which tensor of the file it is; none: it will have its initial values. */
+static lensnet_result lnp_model_match(lensnet_model *model, const lnp_checkpoint *file,
+                                      int head_fits, lensnet_error *error)
 {
     lnp_net net = lnp_net_of(&model->desc);
     lnp_slot slot = lnp_first_slot();
-    size_t index = 0;
-    if (file->architecture) return lnp_other_read(model, file, head_fits, error);
+    lnp_weight *w = model->parameters->weights;
+    if (file->architecture) return lnp_other_match(model, file, head_fits, error);
     do {
-        const lensnet_archive_entry *entry =
-            lnp_checkpoint_find(file, slot.role, slot.stage, slot.block);
-        float *values = model->parameters->values + model->parameters->weights[index++].offset;
-        lensnet_result result;
-        if (!entry || (lnp_role_is_head(slot.role) && !head_fits)) continue;
-        result = lensnet_archive_read_float(values, file->archive, entry, error);
-        if (result) return result;
+        if (head_fits || !lnp_role_is_head(slot.role))
+            w->given = lnp_checkpoint_find(file, slot.role, slot.stage, slot.block);
+        w++;
     } while (lnp_slot_next(&slot, &net));
     return LENSNET_OK;
+}
+
+static lensnet_result lnp_model_read(lensnet_model *model, const lensnet_archive *archive,
+                                     lensnet_error *error)
+{
+    lensnet_parameters *p = model->parameters;
+    lensnet_result result = LENSNET_OK;
+    size_t i;
+    for (i = 0; !result && i < p->count; i++) {
+        lnp_weight *w = &p->weights[i];
+        if (w->given)
+            result = lensnet_archive_read_float(p->values + w->offset, archive, w->given, error);
+        w->given = NULL;
+    }
+    return result;
 }
 
 lensnet_load_options lensnet_load_defaults(void)
@@ -20894,13 +20904,17 @@ lensnet_result lensnet_model_load_archive(lensnet_model **model, const lensnet_a
                              options->architectures, options->architecture_count, error);
     if (!result) {
         lnp_apply_load_options(&desc, options);
-        result = lensnet_model_create(model, &desc, error);
+        result = lnp_model_begin(model, &desc, error);
     }
     if (!result) memcpy((*model)->notes, sources.notes_text, sizeof(*model)->notes);
     lnp_sources_release(&sources);
     if (result) return result;
     head_fits = file.has_head && file.net.classes == (*model)->desc.classes;
-    result = lnp_model_read(*model, &file, head_fits, error);
+    result = lnp_model_match(*model, &file, head_fits, error);
+    if (!result)
+        result =
+            lensnet_parameters_allocate((*model)->parameters, desc.gradients, desc.seed, error);
+    if (!result) result = lnp_model_read(*model, archive, error);
     if (result) {
         lensnet_model_destroy(*model);
         *model = NULL;
