@@ -362,6 +362,7 @@ typedef struct lensnet_reliability {
     double temperature; /* probabilities are softmax(logits / temperature); 1: not calibrated */
     int sets;           /* 1: predictions have conformal sets */
     int foreign;        /* 1: predictions say how foreign an image is */
+    double coverage;    /* that the sets were asked for: lensnet_classifier_options.coverage */
 } lensnet_reliability;
 LENSNET_API lensnet_reliability
 lensnet_classifier_reliability(const lensnet_classifier *classifier);
@@ -21361,8 +21362,9 @@ lensnet_result lensnet_state_load(lensnet_model *model, lensnet_adamw *adamw, co
 
 /* --- what a file says of its network ------------------------------------------------------------- */
 
-#define LNP_LEVELS 99 /* conformal sets are stored for coverages of 1 ... 99 percent */
-#define LNP_SEEN   1  /* the stage whose mean tells foreign images, from 0 */
+#define LNP_LEVELS      99 /* conformal sets are stored for coverages of 1 ... 99 percent */
+#define LNP_SEEN        1  /* the stage whose mean tells foreign images, from 0 */
+#define LNP_SET_CLASSES 64 /* lensnet_prediction.set has a bit for each */
 
 /* Tensors beside the weights, written by examples/calibrate.h; V is the number of views:
  *   lensnet.calibration.V.temperature  ()
@@ -21528,7 +21530,7 @@ static void lnp_belief_set(lensnet_prediction *prediction, const lnp_belief *b, 
     const size_t level = (size_t)(coverage * 100.0 + (1.0 - 1e-9)) - 1;
     size_t k;
     prediction->set = 0;
-    prediction->set_size = b->sets && classes <= 64 ? 0 : -1;
+    prediction->set_size = b->sets && classes <= LNP_SET_CLASSES ? 0 : -1;
     for (k = 0; prediction->set_size >= 0 && k < classes; k++)
         if (p[k] >= b->sets[k * LNP_LEVELS + level]) {
             prediction->set |= (uint64_t)1 << k;
@@ -21691,10 +21693,11 @@ const lensnet_preprocess *lensnet_classifier_preprocess(const lensnet_classifier
 
 lensnet_reliability lensnet_classifier_reliability(const lensnet_classifier *c)
 {
-    lensnet_reliability reliability = {1.0, 0, 0};
+    lensnet_reliability reliability = {1.0, 0, 0, 0.0};
     if (!c) return reliability;
+    reliability.coverage = c->options.coverage;
     reliability.temperature = c->belief.temperature;
-    reliability.sets = c->belief.sets != NULL;
+    reliability.sets = c->belief.sets && c->model->desc.classes <= LNP_SET_CLASSES;
     reliability.foreign = c->belief.mean != NULL;
     return reliability;
 }

@@ -221,6 +221,12 @@ ARGUMENTS_API int arguments_choice(const argument *a, const char *const *words, 
     return 0;
 }
 
+/* Of --coverage; 0.9 where it is not given. */
+ARGUMENTS_API double arguments_coverage(const argument *a)
+{
+    return a->value ? arguments_number(a, 0.01, 0.99) : 0.9;
+}
+
 /* Of --views. */
 ARGUMENTS_API int arguments_views(const argument *a)
 {

@@ -6,8 +6,10 @@
  *
  * prints a table with the class and every class's probability for each image, and how many images of
  * each class there were; --csv and --json print the same for programs, with id, RA and Dec where a list
- * or a FITS file says them. A file that cannot be used, or in which every pixel is the same, is reported
- * on stderr and the others go on; the exit status is 1 then.
+ * or a FITS file says them, and, where the weights can tell, how foreign the image is to them: beyond 1 its
+ * class is "unknown". --coverage 0.95 adds conformal sets, of which 95 in 100 hold the true class. A file that
+ * cannot be used, or in which every pixel is the same, is reported on stderr and the others go on; the exit
+ * status is 1 then.
  *
  * ./classify --explain looks WEIGHTS lens.npy      draws where the network looks, in looks/000001-lens.svg
  *
@@ -42,6 +44,10 @@ static argument options[] = {
      "draw where the network looks, a figure (.svg) for each image,\n"
      "named by its row in the table",
      0},
+    {"--coverage", "SHARE", NULL,
+     "add the conformal set, which holds the true class of this share of\n"
+     "images of the known kind (0.01 ... 0.99)",
+     0},
     {"--views", "N", "1", "8: mean over flips and quarter turns, slower and a little better", 0},
     {"--stack", NULL, "no", "files in folders may be stacks (N, H, W)", 0},
     {"--nan", "MODE", "refuse", "pixels that are not finite: refuse, zero, median", 0},
@@ -62,6 +68,7 @@ enum {
     PART,
     MERGE,
     EXPLAIN,
+    COVERAGE,
     VIEWS,
     STACK,
     NANS,
@@ -97,7 +104,8 @@ typedef struct output {
     char object[FITS_WORD];
     int has_sky, blank;
     double ra, dec, foreign;
-    float value; /* of every pixel, if blank */
+    uint64_t set; /* of classes */
+    float value;  /* of every pixel, if blank */
     /* of all */
     size_t mended, other_size;
     size_t first_other[3]; /* its index, height and width */
@@ -160,6 +168,38 @@ static int column_width(const output *o, size_t k)
     return width < 8 ? 8 : width;
 }
 
+static int knows_foreign(const output *o)
+{
+    return lensnet_classifier_reliability(o->classifier).foreign;
+}
+
+/* The classes of the set as one text. */
+static void print_set(const output *o, const char *gap, text_kind kind)
+{
+    sheet s;
+    size_t k;
+    memset(&s, 0, sizeof s);
+    for (k = 0; k < o->classes; k++)
+        if (o->set >> k & 1)
+            sheet_add(&s, "%s%s", s.text ? gap : "", lensnet_classifier_label(o->classifier, k));
+    if (s.text) text_print(stdout, s.text, kind);
+    sheet_clear(&s);
+}
+
+static void print_json_set(const output *o)
+{
+    const char *gap = "";
+    size_t k;
+    printf(", \"set\": [");
+    for (k = 0; k < o->classes; k++) {
+        if (!(o->set >> k & 1)) continue;
+        fputs(gap, stdout);
+        text_print(stdout, lensnet_classifier_label(o->classifier, k), TEXT_JSON);
+        gap = ", ";
+    }
+    putchar(']');
+}
+
 static void print_head(const output *o)
 {
     size_t k;
@@ -171,7 +211,7 @@ static void print_head(const output *o)
             putchar(',');
             text_print(stdout, lensnet_classifier_label(o->classifier, k), TEXT_CSV);
         }
-        putchar('\n');
+        printf("%s%s\n", knows_foreign(o) ? ",foreign" : "", options[COVERAGE].value ? ",set" : "");
     } else {
         print_padded("image", o->name_width);
         printf("  ");
@@ -181,7 +221,7 @@ static void print_head(const output *o)
             printf("  %*s", column_width(o, k) - (int)text_columns(label), "");
             text_print(stdout, label, TEXT_TERMINAL);
         }
-        putchar('\n');
+        puts(options[COVERAGE].value ? "  set" : "");
     }
 }
 
@@ -204,7 +244,9 @@ static void print_json_row(const output *o, const char *path, const float *p)
         text_print(stdout, lensnet_classifier_label(o->classifier, k), TEXT_JSON);
         printf(": %.9g", (double)p[k]);
     }
-    printf("}}");
+    printf("}");
+    if (options[COVERAGE].value) print_json_set(o);
+    printf("}");
 }
 
 static void print_csv_row(const output *o, const char *path, float best, const float *p)
@@ -220,6 +262,9 @@ static void print_csv_row(const output *o, const char *path, float best, const f
     text_print(stdout, o->label, TEXT_CSV);
     printf(",%.9g", (double)best);
     for (k = 0; k < o->classes; k++) printf(",%.9g", (double)p[k]);
+    if (knows_foreign(o)) printf(",%.6g", o->foreign);
+    if (options[COVERAGE].value) putchar(',');
+    if (options[COVERAGE].value) print_set(o, "|", TEXT_CSV);
     putchar('\n');
 }
 
@@ -236,6 +281,8 @@ static void print_row(const output *o, const char *path, size_t best, const floa
         print_padded(o->label, o->label_width);
         for (k = 0; k < o->classes; k++)
             printf("  %*.2f %%", column_width(o, k) - 2, 100 * (double)p[k]);
+        if (options[COVERAGE].value) printf("  ");
+        if (options[COVERAGE].value) print_set(o, ", ", TEXT_TERMINAL);
         putchar('\n');
     }
 }
@@ -373,9 +420,8 @@ static void see(void *user, size_t index, const dataset_image *image,
     o->ra = entry && entry->has_sky ? entry->ra : p->ra;
     o->dec = entry && entry->has_sky ? entry->dec : p->dec;
     o->label = prediction ? prediction->label : "";
-    o->foreign = prediction && lensnet_classifier_reliability(o->classifier).foreign
-                     ? (double)prediction->foreign
-                     : -1;
+    o->foreign = prediction && knows_foreign(o) ? (double)prediction->foreign : -1;
+    o->set = prediction ? prediction->set : 0;
     o->blank = prediction && is_blank(p);
     o->value = prediction ? p->pixels[0] : 0;
     if (!prediction || o->blank) return;
@@ -506,6 +552,17 @@ static int classify(const lensnet_classifier *classifier, const char *weights, e
     return good;
 }
 
+/* Are there sets, if they are asked for? */
+static int check_sets(const lensnet_classifier *classifier, const char *weights,
+                      lensnet_error *error)
+{
+    return !options[COVERAGE].value || lensnet_classifier_reliability(classifier).sets ||
+           dataset_fail(error,
+                        "%s: it knows no conformal sets%s, or has over 64 classes; evaluate "
+                        "--calibrate teaches them, else leave --coverage away",
+                        weights, arguments_views(&options[VIEWS]) == 8 ? " for 8 views" : "");
+}
+
 static int collect_all(dataset_split *images, catalogue *list, int words, char **argv,
                        lensnet_error *error)
 {
@@ -564,10 +621,12 @@ int main(int argc, char **argv)
     choice.host = &host;
     choice.bands = 0; /* pictures are read with as many as the network takes */
     choice.views = arguments_views(&options[VIEWS]);
+    choice.coverage = arguments_coverage(&options[COVERAGE]);
     choice.precision =
         (lensnet_precision)arguments_choice(&options[PRECISION], arguments_precisions, 2);
     good = collect_all(&images, &list, words, argv, &error) &&
            !weights_classifier(&classifier, argv[1], &choice, &options[WEIGHTS], &error) &&
+           check_sets(classifier, argv[1], &error) &&
            choose_part(&part, classifier, &images, &list, &error) &&
            open_explainer(&x, argv[1], &host, &error) &&
            classify(classifier, argv[1], &x, &images, &list, &part, &error);

@@ -38,6 +38,7 @@ static argument options[] = {
      "fit temperature, sets and the foreign score on this split, and write\n"
      "them into the weights file; use images that it was not trained on",
      0},
+    {"--coverage", "SHARE", "0.9", "of the conformal sets, 0.01 ... 0.99", 0},
     {"--part", "I/N", NULL, "the I-th of N parts of the images: a table for --merge, no report", 0},
     {"--merge", NULL, NULL, "the report of all parts, from their tables", 0},
     {"--views", "N", "1", "8: mean over flips and quarter turns, slower and a little better", 0},
@@ -58,6 +59,7 @@ enum {
     SPLIT,
     OUT,
     CALIBRATE,
+    COVERAGE,
     PART,
     MERGE,
     VIEWS,
@@ -337,6 +339,7 @@ int main(int argc, char **argv)
     choice.host = &host;
     choice.bands = 0; /* pictures are read with as many as the network takes */
     choice.views = arguments_views(&options[VIEWS]);
+    choice.coverage = arguments_coverage(&options[COVERAGE]);
     choice.precision =
         (lensnet_precision)arguments_choice(&options[PRECISION], arguments_precisions, 2);
     system_catch_interrupts();

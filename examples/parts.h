@@ -83,6 +83,7 @@ static int parts_probe(uint64_t *run, const lensnet_classifier *classifier, lens
     enum { SIDE = 64 };
     const size_t classes = lensnet_classifier_classes(classifier);
     const size_t count = (size_t)lensnet_classifier_preprocess(classifier)->bands * SIDE * SIDE;
+    const double coverage = lensnet_classifier_reliability(classifier).coverage;
     float *pixels = (float *)malloc(count * sizeof *pixels);
     float *probabilities = (float *)malloc(classes * sizeof *probabilities);
     lensnet_session *session = NULL;
@@ -100,6 +101,7 @@ static int parts_probe(uint64_t *run, const lensnet_classifier *classifier, lens
     }
     if (good) *run = parts_mix(*run, &p.foreign, sizeof p.foreign);
     if (good) *run = parts_mix(*run, &p.set, sizeof p.set);
+    if (good) *run = parts_mix(*run, &coverage, sizeof coverage);
     lensnet_session_destroy(session);
     free(probabilities);
     free(pixels);

@@ -341,6 +341,11 @@ cp out.txt table.txt
 run ./classify --csv whole/best.safetensors data/val/no data/val/vort/000003.npy &&
     [ "$(wc -l <out.txt)" -eq 14 ] && head -1 out.txt | grep -qx 'file,id,ra,dec,class,probability,no,sphere,vort'
 good "classify --csv"
+run ./classify --coverage 0.01 $atto $images && [ "$(grep -c '%  *$' out.txt)" -gt 5 ] &&
+    run ./classify --csv --coverage 0.99 $atto $images && head -1 out.txt | grep -q ',foreign,set$' &&
+    [ "$(grep -c '|' out.txt)" -gt 1 ] && ! sed 1d out.txt | grep -q ',$'
+good "classify --coverage: sets are small where little is asked for, and large where much"
+refused "takes a number from 0.01 to 0.99" ./classify --coverage 1 $atto mixed.npy
 run ./classify --views 8 whole/best.safetensors data/val/no
 good "classify --views 8"
 run ./classify --json whole/best.safetensors data/val

@@ -797,6 +797,7 @@ static void test_belief(void)
           one.probability == predictions[0].probability);
     CHECK(lensnet_classifier_reliability(classifier).sets == 1 &&
           lensnet_classifier_reliability(classifier).foreign == 1 &&
+          lensnet_classifier_reliability(classifier).coverage == 0.8 &&
           lensnet_classifier_reliability(classifier).temperature == (double)temperature);
     lensnet_classifier_destroy(classifier);
     options.calibrated = 0; /* plain softmax, to the bit */
@@ -810,6 +811,36 @@ static void test_belief(void)
     CHECK(lensnet_classifier_load(&classifier, PATH, &options, &error) == LENSNET_ERROR_ARGUMENT);
     free(pixels);
     lensnet_model_destroy(model);
+}
+
+/* A set is 64 bits: with a class more there is none, and that is said. */
+static void test_sets_of_many_classes(void)
+{
+    enum { MANY = 65 };
+    static float sets[MANY * LEVELS];
+    const float temperature = 1;
+    lensnet_model_desc desc = golden_desc("small", MANY);
+    lensnet_prediction one;
+    float *pixels = test_pixels(1, SIDE, SIDE);
+    lensnet_classifier *classifier;
+    lensnet_model *model;
+    belief_tensor added[2];
+    desc.preprocess.image_size = SIDE;
+    model = golden_model_create(&desc);
+    golden_must(lensnet_model_save(model, PATH, LENSNET_DTYPE_F32, &error), &error, "save");
+    added[0].name = "lensnet.calibration.1.temperature", added[0].count = 1;
+    added[0].values = &temperature;
+    added[1].name = "lensnet.calibration.1.sets", added[1].count = MANY * LEVELS;
+    added[1].values = sets;
+    add_tensors(added, 2);
+    golden_must(lensnet_classifier_load(&classifier, PATH, NULL, &error), &error, "load");
+    golden_must(lensnet_classify(classifier, pixels, SIDE, SIDE, &one, &error), &error, "classify");
+    CHECK(one.set == 0 && one.set_size == -1);
+    CHECK(lensnet_classifier_reliability(classifier).sets == 0 &&
+          lensnet_classifier_reliability(classifier).coverage == 0.9);
+    lensnet_classifier_destroy(classifier);
+    lensnet_model_destroy(model);
+    free(pixels);
 }
 
 /* Files of 0.3.0 tell foreign images by the last stage; where the second stage's numbers are there too, they
@@ -894,6 +925,7 @@ int main(void)
     test_weights_without_numbers();
     test_refused_images();
     test_belief();
+    test_sets_of_many_classes();
     test_belief_of_old_files();
     test_belief_refused();
     remove(PATH);
