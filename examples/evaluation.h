@@ -161,10 +161,18 @@ static void evaluation_add_confusion(sheet *s, const evaluation *e)
     sheet_add(s, "\n");
 }
 
-static const char *const evaluation_figures[STATISTICS_FIGURES] = {
-    "accuracy",    "balanced accuracy",      "macro F1",
-    "macro AUC",   "mean average precision", "log loss",
-    "Brier score", "calibration error ECE"};
+static const char *const evaluation_figures[STATISTICS_FIGURES] = {"accuracy",
+                                                                   "balanced accuracy",
+                                                                   "macro F1",
+                                                                   "macro AUC",
+                                                                   "micro AUC",
+                                                                   "macro AUC, one versus one",
+                                                                   "mean average precision",
+                                                                   "log loss",
+                                                                   "Brier score",
+                                                                   "calibration error ECE",
+                                                                   "Matthews' correlation",
+                                                                   "Cohen's kappa"};
 static const char *const evaluation_class_figures[STATISTICS_CLASS_FIGURES] = {
     "AUC", "average precision", "precision", "recall", "F1"};
 
@@ -197,7 +205,8 @@ static void evaluation_add_sets(sheet *s, const evaluation *e)
     size_t k, i, images, unknown = 0;
     for (i = 0; i < e->count; i++) unknown += (size_t)e->predictions[i].unknown;
     if (e->reliability.sets)
-        sheet_add(s, "\ncoverage of the conformal sets, and their mean size\n");
+        sheet_add(s, "\ncoverage of the %.0f %% conformal sets, and their mean size\n",
+                  100 * e->reliability.coverage);
     for (k = 0; e->reliability.sets && k <= e->classes; k++) {
         double size;
         const size_t covered = evaluation_covered(&images, &size, e, k);
@@ -225,15 +234,16 @@ NPY_API int evaluation_text(sheet *s, const evaluation *e, lensnet_error *error)
                             e->intervals[STATISTICS_FIGURES + k * STATISTICS_CLASS_FIGURES]);
     }
     evaluation_interval(s, "  macro", e->intervals[STATISTICS_AUC]);
-    sheet_add(s, "  %-22s %.4f\n", "micro", m->auc_ovr_micro);
+    evaluation_interval(s, "  micro", e->intervals[STATISTICS_AUC_MICRO]);
     if (m->present < m->classes)
         sheet_add(s, "  %-22s %.4f   (%zu of %zu classes have images here)\n", "macro over present",
                   m->auc_ovr_present, m->present, m->classes);
-    sheet_add(s, "AUC, one class versus one\n  %-22s %.4f\n\n", "macro", m->auc_ovo_macro);
+    sheet_add(s, "AUC, one class versus one\n");
+    evaluation_interval(s, "  macro", e->intervals[STATISTICS_AUC_PAIRS]);
+    sheet_add(s, "\n");
     for (k = 0; k < STATISTICS_FIGURES; k++)
-        if (k != STATISTICS_AUC) evaluation_interval(s, evaluation_figures[k], e->intervals[k]);
-    sheet_add(s, "%-24s %.4f\n%-24s %.4f\n", "Matthews' correlation", m->mcc, "Cohen's kappa",
-              m->kappa);
+        if (k < STATISTICS_AUC || k > STATISTICS_AUC_PAIRS)
+            evaluation_interval(s, evaluation_figures[k], e->intervals[k]);
     evaluation_add_confusion(s, e);
     evaluation_add_sets(s, e);
     return 1;
@@ -391,6 +401,46 @@ static void evaluation_field(sheet *s, const char *text)
     sheet_add(s, "\"");
 }
 
+/* The classes of image i's set as one field. */
+static void evaluation_set(sheet *s, const evaluation *e, size_t i)
+{
+    const char *gap = "";
+    sheet names;
+    size_t k;
+    memset(&names, 0, sizeof names);
+    for (k = 0; k < e->classes; k++) {
+        if (!(e->predictions[i].set >> k & 1)) continue;
+        sheet_add(&names, "%s%s", gap, e->names[k]);
+        gap = "|";
+    }
+    s->failed |= names.failed;
+    if (names.text) evaluation_field(s, names.text);
+    sheet_clear(&names);
+}
+
+static void evaluation_csv_row(sheet *s, const evaluation *e, size_t i)
+{
+    const double *p = e->scores + i * e->classes;
+    size_t k;
+    int best;
+    lensnet_predicted_classes(&best, p, 1, e->classes);
+    if (e->split->files[i].path)
+        evaluation_field(s, e->split->files[i].path);
+    else
+        sheet_add(s, "simulated %zu", i);
+    sheet_add(s, ",");
+    evaluation_field(s, e->names[e->labels[i]]);
+    sheet_add(s, ",");
+    evaluation_field(s, e->names[best]);
+    for (k = 0; k < e->classes; k++) sheet_add(s, ",%.9g", p[k]);
+    if (e->reliability.foreign) sheet_add(s, ",%.6g", (double)e->predictions[i].foreign);
+    if (e->reliability.sets) {
+        sheet_add(s, ",");
+        evaluation_set(s, e, i);
+    }
+    sheet_add(s, "\n");
+}
+
 static lensnet_result evaluation_csv(const evaluation *e, const char *path, lensnet_error *error)
 {
     sheet s;
@@ -404,32 +454,7 @@ static lensnet_result evaluation_csv(const evaluation *e, const char *path, lens
     if (e->reliability.foreign) sheet_add(&s, ",foreign");
     if (e->reliability.sets) sheet_add(&s, ",set");
     sheet_add(&s, "\n");
-    for (i = 0; i < e->count; i++) {
-        const double *p = e->scores + i * e->classes;
-        int best;
-        lensnet_predicted_classes(&best, p, 1, e->classes);
-        if (e->split->files[i].path)
-            evaluation_field(&s, e->split->files[i].path);
-        else
-            sheet_add(&s, "simulated %zu", i);
-        sheet_add(&s, ",");
-        evaluation_field(&s, e->names[e->labels[i]]);
-        sheet_add(&s, ",");
-        evaluation_field(&s, e->names[best]);
-        for (k = 0; k < e->classes; k++) sheet_add(&s, ",%.9g", p[k]);
-        if (e->reliability.foreign) sheet_add(&s, ",%.6g", (double)e->predictions[i].foreign);
-        if (e->reliability.sets) {
-            const char *gap = "";
-            sheet_add(&s, ",");
-            for (k = 0; k < e->classes; k++)
-                if (e->predictions[i].set >> k & 1) {
-                    sheet_add(&s, "%s", gap);
-                    evaluation_field(&s, e->names[k]);
-                    gap = "|";
-                }
-        }
-        sheet_add(&s, "\n");
-    }
+    for (i = 0; i < e->count; i++) evaluation_csv_row(&s, e, i);
     return sheet_save(&s, path, error);
 }
 

@@ -103,8 +103,10 @@ static void html_classes(sheet *s, const evaluation *e)
     for (f = 0; f < STATISTICS_CLASS_FIGURES; f++)
         sheet_add(s, "<th class=\"n\" scope=\"col\">%s</th>", evaluation_class_figures[f]);
     if (e->reliability.sets)
-        sheet_add(s, "<th class=\"n\" scope=\"col\">in its set</th>"
-                     "<th class=\"n\" scope=\"col\">set size</th>");
+        sheet_add(s,
+                  "<th class=\"n\" scope=\"col\">in its %.0f&#160;%% set</th>"
+                  "<th class=\"n\" scope=\"col\">set size</th>",
+                  100 * e->reliability.coverage);
     sheet_add(s, "</tr>\n");
     for (k = 0; k < e->classes; k++) {
         size_t images;
@@ -126,7 +128,6 @@ static void html_classes(sheet *s, const evaluation *e)
 
 static void html_numbers(sheet *s, const evaluation *e)
 {
-    const lensnet_metrics *m = &e->metrics;
     size_t k, images, unknown = 0;
     double size;
     html_section(s, "In numbers",
@@ -134,17 +135,12 @@ static void html_numbers(sheet *s, const evaluation *e)
                  "replacement; of shares in sets Wilson&#39;s.");
     sheet_add(s, "<div class=\"scroll\"><table>\n");
     for (k = 0; k < STATISTICS_FIGURES; k++) {
-        sheet_add(s, "<tr><th scope=\"row\">%s</th>", evaluation_figures[k]);
+        sheet_add(s, "<tr><th scope=\"row\">");
+        sheet_quote(s, evaluation_figures[k], TEXT_XML);
+        sheet_add(s, "</th>");
         html_cells(s, e->intervals[k]);
         sheet_add(s, "</tr>\n");
     }
-    sheet_add(s,
-              "<tr><th scope=\"row\">micro AUC</th><td class=\"n\">%.4f</td><td></td></tr>\n"
-              "<tr><th scope=\"row\">macro AUC, one versus one</th><td "
-              "class=\"n\">%.4f</td><td></td></tr>\n"
-              "<tr><th scope=\"row\">Matthews&#39; correlation</th><td "
-              "class=\"n\">%.4f</td><td></td></tr>\n",
-              m->auc_ovr_micro, m->auc_ovo_macro, m->mcc);
     for (k = 0; k < e->count; k++) unknown += (size_t)e->predictions[k].unknown;
     if (e->reliability.foreign) {
         sheet_add(s, "<tr><th scope=\"row\">taken for foreign</th>");
@@ -153,7 +149,8 @@ static void html_numbers(sheet *s, const evaluation *e)
     }
     if (e->reliability.sets) {
         const size_t covered = evaluation_covered(&images, &size, e, e->classes);
-        sheet_add(s, "<tr><th scope=\"row\">true class in the set</th>");
+        sheet_add(s, "<tr><th scope=\"row\">true class in its %.0f&#160;%% set</th>",
+                  100 * e->reliability.coverage);
         html_cells(s, statistics_share(covered, images));
         sheet_add(s,
                   "</tr>\n<tr><th scope=\"row\">mean size of a set</th><td "

@@ -124,7 +124,11 @@ typedef struct statistics_sample {
     double *losses, *briers, *confidences;
     unsigned char *bins; /* of the calibration error */
     statistics_ranks ranks;
+    statistics_ranks
+        all; /* of all N K scores in one row: order has the sample, last the bits LAST, OWN */
 } statistics_sample;
+
+enum { STATISTICS_LAST = 1, STATISTICS_OWN = 2 }; /* ends a group; is the score of the true class */
 
 /* Figures in the order of the values; then, for each class, those of STATISTICS_CLASS_... */
 enum {
@@ -132,10 +136,14 @@ enum {
     STATISTICS_BALANCED_ACCURACY,
     STATISTICS_F1,
     STATISTICS_AUC, /* macro, class against rest */
+    STATISTICS_AUC_MICRO,
+    STATISTICS_AUC_PAIRS, /* macro, class against class (Hand & Till 2001) */
     STATISTICS_AVERAGE_PRECISION,
     STATISTICS_LOG_LOSS,
     STATISTICS_BRIER,
     STATISTICS_ECE,
+    STATISTICS_MATTHEWS,
+    STATISTICS_KAPPA,
     STATISTICS_FIGURES
 };
 enum {
@@ -158,6 +166,7 @@ STATISTICS_API void statistics_sample_free(statistics_sample *s)
     free(s->losses);
     free(s->bins);
     statistics_ranks_free(&s->ranks);
+    statistics_ranks_free(&s->all);
     memset(s, 0, sizeof *s);
 }
 
@@ -188,6 +197,21 @@ static void statistics_sample_row(statistics_sample *s, const double *p, size_t 
     s->bins[i] = statistics_bin(s->confidences[i]);
 }
 
+static int statistics_sample_ranks(statistics_sample *s, const double *probabilities)
+{
+    size_t i, scores = s->count * s->classes;
+    if (!statistics_ranks_create(&s->ranks, probabilities, s->count, s->classes) ||
+        !statistics_ranks_create(&s->all, probabilities, scores, 1))
+        return 0;
+    for (i = 0; i < scores; i++) {
+        const size_t at = s->all.order[i], sample = at / s->classes;
+        const int own = at % s->classes == (size_t)s->labels[sample];
+        s->all.order[i] = (uint32_t)sample;
+        s->all.last[i] = (unsigned char)(s->all.last[i] | (own ? STATISTICS_OWN : 0));
+    }
+    return 1;
+}
+
 /* `labels` are borrowed; probabilities (N, K) are not needed after the call. */
 STATISTICS_API int statistics_sample_create(statistics_sample *s, const double *probabilities,
                                             const int *labels, size_t count, size_t classes)
@@ -200,8 +224,7 @@ STATISTICS_API int statistics_sample_create(statistics_sample *s, const double *
     s->predictions = (int *)malloc(count * sizeof *s->predictions);
     s->losses = (double *)malloc(3 * count * sizeof *s->losses);
     s->bins = (unsigned char *)malloc(count);
-    if (!s->predictions || !s->losses || !s->bins ||
-        !statistics_ranks_create(&s->ranks, probabilities, count, classes)) {
+    if (!s->predictions || !s->losses || !s->bins || !statistics_sample_ranks(s, probabilities)) {
         statistics_sample_free(s);
         return 0;
     }
@@ -212,39 +235,77 @@ STATISTICS_API int statistics_sample_create(statistics_sample *s, const double *
     return 1;
 }
 
-/* AUC and average precision of class k, samples counting `weights` times. */
-static void statistics_ranking(double *auc, double *precision, const statistics_sample *s, size_t k,
-                               const uint32_t *weights)
+/* AUC and average precision of class k, samples counting `weights` times; returns the sum of the AUCs of its
+ * scores against each other class alone. `work` is room for 2 K numbers. */
+static double statistics_ranking(double *auc, double *precision, double *work,
+                                 const statistics_sample *s, size_t k, const uint32_t *weights)
 {
     const uint32_t *order = s->ranks.order + k * s->count;
     const unsigned char *last = s->ranks.last + k * s->count;
-    double positives = 0, negatives = 0, new_positives = 0, new_negatives = 0, pairs = 0, area = 0;
-    size_t i;
+    double *pairs = work, *others = work + s->classes; /* won, and there, of each class */
+    double positives = 0, negatives = 0, fresh = 0, all = 0, area = 0, sum = 0;
+    size_t i, j, first = 0, c;
+    memset(work, 0, 2 * s->classes * sizeof *work);
     for (i = 0; i < s->count; i++) {
-        const uint32_t w = weights[order[i]];
-        if ((size_t)s->labels[order[i]] == k)
-            new_positives += w;
-        else
-            new_negatives += w;
+        if ((size_t)s->labels[order[i]] == k) fresh += weights[order[i]];
         if (!last[i]) continue;
-        pairs += new_negatives * (positives + new_positives / 2);
-        positives += new_positives;
-        negatives += new_negatives;
-        if (new_positives > 0) area += new_positives * positives / (positives + negatives);
-        new_positives = new_negatives = 0;
+        for (j = first; j <= i; j++) {
+            const double w = weights[order[j]];
+            const size_t label = (size_t)s->labels[order[j]];
+            if (label == k) continue;
+            pairs[label] += w * (positives + fresh / 2);
+            others[label] += w;
+            negatives += w;
+        }
+        positives += fresh;
+        if (fresh > 0) area += fresh * positives / (positives + negatives);
+        fresh = 0;
+        first = i + 1;
     }
-    *auc = pairs / (positives * negatives); /* NaN where one side is missing */
+    for (c = 0; c < s->classes; c++) {
+        all += pairs[c];
+        if (c != k) sum += pairs[c] / (positives * others[c]);
+    }
+    *auc = all / (positives * negatives); /* NaN where one side is missing */
     *precision = area / positives;
+    return sum;
+}
+
+/* The AUC of all scores together, each its own class's or not. */
+static double statistics_micro(const statistics_sample *s, const uint32_t *weights)
+{
+    const statistics_ranks *r = &s->all;
+    double fresh[2] = {0, 0}, seen[2] = {0, 0}, pairs = 0;
+    size_t i;
+    for (i = 0; i < r->count; i++) {
+        fresh[(r->last[i] & STATISTICS_OWN) != 0] += weights[r->order[i]];
+        if (!(r->last[i] & STATISTICS_LAST)) continue;
+        pairs += fresh[0] * (seen[1] + fresh[1] / 2);
+        seen[0] += fresh[0];
+        seen[1] += fresh[1];
+        fresh[0] = fresh[1] = 0;
+    }
+    return pairs / (seen[0] * seen[1]);
 }
 
 static double statistics_ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
+
+/* How far decisions agree with the truth beyond chance, from sums over the classes of `met`: predicted times
+ * true, predicted squared, true squared. */
+static void statistics_agreement(double *figures, double right, double count, const double met[3])
+{
+    const double chance = met[0], whole = count * count;
+    const double spread = (whole - met[1]) * (whole - met[2]);
+    figures[STATISTICS_MATTHEWS] = statistics_ratio(right * count - chance, sqrt(spread));
+    figures[STATISTICS_KAPPA] = (right * count - chance) / (whole - chance);
+}
 
 /* Precision, recall and F1 of each class; their means go to the figures of all. */
 static void statistics_decisions(double *figures, const statistics_sample *s,
                                  const uint32_t *weights)
 {
     size_t i, k, present = 0;
-    double right = 0, recalls = 0, f1s = 0;
+    double right = 0, recalls = 0, f1s = 0, met[3] = {0, 0, 0};
     for (k = 0; k < s->classes; k++) {
         double *f = figures + STATISTICS_FIGURES + k * STATISTICS_CLASS_FIGURES;
         double support = 0, predicted = 0, correct = 0;
@@ -262,10 +323,14 @@ static void statistics_decisions(double *figures, const statistics_sample *s,
         f1s += f[STATISTICS_CLASS_F1];
         right += correct;
         present += support > 0;
+        met[0] += predicted * support;
+        met[1] += predicted * predicted;
+        met[2] += support * support;
     }
     figures[STATISTICS_ACCURACY] = right / (double)s->count;
     figures[STATISTICS_BALANCED_ACCURACY] = recalls / (double)present;
     figures[STATISTICS_F1] = f1s / (double)s->classes;
+    statistics_agreement(figures, right, (double)s->count, met);
 }
 
 static void statistics_means(double *figures, const statistics_sample *s, const uint32_t *weights)
@@ -285,23 +350,26 @@ static void statistics_means(double *figures, const statistics_sample *s, const 
 }
 
 /* All figures (room for statistics_figures(K)) where sample i counts weights[i] times; the weights sum
- * to N. NaN where a class has no samples. */
-STATISTICS_API void statistics_compute(double *figures, const statistics_sample *s,
+ * to N. NaN where a class has no samples. `work` is room for 2 K numbers. */
+STATISTICS_API void statistics_compute(double *figures, double *work, const statistics_sample *s,
                                        const uint32_t *weights)
 {
-    double aucs = 0, precisions = 0;
+    const double classes = (double)s->classes;
+    double aucs = 0, precisions = 0, pairs = 0;
     size_t k;
     statistics_decisions(figures, s, weights);
     statistics_means(figures, s, weights);
     for (k = 0; k < s->classes; k++) {
         double *f = figures + STATISTICS_FIGURES + k * STATISTICS_CLASS_FIGURES;
-        statistics_ranking(&f[STATISTICS_CLASS_AUC], &f[STATISTICS_CLASS_AVERAGE_PRECISION], s, k,
-                           weights);
+        pairs += statistics_ranking(&f[STATISTICS_CLASS_AUC],
+                                    &f[STATISTICS_CLASS_AVERAGE_PRECISION], work, s, k, weights);
         aucs += f[STATISTICS_CLASS_AUC];
         precisions += f[STATISTICS_CLASS_AVERAGE_PRECISION];
     }
-    figures[STATISTICS_AUC] = aucs / (double)s->classes;
-    figures[STATISTICS_AVERAGE_PRECISION] = precisions / (double)s->classes;
+    figures[STATISTICS_AUC] = aucs / classes;
+    figures[STATISTICS_AUC_MICRO] = statistics_micro(s, weights);
+    figures[STATISTICS_AUC_PAIRS] = pairs / (classes * (classes - 1));
+    figures[STATISTICS_AVERAGE_PRECISION] = precisions / classes;
 }
 
 /* ---- bootstrap ---- */
@@ -375,14 +443,15 @@ STATISTICS_API int statistics_bootstrap(statistics_interval *intervals,
 #endif
     for (d = 0; d <= (good ? (long)draws : -1); d++) { /* the last is the sample itself */
         uint32_t *weights = (uint32_t *)malloc(n * sizeof *weights);
-        double *figures = values + (size_t)d * m, *minus = (double *)malloc(m * sizeof *minus);
+        double *figures = values + (size_t)d * m;
+        double *minus = (double *)malloc((m + 2 * k) * sizeof *minus), *work = minus + m;
         size_t i;
         good = good && weights && minus;
         for (i = 0; good && i < n; i++) weights[i] = 1;
         if (good && d < (long)draws)
             statistics_draw(weights, members, starts, n, k, seed, (uint64_t)d);
-        if (good) statistics_compute(figures, sample, weights);
-        if (good && other) statistics_compute(minus, other, weights);
+        if (good) statistics_compute(figures, work, sample, weights);
+        if (good && other) statistics_compute(minus, work, other, weights);
         for (i = 0; good && other && i < m; i++) figures[i] -= minus[i];
         free(weights);
         free(minus);

@@ -46,14 +46,14 @@ static void test_bootstrap(void)
 {
     static uint32_t weights[N], members[N];
     size_t starts[K + 1], i;
-    double figures[FIGURES], counted[N], ends[FIGURES];
+    double figures[FIGURES], work[2 * K], counted[N], ends[FIGURES];
     statistics_interval intervals[FIGURES], again[FIGURES];
     statistics_sample a, b;
     int d;
     CHECK(statistics_sample_create(&a, scores, labels, N, K));
     CHECK(statistics_sample_create(&b, other, labels, N, K));
     for (i = 0; i < N; i++) weights[i] = 1;
-    statistics_compute(figures, &a, weights);
+    statistics_compute(figures, work, &a, weights);
     check_list(figures, FIGURES, "figures");
     statistics_members(members, starts, labels, N, K);
     for (d = 0; d < 2; d++) {
@@ -62,7 +62,7 @@ static void test_bootstrap(void)
         for (i = 0; i < N; i++) counted[i] = weights[i];
         snprintf(name, sizeof name, "draw/%d/weights", d);
         check_list(counted, N, name);
-        statistics_compute(figures, &a, weights);
+        statistics_compute(figures, work, &a, weights);
         snprintf(name, sizeof name, "draw/%d/figures", d);
         check_list(figures, FIGURES, name);
     }

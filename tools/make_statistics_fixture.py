@@ -68,6 +68,11 @@ def ece(p, w):
     return sum(abs((w * (right - confidence))[bins == b].sum()) for b in range(15)) / w.sum()
 
 
+def one_versus_one(p, w):
+    pairs = [(a, np.isin(labels, (a, b))) for a in range(K) for b in range(K) if a != b]
+    return np.mean([metrics.roc_auc_score(labels[of] == a, p[of, a], sample_weight=w[of]) for a, of in pairs])
+
+
 def figures(p, w):
     said = p.argmax(1)
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
@@ -76,9 +81,13 @@ def figures(p, w):
     aucs = [metrics.roc_auc_score(labels == k, p[:, k], sample_weight=w) for k in range(K)]
     aps = [metrics.average_precision_score(labels == k, p[:, k], sample_weight=w) for k in range(K)]
     q = p / p.sum(1, keepdims=True)
-    values = [np.average(said == labels, weights=w), recall.mean(), f1.mean(), np.mean(aucs), np.mean(aps),
+    values = [np.average(said == labels, weights=w), recall.mean(), f1.mean(), np.mean(aucs),
+              metrics.roc_auc_score(one_hot.ravel(), p.ravel(), sample_weight=np.repeat(w, K)), one_versus_one(p, w),
+              np.mean(aps),
               np.average(-np.log(q[np.arange(N), labels]), weights=w),
-              np.average(((p - one_hot) ** 2).sum(1), weights=w), ece(p, w)]
+              np.average(((p - one_hot) ** 2).sum(1), weights=w), ece(p, w),
+              metrics.matthews_corrcoef(labels, said, sample_weight=w),
+              metrics.cohen_kappa_score(labels, said, sample_weight=w)]
     for k in range(K):
         values += [aucs[k], aps[k], precision[k], recall[k], f1[k]]
     return np.array(values)
