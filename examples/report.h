@@ -253,17 +253,79 @@ static double report_row_share(const size_t *counts, size_t classes, size_t row,
     return sum ? (double)counts[row * classes + column] / (double)sum : 0;
 }
 
+/* Where the matrix stands on its sheet, and how large what is written on it is. */
+typedef struct report_grid {
+    double left, top, side, cell, size, name_size;
+    size_t classes;
+    int turned; /* 1: the names below are aslant */
+} report_grid;
+
+static report_grid report_grid_of(size_t classes)
+{
+    report_grid g = {220, 60, 440, 0, 0, 0, 0, 0};
+    g.classes = classes;
+    g.cell = g.side / (double)classes;
+    g.size = g.cell > 100 ? 20 : g.cell > 60 ? 15 : g.cell * 0.26;
+    g.name_size = g.cell > 40 ? 14 : g.cell > 15 ? 11 : g.cell * 0.75;
+    g.turned = g.cell < 110 && classes > 1;
+    return g;
+}
+
+/* A cell: how many images, and, where there is room, their share of the row. */
+static void report_cell(sheet *s, const report_grid *g, size_t row, size_t column, size_t count,
+                        double share)
+{
+    const double x = g->left + g->cell * (double)column, y = g->top + g->cell * (double)row;
+    const double middle = x + g->cell / 2, line = y + g->cell / 2;
+    svg_style text = svg_plain("middle", g->size);
+    char colour[8], number[32];
+    svg_box(s, x, y, g->cell, g->cell, svg_blues(colour, share), "none");
+    if (g->size < 5) return; /* too small to read */
+    text.colour = share > 0.5 ? "white" : SVG_INK;
+    snprintf(number, sizeof number, "%zu", count);
+    svg_text(s, middle, line + g->size * (g->cell > 60 ? 0 : 0.36), text, number);
+    if (g->cell <= 60) return;
+    snprintf(number, sizeof number, "%.1f %%", 100 * share);
+    text.size = 0.7 * g->size;
+    svg_text(s, middle, line + g->size, text, number);
+}
+
+/* The name of a class beside its row and below its column. */
+static void report_grid_name(sheet *s, const report_grid *g, size_t index, const char *text)
+{
+    const double middle = g->cell * ((double)index + 0.5), letter = g->name_size * 0.62;
+    svg_style name = svg_plain("end", g->name_size);
+    name.most = (int)(150 / letter);
+    svg_text(s, g->left - 8, g->top + middle + g->name_size * 0.36, name, text);
+    name.turn = g->turned ? -35 : 0;
+    name.anchor = g->turned ? "end" : "middle";
+    name.most = (int)((g->turned ? 118 : g->cell) / letter);
+    svg_text(s, g->left + middle + (g->turned ? g->name_size * 0.4 : 0),
+             g->top + g->side + g->name_size + 6, name, text);
+}
+
+/* The colours' scale, to the right. */
+static void report_grid_scale(sheet *s, const report_grid *g)
+{
+    const double left = g->left + g->side + 24;
+    char colour[8];
+    int i;
+    for (i = 0; i < 100; i++)
+        sheet_add(s, "<rect x=\"%g\" y=\"%.2f\" width=\"18\" height=\"%.2f\" fill=\"%s\"/>\n", left,
+                  g->top + g->side * (99 - i) / 100, g->side / 100 + 0.5,
+                  svg_blues(colour, i / 99.0));
+    svg_box(s, left, g->top, 18, g->side, "none", SVG_GREY);
+    svg_text(s, left + 24, g->top + 10, svg_plain("start", 12), "100 %");
+    svg_text(s, left + 24, g->top + g->side, svg_plain("start", 12), "0 %");
+}
+
 /* counts: (K, K), rows true, columns predicted. */
 SVG_API lensnet_result report_confusion(const char *path, const char *const *names,
                                         const size_t *counts, size_t classes, lensnet_error *error)
 {
-    const double side = 440, cell = side / (double)classes, left = 220, top = 60;
-    const double size = cell > 100 ? 20 : cell > 60 ? 15 : cell * 0.26;
-    const double name_size = cell > 40 ? 14 : cell > 15 ? 11 : cell * 0.75;
-    const int turned = cell < 110 && classes > 1;
-    svg_style text = svg_plain("middle", 16), name;
+    const report_grid g = report_grid_of(classes);
+    svg_style text = svg_plain("middle", 16);
     size_t i, j;
-    char colour[8], number[32];
     sheet s;
     svg_begin(&s, 770, 640);
     svg_describe(
@@ -271,48 +333,19 @@ SVG_API lensnet_result report_confusion(const char *path, const char *const *nam
         "Rows: true classes. Columns: predicted classes. Each cell has the number of images "
         "and its share of the row, which is also its shade.");
     text.bold = 1;
-    svg_text(&s, left + side / 2, top - 18, text, "Confusion matrix");
-    text = svg_plain("middle", size);
+    svg_text(&s, g.left + g.side / 2, g.top - 18, text, "Confusion matrix");
     for (i = 0; i < classes; i++)
-        for (j = 0; j < classes; j++) {
-            const double share = report_row_share(counts, classes, i, j);
-            svg_box(&s, left + cell * (double)j, top + cell * (double)i, cell, cell,
-                    svg_blues(colour, share), "none");
-            if (size < 5) continue; /* too small to read */
-            text.colour = share > 0.5 ? "white" : SVG_INK;
-            snprintf(number, sizeof number, "%zu", counts[i * classes + j]);
-            svg_text(&s, left + cell * ((double)j + 0.5),
-                     top + cell * ((double)i + 0.5) + size * (cell > 60 ? 0 : 0.36), text, number);
-            if (cell <= 60) continue;
-            snprintf(number, sizeof number, "%.1f %%", 100 * share);
-            text.size = 0.7 * size;
-            svg_text(&s, left + cell * ((double)j + 0.5), top + cell * ((double)i + 0.5) + size,
-                     text, number);
-            text.size = size;
-        }
-    svg_box(&s, left, top, side, side, "none", SVG_GREY);
-    for (i = 0; i < classes; i++) {
-        double middle = cell * ((double)i + 0.5);
-        name = svg_plain("end", name_size);
-        name.most = (int)(150 / (name_size * 0.62));
-        svg_text(&s, left - 8, top + middle + name_size * 0.36, name, names[i]);
-        name.turn = turned ? -35 : 0;
-        name.anchor = turned ? "end" : "middle";
-        name.most = turned ? (int)(118 / (name_size * 0.62)) : (int)(cell / (name_size * 0.62));
-        svg_text(&s, left + middle + (turned ? name_size * 0.4 : 0), top + side + name_size + 6,
-                 name, names[i]);
-    }
+        for (j = 0; j < classes; j++)
+            report_cell(&s, &g, i, j, counts[i * classes + j],
+                        report_row_share(counts, classes, i, j));
+    svg_box(&s, g.left, g.top, g.side, g.side, "none", SVG_GREY);
+    for (i = 0; i < classes; i++) report_grid_name(&s, &g, i, names[i]);
     text = svg_plain("middle", 15);
-    svg_text(&s, left + side / 2, turned ? 618 : top + side + 58, text, "Predicted Label");
+    svg_text(&s, g.left + g.side / 2, g.turned ? 618 : g.top + g.side + 58, text,
+             "Predicted Label");
     text.turn = -90;
-    svg_text(&s, 30, top + side / 2, text, "True Label");
-    for (i = 0; i < 100; i++) /* the colours' scale */
-        sheet_add(&s, "<rect x=\"%g\" y=\"%.2f\" width=\"18\" height=\"%.2f\" fill=\"%s\"/>\n",
-                  left + side + 24, top + side * (double)(99 - i) / 100, side / 100 + 0.5,
-                  svg_blues(colour, (double)i / 99));
-    svg_box(&s, left + side + 24, top, 18, side, "none", SVG_GREY);
-    svg_text(&s, left + side + 48, top + 10, svg_plain("start", 12), "100 %");
-    svg_text(&s, left + side + 48, top + side, svg_plain("start", 12), "0 %");
+    svg_text(&s, 30, g.top + g.side / 2, text, "True Label");
+    report_grid_scale(&s, &g);
     return svg_end(&s, path, error);
 }
 
