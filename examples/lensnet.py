@@ -64,7 +64,8 @@ FACE void face_close(face *f)
     free(f);
 }
 
-FACE int face_open(face **out, const char *path, int threads, int views, size_t batch, char *text)
+FACE int face_open(face **out, const char *path, int threads, int views, int calibrated, size_t batch,
+                   char *text)
 {
     lensnet_classifier_options options = lensnet_classifier_defaults();
     lensnet_host host = lensnet_host_defaults();
@@ -76,6 +77,7 @@ FACE int face_open(face **out, const char *path, int threads, int views, size_t 
     options.host = &host;
     options.bands = 0; /* _images sees to it */
     options.views = views;
+    options.calibrated = calibrated;
     if (!lensnet_classifier_load(&f->classifier, path, &options, &error) &&
         !lensnet_session_create(&f->session, f->classifier, batch, &error))
         return 0;
@@ -301,7 +303,7 @@ def build(library):
 
 
 _SIGNATURES = {
-    'face_open': 'Pciizt', 'face_close': 'p', 'face_classes': 'p', 'face_features': 'p',
+    'face_open': 'Pciiizt', 'face_close': 'p', 'face_classes': 'p', 'face_features': 'p',
     'face_bands': 'p', 'face_notes': 'p', 'face_label': 'pz', 'face_run': 'pppp' + 'zzzt',
     'face_pooled': 'p', 'face_predict': 'ppppppppp' + 'zzzt',
     'learner_open': 'Pczaiuzdit', 'learner_close': 'p', 'learner_classes': 'p', 'learner_bands': 'p',
@@ -370,12 +372,13 @@ conformal set of classes (coverage 90 %), or None."""
 class Classifier:
     """A trained network: calling it gives probabilities (N, classes), or (classes,) for one image.
 
-    One object, one thread at a time. `notes` is what had to be taken for granted of the file.
+    One object, one thread at a time. `notes` is what had to be taken for granted of the file. Not `calibrated`:
+    plain softmax, and nothing is unknown, whatever the file says of its network.
     """
 
-    def __init__(self, path, threads=0, views=1, batch=32):
+    def __init__(self, path, threads=0, views=1, batch=32, calibrated=True):
         self._face = ctypes.c_void_p()
-        _call('face_open', ctypes.byref(self._face), _path(path), threads, views, batch)
+        _call('face_open', ctypes.byref(self._face), _path(path), threads, views, calibrated, batch)
         made = library()
         self.classes, self.width = made.face_classes(self._face), made.face_features(self._face)
         self.bands = made.face_bands(self._face)
