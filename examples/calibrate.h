@@ -243,37 +243,43 @@ static void calibrate_gaussian(calibration *c, double *work, const calibrate_fol
     }
 }
 
-static int calibrate_foreign(calibration *c, const float *pooled, lensnet_error *error)
+/* The Gaussian of all images, and the threshold from what either half is to the other's. `work` is room for
+ * C (C + 3) + N numbers, `y` for C. */
+static void calibrate_known(calibration *c, double *work, float *y, const float *pooled)
 {
     const size_t n = c->features, count = c->images;
-    double *work = (double *)malloc((n * (n + 3) + count) * sizeof *work);
-    double *distances = work ? work + n * (n + 3) : NULL;
-    float *y = (float *)malloc(n * sizeof *y);
+    const size_t rank = (size_t)ceil((double)(count + 1) * (1 - CALIBRATE_FALSE_ALARM));
+    double *distances = work + n * (n + 3);
     calibrate_fold fold = {NULL, 0, 0, 0};
-    size_t i, rank;
+    size_t i;
+    fold.pooled = pooled;
+    fold.count = count;
+    fold.features = n;
+    for (fold.which = 0; fold.which < 2; fold.which++) {
+        calibrate_gaussian(c, work, &fold);
+        for (i = 0; i < count; i++)
+            if (!calibrate_holds(&fold, i)) distances[i] = calibrate_distance(c, pooled + i * n, y);
+    }
+    calibrate_gaussian(c, work, &fold);
+    qsort(distances, count, sizeof *distances, statistics_ascending);
+    c->threshold = (float)distances[rank > count ? count - 1 : rank - 1];
+}
+
+static int calibrate_foreign(calibration *c, const float *pooled, lensnet_error *error)
+{
+    const size_t n = c->features;
+    double *work = (double *)malloc((n * (n + 3) + c->images) * sizeof *work);
+    float *y = (float *)malloc(n * sizeof *y);
+    int good;
     c->mean = (float *)malloc(n * sizeof *c->mean);
     c->whitening = (float *)malloc(n * (n + 1) / 2 * sizeof *c->whitening);
-    if (work && y && c->mean && c->whitening) {
-        fold.pooled = pooled;
-        fold.count = count;
-        fold.features = n;
-        for (fold.which = 0; fold.which < 2; fold.which++) {
-            calibrate_gaussian(c, work, &fold);
-            for (i = 0; i < count; i++)
-                if (!calibrate_holds(&fold, i))
-                    distances[i] = calibrate_distance(c, pooled + i * n, y);
-        }
-        calibrate_gaussian(c, work, &fold);
-        qsort(distances, count, sizeof *distances, statistics_ascending);
-        rank = (size_t)ceil((double)(count + 1) * (1 - CALIBRATE_FALSE_ALARM));
-        c->threshold = (float)distances[rank > count ? count - 1 : rank - 1];
-    }
-    i = work && y && c->mean && c->whitening;
+    good = (work && y && c->mean && c->whitening) || dataset_no_memory(error);
+    if (good) calibrate_known(c, work, y, pooled);
     free(work);
     free(y);
-    if (!i) return dataset_no_memory(error);
-    return c->threshold > 0 ||
-           dataset_fail(error, "all images look the same to the network; it cannot be calibrated");
+    return good && (c->threshold > 0 ||
+                    dataset_fail(
+                        error, "all images look the same to the network; it cannot be calibrated"));
 }
 
 /* ---- all of it ---- */
