@@ -30,6 +30,8 @@ int main(int argc, char **argv)
         return fprintf(stderr, "error: %s\n", error.text), 1;
     if (is_blank(&image))
         printf("nothing: every pixel is %g\n", (double)image.pixels[0]);
+    else if (answer.unknown)
+        printf("unknown (foreign: %.1f times the limit)\n", (double)answer.foreign);
     else
         printf("%s %.1f %%\n", answer.label, 100 * (double)answer.probability);
     lensnet_classifier_destroy(classifier);

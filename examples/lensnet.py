@@ -481,7 +481,8 @@ def main(words):
             print('note: ' + note, file=sys.stderr)
         for path in words[1:]:
             for answer in classifier.predict(_images(numpy.load(path, allow_pickle=False), classifier.bands)):
-                print('%s  %s %.2f %%' % (path, answer.label, 100 * answer.probability))
+                print('%s  unknown (foreign: %.1f times the limit)' % (path, answer.foreign) if answer.unknown
+                      else '%s  %s %.2f %%' % (path, answer.label, 100 * answer.probability))
     return 0
 
 

@@ -93,11 +93,13 @@ spoil sh -c './simulate shifted --val 12 --preset model1 --seed 9 >/dev/null && 
 run ./check_data bad
 [ $? -eq 1 ] && grep -q "train and val differ in the mean of 'no'" out.txt
 good "check_data finds a split of other images"
-spoil true
-{
+# An image of noise: the bits of weights.
+make_noise() {
     printf '\223NUMPY\001\000v\000%-117s\n' "{'descr': '|u1', 'fortran_order': False, 'shape': (150, 150), }"
-    tail -c 22500 ../../weights/lensnet-atto.safetensors
-} >bad/train/no/noise.npy
+    tail -c 22500 $atto
+}
+spoil true
+make_noise >bad/train/no/noise.npy
 run ./check_data bad --weights ../../weights/lensnet-atto.safetensors
 [ $? -eq 1 ] && grep -q 'bad/train/no/noise.npy: foreign to the weights' out.txt
 good "check_data finds noise among lenses"
@@ -200,6 +202,9 @@ printf '\223NUMPY\001\000v\000%-117s\n\007\007\007\007' \
 complained "every pixel is 7" ./classify --csv whole/best.safetensors blank.npy
 run ./hello whole/best.safetensors blank.npy && grep -q '^nothing: every pixel is 7' out.txt
 good "hello does not call a blank image a vortex"
+make_noise >noise.npy
+run ./hello $atto noise.npy && grep -q '^unknown (foreign: [0-9.]* times the limit)$' out.txt
+good "nor noise"
 
 # ---- catalogues --------------------------------------------------------------------------------------
 
