@@ -179,7 +179,8 @@ static const char *const evaluation_class_figures[STATISTICS_CLASS_FIGURES] = {
 /* "0.9123   0.9011 ... 0.9230" */
 static void evaluation_interval(sheet *s, const char *name, statistics_interval i)
 {
-    sheet_add(s, "%-24s %.4f", name, i.value);
+    sheet_add(s, "%-24s ", name);
+    sheet_add(s, i.value == i.value ? "%.4f" : "undefined", i.value);
     if (i.low == i.low) sheet_add(s, "   %.4f ... %.4f", i.low, i.high);
     sheet_add(s, "\n");
 }
@@ -211,6 +212,7 @@ static void evaluation_add_sets(sheet *s, const evaluation *e)
         double size;
         const size_t covered = evaluation_covered(&images, &size, e, k);
         const statistics_interval share = statistics_share(covered, images);
+        if (!images) continue;
         sheet_add(s, "  %-22s %.4f   %.4f ... %.4f   %.3f\n", k < e->classes ? e->names[k] : "all",
                   share.value, share.low, share.high, size);
     }

@@ -80,9 +80,19 @@ static void html_provenance(sheet *s, const provenance *p)
 
 /* ---- figures in numbers ---- */
 
+/* A figure; that of a class without images is not a number. */
+static void html_number(sheet *s, double value)
+{
+    if (value == value)
+        sheet_add(s, "%.4f", value);
+    else
+        sheet_add(s, "undefined");
+}
+
 static void html_cell(sheet *s, statistics_interval i)
 {
-    sheet_add(s, "<td class=\"n\">%.4f", i.value);
+    sheet_add(s, "<td class=\"n\">");
+    html_number(s, i.value);
     if (i.low == i.low) sheet_add(s, "<br><small>%.4f to %.4f</small>", i.low, i.high);
     sheet_add(s, "</td>");
 }
@@ -90,7 +100,9 @@ static void html_cell(sheet *s, statistics_interval i)
 /* The same on one line, in two cells. */
 static void html_cells(sheet *s, statistics_interval i)
 {
-    sheet_add(s, "<td class=\"n\">%.4f</td><td>", i.value);
+    sheet_add(s, "<td class=\"n\">");
+    html_number(s, i.value);
+    sheet_add(s, "</td><td>");
     if (i.low == i.low) sheet_add(s, "<small>%.4f to %.4f</small>", i.low, i.high);
     sheet_add(s, "</td>");
 }
@@ -119,7 +131,9 @@ static void html_classes(sheet *s, const evaluation *e)
             html_cell(s, e->intervals[STATISTICS_FIGURES + k * STATISTICS_CLASS_FIGURES + f]);
         if (e->reliability.sets) {
             html_cell(s, statistics_share(covered, images));
-            sheet_add(s, "<td class=\"n\">%.3f</td>", size);
+            sheet_add(s, "<td class=\"n\">");
+            html_number(s, size);
+            sheet_add(s, "</td>");
         }
         sheet_add(s, "</tr>\n");
     }
@@ -154,7 +168,7 @@ static void html_numbers(sheet *s, const evaluation *e)
         html_cells(s, statistics_share(covered, images));
         sheet_add(s,
                   "</tr>\n<tr><th scope=\"row\">mean size of a set</th><td "
-                  "class=\"n\">%.3f</td><td></td></tr>\n",
+                  "class=\"n\">%.4f</td><td></td></tr>\n",
                   size);
     }
     sheet_add(s, "</table></div>\n");

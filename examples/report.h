@@ -204,6 +204,18 @@ static const char *report_dashes(const report_curve *curve, size_t index)
 
 enum { REPORT_LEGEND = 20 }; /* most lines of a legend */
 
+/* What a legend says of a curve, with the name of the figure that is its `auc`. */
+static void report_label(char *text, size_t room, const report_curve *curve, const char *figure)
+{
+    const char *kind = curve->average ? "" : "Class ";
+    if (curve->auc == curve->auc)
+        snprintf(text, room, "%s%.28s%s (%s = %.4f)", kind, curve->name,
+                 strlen(curve->name) > 28 ? ".." : "", figure, curve->auc);
+    else
+        snprintf(text, room, "%s%.28s (%s)", kind, curve->name,
+                 curve->average ? "a class is absent" : "absent");
+}
+
 SVG_API lensnet_result report_roc(const char *path, const report_curve *curves, size_t count,
                                   lensnet_error *error)
 {
@@ -224,11 +236,7 @@ SVG_API lensnet_result report_roc(const char *path, const report_curve *curves, 
         svg_curve(&s, &p, curves[i].rates_false, curves[i].rates_true, curves[i].count,
                   report_colour(&curves[i], i), 2, report_dashes(&curves[i], i));
     for (i = 0; i < shown; i++) {
-        snprintf(texts[i], sizeof texts[i], "%s%.28s%s (AUC = %.4f)",
-                 curves[i].average ? "" : "Class ", curves[i].name,
-                 strlen(curves[i].name) > 28 ? ".." : "", curves[i].auc);
-        if (curves[i].auc != curves[i].auc)
-            snprintf(texts[i], sizeof texts[i], "Class %.28s (absent)", curves[i].name);
+        report_label(texts[i], sizeof texts[i], &curves[i], "AUC");
         labels[i] = texts[i];
         colours[i] = report_colour(&curves[i], i);
         dashes[i] = report_dashes(&curves[i], i);
@@ -371,8 +379,7 @@ SVG_API lensnet_result report_precision_recall(const char *path, const report_cu
         svg_curve(&s, &p, curves[i].rates_false, curves[i].rates_true, curves[i].count,
                   svg_colour(i), 2, svg_dashes(i));
     for (i = 0; i < shown; i++) {
-        snprintf(texts[i], sizeof texts[i], "Class %.28s (AP = %.4f)", curves[i].name,
-                 curves[i].auc);
+        report_label(texts[i], sizeof texts[i], &curves[i], "AP");
         labels[i] = texts[i];
         colours[i] = svg_colour(i);
         dashes[i] = svg_dashes(i);

@@ -374,7 +374,8 @@ good "evaluate says where its report and figures come from, in figures without t
 run ./evaluate whole/best.safetensors data --split val && grep -q 'macro ' out.txt
 good "evaluate --split val"
 spoil rm -r bad/val/no
-run ./evaluate whole/best.safetensors bad && grep -q 'macro over present' out.txt
+run ./evaluate whole/best.safetensors bad --out absent && grep -q 'macro over present' out.txt &&
+    grep -q '^  no  *undefined$' out.txt && ! cat out.txt absent/report.html absent/*.svg | sed 's,--nan,,' | grep -qi '[^a-z]nan[^a-z]'
 good "evaluate where a class is absent"
 run ./own_network data && [ "$(grep -c '^epoch' out.txt)" -eq 8 ]
 good "own_network"
