@@ -9469,8 +9469,8 @@ static lensnet_result lnp_graph_options_check(const lensnet_graph_options *o, le
         o->batch > 1048576)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
                         "graph: height and width must be 1 ... 65536 and batch 1 ... 1048576; got "
-                        "%lu x %lu, batch %lu",
-                        (unsigned long)o->height, (unsigned long)o->width, (unsigned long)o->batch);
+                        "%zu x %zu, batch %zu",
+                        o->height, o->width, o->batch);
     if (!lensnet_precision_text(o->precision))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "graph: precision %d is none",
                         (int)o->precision);
@@ -10215,12 +10215,12 @@ static lensnet_result lnp_batch_check(const lensnet_graph *g, const lensnet_batc
         return lnp_fail(error, LENSNET_ERROR_STATE, "graph: call lensnet_graph_allocate first");
     if (!b || !b->images || b->count == 0 || b->count > g->options.batch)
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "batch: expected images and a count of 1 ... %lu, got %lu",
-                        (unsigned long)g->options.batch, (unsigned long)(b ? b->count : 0));
+                        "batch: expected images and a count of 1 ... %zu, got %zu",
+                        g->options.batch, b ? b->count : (size_t)0);
     channels = g->tensors[g->input].c;
     if (b->channels != 1 && b->channels != channels)
-        return lnp_fail(error, LENSNET_ERROR_SHAPE, "batch: expected 1 or %lu channels, got %lu",
-                        (unsigned long)channels, (unsigned long)b->channels);
+        return lnp_fail(error, LENSNET_ERROR_SHAPE, "batch: expected 1 or %zu channels, got %zu",
+                        channels, b->channels);
     if (backward && (!g->options.training || !g->loss_count || !g->parameters->gradients))
         return lnp_fail(
             error, LENSNET_ERROR_STATE,
@@ -10230,9 +10230,8 @@ static lensnet_result lnp_batch_check(const lensnet_graph *g, const lensnet_batc
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "batch: the named targets are NULL");
     if ((b->first || b->total) && (b->count > b->total || b->first > b->total - b->count))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "batch: images %lu ... %lu are no part of a batch of %lu",
-                        (unsigned long)b->first, (unsigned long)(b->first + b->count),
-                        (unsigned long)b->total);
+                        "batch: images %zu ... %zu are no part of a batch of %zu", b->first,
+                        b->first + b->count, b->total);
     if (!(b->total_weight >= 0.0 && b->total_weight < 1e300))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "batch: a total weight of %g, expected >= 0",
                         b->total_weight);
@@ -10634,8 +10633,8 @@ lensnet_result lensnet_node_expect(const lensnet_node *node, int k, size_t count
     w = lnp_parameter_of(node, k);
     if (w->size != count || w->use > LNP_USE_PLAIN)
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "%s: parameter \"%s\" has %lu values, expected %lu%s", node->op->name,
-                        w->name, (unsigned long)w->size, (unsigned long)count,
+                        "%s: parameter \"%s\" has %zu values, expected %zu%s", node->op->name,
+                        w->name, w->size, count,
                         w->size == count ? ", and another operator uses it in another way" : "");
     if (!node->graph->parameters->frozen) w->use = LNP_USE_PLAIN;
     return LENSNET_OK;
@@ -10673,9 +10672,9 @@ static lensnet_result lnp_use_depthwise(const lensnet_node *node, int k, size_t 
         (w->use == LNP_USE_DEPTHWISE && w->stride != stride))
         return lnp_fail(
             error, LENSNET_ERROR_SHAPE,
-            "depthwise conv2d: parameter \"%s\" is not (%lu, 1, %lu, %lu), or another operator "
+            "depthwise conv2d: parameter \"%s\" is not (%zu, 1, %zu, %zu), or another operator "
             "uses it in another way",
-            w->name, (unsigned long)c, (unsigned long)size, (unsigned long)size);
+            w->name, c, size, size);
     if (g->parameters->frozen) return LENSNET_OK;
     w->use = LNP_USE_DEPTHWISE;
     w->stride = stride;
@@ -10755,9 +10754,8 @@ static lensnet_result lnp_linear_shape(lensnet_node *node, lensnet_error *error)
     lensnet_result result;
     if (w->shape[1] != x->c || w->size != w->shape[0] * x->c)
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "linear: \"%s\" is (%lu, %lu), expected (K, %lu) for the input's channels",
-                        w->name, (unsigned long)w->shape[0], (unsigned long)w->shape[1],
-                        (unsigned long)x->c);
+                        "linear: \"%s\" is (%zu, %zu), expected (K, %zu) for the input's channels",
+                        w->name, w->shape[0], w->shape[1], x->c);
     lnp_shape_same(node, error);
     y->c = w->shape[0];
     result = lensnet_node_expect(node, 1, y->c, error);
@@ -10919,21 +10917,18 @@ static lensnet_result lnp_conv_outline(lensnet_node *node, lensnet_error *error)
         w->shape[0] % d->groups || x->c % d->groups || w->shape[1] != x->c / d->groups)
         return lnp_fail(
             error, LENSNET_ERROR_SHAPE,
-            "conv2d: \"%s\" is (%lu, %lu, %lu, %lu); %lu input channels in %lu groups do "
+            "conv2d: \"%s\" is (%zu, %zu, %zu, %zu); %zu input channels in %zu groups do "
             "not fit it",
-            w->name, (unsigned long)w->shape[0], (unsigned long)w->shape[1],
-            (unsigned long)w->shape[2], (unsigned long)w->shape[3], (unsigned long)x->c,
-            (unsigned long)d->groups);
+            w->name, w->shape[0], w->shape[1], w->shape[2], w->shape[3], x->c, d->groups);
     y->h = lnp_conv_outputs(x->h, w->shape[2], d->stride, d->padding, d->dilation);
     y->w = lnp_conv_outputs(x->w, w->shape[3], d->stride, d->padding, d->dilation);
     y->c = w->shape[0];
     if (!y->h || !y->w)
         return lnp_fail(
             error, LENSNET_ERROR_SHAPE,
-            "conv2d: \"%s\" with a %lu x %lu kernel does not fit a %lu x %lu input; use "
+            "conv2d: \"%s\" with a %zu x %zu kernel does not fit a %zu x %zu input; use "
             "larger images",
-            w->name, (unsigned long)w->shape[2], (unsigned long)w->shape[3], (unsigned long)x->h,
-            (unsigned long)x->w);
+            w->name, w->shape[2], w->shape[3], x->h, x->w);
     return lensnet_node_expect(node, 1, y->c, error);
 }
 
@@ -11668,9 +11663,8 @@ static lensnet_result lnp_add_shape(lensnet_node *node, lensnet_error *error)
     const lnp_activation *a = lnp_in(node), *b = &node->graph->tensors[node->inputs[1]];
     if (a->h != b->h || a->w != b->w || a->c != b->c)
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "add: (%lu, %lu, %lu) and (%lu, %lu, %lu) differ", (unsigned long)a->h,
-                        (unsigned long)a->w, (unsigned long)a->c, (unsigned long)b->h,
-                        (unsigned long)b->w, (unsigned long)b->c);
+                        "add: (%zu, %zu, %zu) and (%zu, %zu, %zu) differ", a->h, a->w, a->c, b->h,
+                        b->w, b->c);
     return lnp_shape_same(node, error);
 }
 
@@ -11868,11 +11862,9 @@ static lensnet_result lnp_multiply_shape(lensnet_node *node, lensnet_error *erro
     const lensnet_view x = lensnet_node_input(node, 0), y = lensnet_node_input(node, 1);
     if (x.c != y.c || ((x.h != y.h || x.w != y.w) && (y.h != 1 || y.w != 1)))
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "multiply: (N, %lu, %lu, %lu) by (N, %lu, %lu, %lu): expected the same "
-                        "shape, or (N, 1, 1, %lu)",
-                        (unsigned long)x.h, (unsigned long)x.w, (unsigned long)x.c,
-                        (unsigned long)y.h, (unsigned long)y.w, (unsigned long)y.c,
-                        (unsigned long)x.c);
+                        "multiply: (N, %zu, %zu, %zu) by (N, %zu, %zu, %zu): expected the same "
+                        "shape, or (N, 1, 1, %zu)",
+                        x.h, x.w, x.c, y.h, y.w, y.c, x.c);
     return lnp_shape_same(node, error);
 }
 
@@ -11969,9 +11961,8 @@ static lensnet_result lnp_concat_shape(lensnet_node *node, lensnet_error *error)
 {
     const lensnet_view a = lensnet_node_input(node, 0), b = lensnet_node_input(node, 1);
     if (a.h != b.h || a.w != b.w)
-        return lnp_fail(error, LENSNET_ERROR_SHAPE, "concat: %lu x %lu and %lu x %lu pixels differ",
-                        (unsigned long)a.h, (unsigned long)a.w, (unsigned long)b.h,
-                        (unsigned long)b.w);
+        return lnp_fail(error, LENSNET_ERROR_SHAPE, "concat: %zu x %zu and %zu x %zu pixels differ",
+                        a.h, a.w, b.h, b.w);
     lensnet_node_shape(node, a.h, a.w, a.c + b.c);
     return LENSNET_OK;
 }
@@ -12153,8 +12144,8 @@ static lensnet_result lnp_group_norm_shape(lensnet_node *node, lensnet_error *er
     const lnp_group_options *o = (const lnp_group_options *)lensnet_node_options(node);
     if (!o->groups || lnp_in(node)->c % o->groups)
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "group norm: %lu channels cannot be cut into %lu groups",
-                        (unsigned long)lnp_in(node)->c, (unsigned long)o->groups);
+                        "group norm: %zu channels cannot be cut into %zu groups", lnp_in(node)->c,
+                        o->groups);
     return lnp_channelwise_shape(node, error);
 }
 
@@ -12671,8 +12662,8 @@ static lensnet_result lnp_token_shape(lensnet_node *node, lensnet_error *error)
 {
     const size_t index = *(const size_t *)lensnet_node_options(node);
     if (index >= lnp_pixels(lnp_in(node)))
-        return lnp_fail(error, LENSNET_ERROR_SHAPE, "token: number %lu of %lu pixels",
-                        (unsigned long)index, (unsigned long)lnp_pixels(lnp_in(node)));
+        return lnp_fail(error, LENSNET_ERROR_SHAPE, "token: number %zu of %zu pixels", index,
+                        lnp_pixels(lnp_in(node)));
     lensnet_node_shape(node, 1, 1, lnp_in(node)->c);
     return LENSNET_OK;
 }
@@ -12757,8 +12748,7 @@ static lensnet_result lnp_attention_shape(lensnet_node *node, lensnet_error *err
     const lnp_activation *x = lnp_in(node);
     if (!heads || x->c % (3 * heads))
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "attention: %lu channels are not 3 times %lu heads", (unsigned long)x->c,
-                        (unsigned long)heads);
+                        "attention: %zu channels are not 3 times %zu heads", x->c, heads);
     lensnet_node_shape(node, x->h, x->w, x->c / 3);
     return LENSNET_OK;
 }
@@ -13088,9 +13078,8 @@ static lensnet_result lnp_window_shape(lensnet_node *node, lensnet_error *error)
     y->w = lnp_conv_outputs(x->w, p->kernel, p->stride, p->padding, 1);
     y->c = x->c;
     if (!y->h || !y->w)
-        return lnp_fail(error, LENSNET_ERROR_SHAPE, "%s: kernel %lu does not fit %lu x %lu",
-                        node->op->name, (unsigned long)p->kernel, (unsigned long)x->h,
-                        (unsigned long)x->w);
+        return lnp_fail(error, LENSNET_ERROR_SHAPE, "%s: kernel %zu does not fit %zu x %zu",
+                        node->op->name, p->kernel, x->h, x->w);
     return LENSNET_OK;
 }
 
@@ -13270,8 +13259,8 @@ static lensnet_result lnp_cross_entropy_shape(lensnet_node *node, lensnet_error 
     int k;
     if (x->h != 1 || x->w != 1)
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "cross-entropy: logits are (N, %lu, %lu, %lu), expected (N, 1, 1, K)",
-                        (unsigned long)x->h, (unsigned long)x->w, (unsigned long)x->c);
+                        "cross-entropy: logits are (N, %zu, %zu, %zu), expected (N, 1, 1, K)", x->h,
+                        x->w, x->c);
     if (!lnp_loss_valid((const lensnet_loss *)lensnet_node_options(node), x->c))
         return lnp_fail(
             error, LENSNET_ERROR_ARGUMENT,
@@ -13300,8 +13289,8 @@ static lensnet_result lnp_cross_entropy_begin(const lensnet_node *node, lensnet_
         const int label = b->labels[i];
         if (label >= 0 && (size_t)label >= classes)
             return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                            "batch: label %d of image %lu, expected 0 ... %lu, or < 0 to ignore it",
-                            label, (unsigned long)i, (unsigned long)classes - 1);
+                            "batch: label %d of image %zu, expected 0 ... %zu, or < 0 to ignore it",
+                            label, i, classes - 1);
         if (label >= 0 && !b->targets)
             divisor += node->constants ? (double)node->constants[label] : 1.0;
     }
@@ -16592,8 +16581,8 @@ static lensnet_result lnp_image_check(const char *what, const float *output, con
                         what);
     if (!height || !width || height > LENSNET_IMAGE_LIMIT || width > LENSNET_IMAGE_LIMIT)
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "%s: the sides of an image must be 1 to %d pixels, but are %lu x %lu", what,
-                        LENSNET_IMAGE_LIMIT, (unsigned long)height, (unsigned long)width);
+                        "%s: the sides of an image must be 1 to %d pixels, but are %zu x %zu", what,
+                        LENSNET_IMAGE_LIMIT, height, width);
     return LENSNET_OK;
 }
 
@@ -17052,8 +17041,8 @@ static lensnet_result lnp_augmentation_check(const lensnet_augmentation *a, size
             a->minimum_scale, a->maximum_scale);
     if (a->quarter_turns && height != width)
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "augmentation: quarter turns need square images, but this is %lu x %lu",
-                        (unsigned long)height, (unsigned long)width);
+                        "augmentation: quarter turns need square images, but this is %zu x %zu",
+                        height, width);
     return LENSNET_OK;
 }
 
@@ -17204,10 +17193,9 @@ static lensnet_result lnp_pixel_check(float *minimum, float *maximum, const floa
     size_t bad = lnp_pixel_range(minimum, maximum, pixels, count);
     if (bad == count) return LENSNET_OK;
     return lnp_fail(error, LENSNET_ERROR_NUMBER,
-                    "%s: expected finite pixels up to 1e30, found %g in row %lu, column "
-                    "%lu (from 0); replace or drop bad pixels before",
-                    who, (double)pixels[bad], (unsigned long)(bad / width % height),
-                    (unsigned long)(bad % width));
+                    "%s: expected finite pixels up to 1e30, found %g in row %zu, column "
+                    "%zu (from 0); replace or drop bad pixels before",
+                    who, (double)pixels[bad], bad / width % height, bad % width);
 }
 
 /* lensnet_normalise of all planes together; sizes are checked */
@@ -17375,10 +17363,9 @@ lensnet_result lensnet_mend(float *pixels, size_t height, size_t width, lensnet_
     for (first = 0; lnp_is_finite((double)pixels[first]);) first++;
     if (!finite || mode == LENSNET_MEND_REFUSE)
         return lnp_fail(error, LENSNET_ERROR_NUMBER,
-                        "the pixel in row %lu, column %lu is %s (%lu of %lu are not finite)",
-                        (unsigned long)(first / width), (unsigned long)(first % width),
-                        pixels[first] != pixels[first] ? "NaN" : "infinite",
-                        (unsigned long)(count - finite), (unsigned long)count);
+                        "the pixel in row %zu, column %zu is %s (%zu of %zu are not finite)",
+                        first / width, first % width,
+                        pixels[first] != pixels[first] ? "NaN" : "infinite", count - finite, count);
     value = mode == LENSNET_MEND_ZERO ? 0.0f : lnp_pixel_median(pixels, count, finite);
     for (i = 0; i < count; i++)
         if (!lnp_is_finite((double)pixels[i])) pixels[i] = value;
@@ -18099,19 +18086,18 @@ static lensnet_result lnp_metrics_check(const char *what, const double *scores, 
                         what);
     if (!count || classes < 2 || classes > 0x7FFFFFFF || !lnp_multiply(count, classes, &cells))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "%s: at least 1 sample and 2 classes are needed, found %lu and %lu", what,
-                        (unsigned long)count, (unsigned long)classes);
+                        "%s: at least 1 sample and 2 classes are needed, found %zu and %zu", what,
+                        count, classes);
     for (i = 0; i < count; i++)
         if (labels[i] < 0 || (size_t)labels[i] >= classes)
             return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                            "%s: expected labels 0 to %lu, found %d for sample %lu", what,
-                            (unsigned long)(classes - 1), labels[i], (unsigned long)i);
+                            "%s: expected labels 0 to %zu, found %d for sample %zu", what,
+                            classes - 1, labels[i], i);
     for (i = 0; i < cells; i++)
         if (!lnp_is_finite(scores[i]))
             return lnp_fail(error, LENSNET_ERROR_NUMBER,
-                            "%s: the score of sample %lu, class %lu is %g; scores must be finite",
-                            what, (unsigned long)(i / classes), (unsigned long)(i % classes),
-                            scores[i]);
+                            "%s: the score of sample %zu, class %zu is %g; scores must be finite",
+                            what, i / classes, i % classes, scores[i]);
     return LENSNET_OK;
 }
 
@@ -18128,9 +18114,9 @@ static lensnet_result lnp_probabilities_check(const char *what, const double *sc
         }
         if (smallest < 0.0 || !(fabs(sum - 1.0) <= 1e-5))
             return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                            "%s: expected probabilities, but the scores of sample %lu sum to %.9g "
+                            "%s: expected probabilities, but the scores of sample %zu sum to %.9g "
                             "and the smallest is %g; apply a softmax first",
-                            what, (unsigned long)i, sum, smallest);
+                            what, i, sum, smallest);
     }
     return LENSNET_OK;
 }
@@ -18293,8 +18279,7 @@ static lensnet_result lnp_ranking_create(lnp_ranking *r, size_t capacity, const 
         r->scores = (double *)lnp_allocate(host, bytes);
     if (!r->scores)
         return lnp_fail(error, LENSNET_ERROR_MEMORY,
-                        "metrics: no memory to sort %lu scores (16 bytes each)",
-                        (unsigned long)capacity);
+                        "metrics: no memory to sort %zu scores (16 bytes each)", capacity);
     r->spare = r->scores + capacity;
     return LENSNET_OK;
 }
@@ -18314,8 +18299,8 @@ static lensnet_result lnp_roc_create(lensnet_roc *roc, size_t points, const lens
     if (lnp_multiply(points, 3 * sizeof(double), &bytes))
         block = (double *)lnp_allocate(host, bytes);
     if (!block)
-        return lnp_fail(error, LENSNET_ERROR_MEMORY, "ROC: no memory for a curve of %lu points",
-                        (unsigned long)points);
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "ROC: no memory for a curve of %zu points",
+                        points);
     roc->points = points;
     roc->false_positive_rate = block;
     roc->true_positive_rate = block + points;
@@ -18488,9 +18473,9 @@ lensnet_result lensnet_roc_curve(lensnet_roc *roc, const double *scores, const i
     if (result) return result;
     if (!roc || which < LENSNET_ROC_MACRO || (which >= 0 && (size_t)which >= classes))
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "ROC: expected a class of 0 to %lu, LENSNET_ROC_MICRO or "
+                        "ROC: expected a class of 0 to %zu, LENSNET_ROC_MICRO or "
                         "LENSNET_ROC_MACRO, found %d",
-                        (unsigned long)(classes - 1), which);
+                        classes - 1, which);
     if (!host) host = &defaults;
     result = lnp_ranking_create(&ranking, which == LENSNET_ROC_MICRO ? count * classes : count,
                                 host, error);
@@ -18522,8 +18507,8 @@ lensnet_result lensnet_roc_binary(lensnet_roc *roc, const double *scores, const 
     for (i = 0; i < count; i++)
         if (!lnp_is_finite(scores[i]))
             return lnp_fail(error, LENSNET_ERROR_NUMBER,
-                            "ROC: the score of sample %lu is %g; scores must be finite",
-                            (unsigned long)i, scores[i]);
+                            "ROC: the score of sample %zu is %g; scores must be finite", i,
+                            scores[i]);
     if (!host) host = &defaults;
     result = lnp_ranking_create(&ranking, count, host, error);
     if (result) return result;
@@ -18562,9 +18547,9 @@ lensnet_result lensnet_confusion_matrix(size_t *matrix, const int *labels, const
         if (labels[i] < 0 || (size_t)labels[i] >= classes || predictions[i] < 0 ||
             (size_t)predictions[i] >= classes)
             return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                            "confusion matrix: expected classes below %lu, found label %d and "
-                            "prediction %d for sample %lu",
-                            (unsigned long)classes, labels[i], predictions[i], (unsigned long)i);
+                            "confusion matrix: expected classes below %zu, found label %d and "
+                            "prediction %d for sample %zu",
+                            classes, labels[i], predictions[i], i);
     memset(matrix, 0, classes * classes * sizeof *matrix);
     for (i = 0; i < count; i++) matrix[(size_t)labels[i] * classes + (size_t)predictions[i]]++;
     return LENSNET_OK;
@@ -18661,7 +18646,7 @@ static void lnp_sheet_number(lnp_sheet *sheet, double value, int digits)
 static void lnp_sheet_count(lnp_sheet *sheet, size_t value)
 {
     char cell[32];
-    snprintf(cell, sizeof cell, "%lu", (unsigned long)value);
+    snprintf(cell, sizeof cell, "%zu", value);
     lnp_sheet_add(sheet, " ");
     lnp_sheet_cell(sheet, cell, 9);
     lnp_sheet_add(sheet, "\n");
@@ -18810,13 +18795,13 @@ static lensnet_result lnp_report_check(const int *labels, const int *predictions
     for (i = 0; i < classes; i++)
         if (!names[i])
             return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                            "classification report: class %lu has no name", (unsigned long)i);
+                            "classification report: class %zu has no name", i);
     for (i = 0; i < count; i++)
         if (labels[i] < 0 || predictions[i] < 0)
             return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                            "classification report: label %d and prediction %d of sample %lu must "
+                            "classification report: label %d and prediction %d of sample %zu must "
                             "not be negative",
-                            labels[i], predictions[i], (unsigned long)i);
+                            labels[i], predictions[i], i);
     return LENSNET_OK;
 }
 
@@ -18842,8 +18827,8 @@ lensnet_result lensnet_classification_report(char *text, size_t capacity, size_t
     if (report.sheet.length >= capacity) {
         if (capacity) text[0] = 0;
         return lnp_fail(error, LENSNET_ERROR_ARGUMENT,
-                        "classification report: %lu bytes are needed, but there is room for %lu",
-                        (unsigned long)report.sheet.length + 1, (unsigned long)capacity);
+                        "classification report: %zu bytes are needed, but there is room for %zu",
+                        report.sheet.length + 1, capacity);
     }
     text[report.sheet.length] = 0;
     return LENSNET_OK;
@@ -19113,8 +19098,7 @@ static lensnet_result lnp_metrics_create(lensnet_metrics *m, size_t count, size_
         lnp_multiply(cells, sizeof *m->confusion, &cells) && lnp_sum(records, cells, &bytes))
         block = lnp_allocate(host, bytes);
     if (!block)
-        return lnp_fail(error, LENSNET_ERROR_MEMORY, "metrics: no memory for %lu classes",
-                        (unsigned long)classes);
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "metrics: no memory for %zu classes", classes);
     memset(block, 0, bytes);
     m->count = count;
     m->classes = classes;
@@ -20136,12 +20120,12 @@ static lensnet_result lnp_model_desc_check(const lensnet_model_desc *d, lensnet_
         if (d->depths[s] < 1 || d->depths[s] > 1000 || d->widths[s] < 1 || d->widths[s] > 65536)
             return lnp_fail(
                 error, LENSNET_ERROR_ARGUMENT,
-                "model: stage %d has %lu blocks of %lu channels; expected 1 ... 1000 and "
+                "model: stage %d has %zu blocks of %zu channels; expected 1 ... 1000 and "
                 "1 ... 65536",
-                (int)s, (unsigned long)d->depths[s], (unsigned long)d->widths[s]);
+                (int)s, d->depths[s], d->widths[s]);
     if (d->classes < 1 || d->classes > 65536)
-        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model: %lu classes; expected 1 ... 65536",
-                        (unsigned long)d->classes);
+        return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model: %zu classes; expected 1 ... 65536",
+                        d->classes);
     result = lnp_heads_check(d, error);
     if (result) return result;
     if (!lnp_views_valid(d->views))
@@ -20162,7 +20146,7 @@ static void lnp_default_label(char *text, size_t capacity, size_t index, size_t 
     if (classes == 3)
         snprintf(text, capacity, "%s", dark_matter[index]);
     else
-        snprintf(text, capacity, "class %lu", (unsigned long)index);
+        snprintf(text, capacity, "class %zu", index);
 }
 
 static size_t lnp_label_length(const lensnet_model_desc *d, size_t index)
@@ -20182,8 +20166,7 @@ static lensnet_result lnp_model_take_labels(lensnet_model *model, lensnet_error 
     char *text;
     for (i = 0; i < d->classes; i++) {
         if (d->labels && !d->labels[i])
-            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model: label %lu is NULL",
-                            (unsigned long)i);
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "model: label %zu is NULL", i);
         if (!lnp_sum(bytes, lnp_label_length(d, i) + 1, &bytes))
             return lnp_fail(error, LENSNET_ERROR_MEMORY, "model: labels are too long");
     }
@@ -20603,9 +20586,9 @@ lensnet_result lensnet_model_graph(lensnet_graph **graph, lensnet_model *model,
     if (!model->desc.architecture && (options->height < 32 || options->width < 32))
         return lnp_fail(
             error, LENSNET_ERROR_SHAPE,
-            "ConvNeXt V2 divides images by 32: %lu x %lu pixels are too few, 32 x 32 is "
+            "ConvNeXt V2 divides images by 32: %zu x %zu pixels are too few, 32 x 32 is "
             "the least",
-            (unsigned long)options->height, (unsigned long)options->width);
+            options->height, options->width);
     result = lensnet_graph_create(graph, model->parameters, options, error);
     if (result) return result;
     lensnet_cross_entropy(*graph, lensnet_model_record(*graph, model).logits, loss);
@@ -20970,8 +20953,7 @@ static lensnet_result lnp_metadata_labels(lnp_metadata *m, const lensnet_model_d
     for (i = 0, to = m->labels; i < d->classes; i++) {
         size_t length = strlen(d->labels[i]);
         if (strchr(d->labels[i], '\n'))
-            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "label %lu holds a line break",
-                            (unsigned long)i);
+            return lnp_fail(error, LENSNET_ERROR_ARGUMENT, "label %zu holds a line break", i);
         memcpy(to, d->labels[i], length);
         to[length] = i + 1 < d->classes ? '\n' : '\0';
         to += length + 1;
@@ -21396,13 +21378,12 @@ static lensnet_result lnp_belief_read(float *values, int *present, const lensnet
     *present = entry != NULL;
     if (!entry) return LENSNET_OK;
     if (entry->count != count)
-        return lnp_fail(error, LENSNET_ERROR_FORMAT, "%s: expected %lu values, found %lu", name,
-                        (unsigned long)count, (unsigned long)entry->count);
+        return lnp_fail(error, LENSNET_ERROR_FORMAT, "%s: expected %zu values, found %zu", name,
+                        count, entry->count);
     result = lensnet_archive_read_float(values, archive, entry, error);
     for (i = 0; !result && i < count; i++)
         if (!lnp_is_finite((double)values[i]))
-            result = lnp_fail(error, LENSNET_ERROR_FORMAT, "%s: value %lu is not finite", name,
-                              (unsigned long)i);
+            result = lnp_fail(error, LENSNET_ERROR_FORMAT, "%s: value %zu is not finite", name, i);
     return result;
 }
 
@@ -21736,10 +21717,9 @@ static lensnet_result lnp_session_buffers(lensnet_session *s, lensnet_error *err
                          (double)s->preprocess.channels * sizeof(float);
     if (bytes > (double)(limit ? limit : SIZE_MAX / 2))
         return lnp_fail(error, LENSNET_ERROR_MEMORY,
-                        "session: %lu images of %lu x %lu take %.1f MB, and memory_limit of the "
+                        "session: %zu images of %zu x %zu take %.1f MB, and memory_limit of the "
                         "classifier's options is %.1f MB",
-                        (unsigned long)s->batch, (unsigned long)side, (unsigned long)side,
-                        bytes / 1e6, (double)limit / 1e6);
+                        s->batch, side, side, bytes / 1e6, (double)limit / 1e6);
     s->image_floats = side * side * (size_t)s->preprocess.channels;
     s->buffer_floats = s->batch * (s->image_floats + 2 * s->classes);
     if (s->classifier->belief.mean) s->buffer_floats += (s->batch + 1) * s->pooled_count;
@@ -21825,8 +21805,8 @@ static lensnet_result lnp_session_size(lensnet_session *s, size_t height, size_t
     turned = lensnet_preprocess_scratch_bytes(&s->preprocess, width, height);
     if (!upright || !turned)
         return lnp_fail(error, LENSNET_ERROR_SHAPE,
-                        "image of %lu x %lu pixels; expected 1 ... %d a side",
-                        (unsigned long)height, (unsigned long)width, LENSNET_IMAGE_LIMIT);
+                        "image of %zu x %zu pixels; expected 1 ... %d a side", height, width,
+                        LENSNET_IMAGE_LIMIT);
     lnp_session_forget_size(s);
     s->scratch_bytes = lnp_max(upright, turned);
     s->turned_bytes = (size_t)s->preprocess.bands * height * width * sizeof(float);
@@ -21834,8 +21814,8 @@ static lensnet_result lnp_session_size(lensnet_session *s, size_t height, size_t
     s->turned = (float *)lnp_allocate(&s->host, s->turned_bytes);
     if (!s->scratch || !s->turned) {
         lnp_session_forget_size(s);
-        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for an image of %lu x %lu",
-                        (unsigned long)height, (unsigned long)width);
+        return lnp_fail(error, LENSNET_ERROR_MEMORY, "out of memory for an image of %zu x %zu",
+                        height, width);
     }
     s->height = height;
     s->width = width;
@@ -21892,9 +21872,7 @@ static lensnet_result lnp_session_view(lensnet_session *s, const float *pixels, 
             pixels + (first + i) * (size_t)s->preprocess.bands * s->height * s->width;
         lensnet_error reason;
         result = lnp_session_prepare(s, i, image, view, &reason);
-        if (result)
-            return lnp_fail(error, result, "image %lu: %s", (unsigned long)(first + i + 1),
-                            reason.text);
+        if (result) return lnp_fail(error, result, "image %zu: %s", first + i + 1, reason.text);
     }
     memset(&outputs, 0, sizeof outputs);
     batch.images = s->images;
@@ -21935,9 +21913,9 @@ static lensnet_result lnp_session_average(lensnet_session *s, size_t first, size
         if (!(s->sums[i] >= 0.0f))
             return lnp_fail(
                 error, LENSNET_ERROR_NUMBER,
-                "image %lu: the network's answer is not a number; do its weights hold NaN or "
+                "image %zu: the network's answer is not a number; do its weights hold NaN or "
                 "values that overflow?",
-                (unsigned long)(first + i / s->classes + 1));
+                first + i / s->classes + 1);
     for (i = 0; i < count * s->classes; i++) s->sums[i] /= views;
     for (i = 0; i < count; i++)
         lnp_belief_temper(s->sums + i * s->classes, s->classes, s->classifier->belief.temperature);
