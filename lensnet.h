@@ -1243,6 +1243,11 @@ typedef struct lensnet_batch {
     /* With labels that are negative or of weighted classes: the sum of the class weights (1 without) of
      * all labels of the whole batch that are not negative; 0: `total`. */
     double total_weight;
+    /* For sending gradients while others are computed: backward calls it on the caller's thread after each
+     * operator of the last micro-batch. The gradients from number `first` of the flat buffer on are complete and
+     * may be changed; the numbers never rise, and the last is 0. It must not use the graph; NULL. */
+    void (*complete)(size_t first, void *user);
+    void *user; /* passed to it */
 } lensnet_batch;
 LENSNET_API lensnet_batch lensnet_batch_defaults(void);
 
@@ -9181,15 +9186,22 @@ static void lnp_parameters_pack(lensnet_parameters *p, float *scratch, size_t sc
     }
 }
 
-/* Brings the gradients of convolutions, which were summed in im2col's order, into the order of their
- * shapes. What is larger than the scratch, a later graph uses: here it is zero. */
-static void lnp_gradients_channels_first(lensnet_parameters *p, float *scratch,
-                                         size_t scratch_floats, lnp_team *team)
+/* Behind the last number of a weight in the flat buffers. */
+static size_t lnp_weight_end(const lensnet_parameters *p, int index)
+{
+    return p->weights[index].offset + p->weights[index].size;
+}
+
+/* Brings the gradients of convolutions from number `first` to `end` - 1, which were summed in im2col's order,
+ * into the order of their shapes. What is larger than the scratch, a later graph uses: here it is zero. */
+static void lnp_gradients_channels_first(lensnet_parameters *p, size_t first, size_t end,
+                                         float *scratch, size_t scratch_floats, lnp_team *team)
 {
     size_t i;
     for (i = 0; i < p->count; i++) {
         const lnp_weight *w = &p->weights[i];
         float *gradient = p->gradients + w->offset;
+        if (w->offset < first || w->offset >= end) continue;
         if (w->use != LNP_USE_MATRIX || !lnp_has_taps(w) || w->size > scratch_floats) continue;
         memcpy(scratch, gradient, w->size * sizeof(float));
         lnp_turn_taps(gradient, scratch, w, 1, team);
@@ -9366,6 +9378,7 @@ struct lensnet_node {
     int loss;                    /* its number among the losses; -1: none */
     int saved[LENSNET_MAX_KEPT]; /* buffers kept from forward to backward; -1: none */
     size_t scratch;              /* floats that an execution needs, forward or backward */
+    size_t gradients_end; /* no operator up to this one adds to a gradient from this number on */
 };
 
 /* A loss of a graph, and where it stands in the batch that is being computed. */
@@ -9383,11 +9396,12 @@ typedef struct lnp_loss {
 typedef struct lnp_run {
     const lensnet_batch *batch;
     lensnet_outputs *outputs;
-    int backward;     /* backward follows */
-    int turned;       /* this is backward */
-    float *collected; /* where a kept tensor of every sample goes, or NULL */
-    int collect;      /* that tensor */
-    size_t first, n;  /* samples first ... first + n - 1 of the batch */
+    int backward;      /* backward follows */
+    int turned;        /* this is backward */
+    float *collected;  /* where a kept tensor of every sample goes, or NULL */
+    int collect;       /* that tensor */
+    size_t first, n;   /* samples first ... first + n - 1 of the batch */
+    size_t incomplete; /* gradients below this number */
     float *scratch;
     float *dx
         [LENSNET_MAX_INPUTS]; /* where the node in backward writes its inputs' gradients, or NULL */
@@ -9898,7 +9912,12 @@ static void lnp_plan_nodes(lensnet_graph *g)
         node->scratch = 0;
         if (node->op->plan) node->op->plan(node);
         node->scratch = lnp_round_up(node->scratch, 16);
+        node->gradients_end = i ? g->nodes[i - 1].gradients_end : 0;
         for (k = 0; k < LENSNET_MAX_INPUTS; k++) node->scratch += lnp_part_floats(node, k);
+        for (k = 0; k < LENSNET_MAX_PARAMETERS; k++)
+            if (node->parameters[k] >= 0)
+                node->gradients_end = lnp_max(node->gradients_end,
+                                              lnp_weight_end(g->parameters, node->parameters[k]));
         g->scratch_floats = lnp_max(g->scratch_floats, node->scratch);
     }
 }
@@ -10191,10 +10210,24 @@ static void lnp_run_forward(const lensnet_graph *g)
         lnp_collect(g, run->collected, run->collect, lnp_tensor_value(g, run->collect));
 }
 
-static void lnp_run_backward(const lensnet_graph *g)
+/* Finishes the gradients from number `first` on, to which no operator will add. */
+static void lnp_complete(lensnet_graph *g, size_t first)
+{
+    lnp_run *run = &g->run;
+    if (first < run->incomplete)
+        lnp_gradients_channels_first(g->parameters, first, run->incomplete, run->scratch,
+                                     g->scratch_floats, &g->team);
+    run->incomplete = lnp_min(first, run->incomplete);
+    if (run->batch->complete) run->batch->complete(run->incomplete, run->batch->user);
+}
+
+static void lnp_run_backward(lensnet_graph *g, int is_last)
 {
     size_t i;
-    for (i = g->node_count; i-- > 0;) lnp_backward_node(&g->nodes[i]);
+    for (i = g->node_count; i-- > 0;) {
+        lnp_backward_node(&g->nodes[i]);
+        if (is_last) lnp_complete(g, i ? g->nodes[i - 1].gradients_end : 0);
+    }
     if (g->run.outputs && g->options.input_gradient)
         lnp_collect(g, g->run.outputs->input_gradients, g->input, lnp_tensor_gradient(g, g->input));
 }
@@ -10303,14 +10336,14 @@ static void lnp_run_pass(void *context)
     lnp_run *run = &g->run;
     lnp_parameters_pack(p, run->scratch, g->scratch_floats, &g->team);
     if (run->backward) lnp_zero_parallel(g, p->gradients, p->size);
+    run->incomplete = p->size;
     for (run->first = 0; run->first < run->batch->count; run->first += run->n) {
         run->n = lnp_min(g->micro_batch, run->batch->count - run->first);
         run->turned = 0;
         lnp_run_forward(g);
         run->turned = 1;
-        if (run->backward) lnp_run_backward(g);
+        if (run->backward) lnp_run_backward(g, run->first + run->n == run->batch->count);
     }
-    if (run->backward) lnp_gradients_channels_first(p, run->scratch, g->scratch_floats, &g->team);
 }
 
 static lensnet_result lnp_run_batch(lensnet_graph *g, const lensnet_batch *batch,
@@ -11141,7 +11174,7 @@ static void lnp_conv_backward_group(const lensnet_node *node, size_t group, floa
     }
 }
 
-/* The weights' gradient stays in im2col's order until the batch ends (lnp_gradients_channels_first). */
+/* The weights' gradient stays in im2col's order until it is complete (lnp_gradients_channels_first). */
 static void lnp_conv_backward(const lensnet_node *node)
 {
     lensnet_graph *g = node->graph;

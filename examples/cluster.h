@@ -6,7 +6,8 @@
  * (their sentence at the end excepted) and write no file, and what they read through cluster_host() comes
  * from rank 0. What can fail on one rank alone is followed by cluster_meet(), where all hear of it. Between it
  * and the call that then shares something, nothing may fail. A rank that fails elsewhere goes to its next
- * cluster_meet(), which is where the others are.
+ * cluster_meet(), which is where the others are. Only the gradient is shared while something may fail: who fails
+ * then takes part in it with nonsense, and all hear of it afterwards.
  *
  * Include system.h, lensnet.h and dataset.h first. */
 #ifndef CLUSTER_H
@@ -36,6 +37,35 @@ SHARDS_API void cluster_share(size_t *first, size_t *end, size_t count)
 {
     *first = shards_first(count, (size_t)cluster.rank, (size_t)cluster.ranks);
     *end = shards_first(count, (size_t)cluster.rank + 1, (size_t)cluster.ranks);
+}
+
+/* The sum that is under way: see cluster_begin_sum(). */
+typedef struct cluster_summing {
+    float *total, *room;
+    shards_sum *mine;
+    size_t shards, shard, count;
+    int blocks, begun, added, failed;
+} cluster_summing;
+
+static cluster_summing cluster_sum;
+
+static int cluster_blocks(size_t count);
+
+/* The gradient of the whole batch is going to be `total`, `count` values, which hold the gradient of this
+ * process's last shard when that is computed; `mine` has its other shards, `room` is that of cluster_room().
+ * All must have met: from here to cluster_end_sum() every rank must come. Between, cluster_complete() may be told
+ * what of the gradient is complete, and it is sent then. */
+SHARDS_API void cluster_begin_sum(float *total, shards_sum *mine, float *room, size_t shards,
+                                  size_t shard, size_t count)
+{
+    memset(&cluster_sum, 0, sizeof cluster_sum);
+    cluster_sum.total = total;
+    cluster_sum.room = room;
+    cluster_sum.mine = mine;
+    cluster_sum.shards = shards;
+    cluster_sum.shard = shard;
+    cluster_sum.count = count;
+    cluster_sum.blocks = cluster_blocks(count);
 }
 
 #ifndef LENSNET_MPI
@@ -78,24 +108,36 @@ SHARDS_API void cluster_gather_blocks(void *items, size_t bytes, size_t block, s
     (void)count;
 }
 SHARDS_API void cluster_host(lensnet_host *host) { (void)host; }
+static int cluster_blocks(size_t count)
+{
+    (void)count;
+    return 1;
+}
 SHARDS_API float *cluster_room(size_t shards, size_t count)
 {
     (void)shards;
     (void)count;
     return (float *)malloc(sizeof(float));
 }
-SHARDS_API void cluster_sum(float *total, shards_sum *mine, float *room, size_t shards,
-                            size_t count)
+SHARDS_API void cluster_complete(size_t first, void *user)
 {
-    (void)room;
-    (void)shards;
-    shards_fold(mine, count, 1);
-    memcpy(total, mine->nodes[0].values, count * sizeof *total);
+    (void)first;
+    (void)user;
+}
+SHARDS_API void cluster_end_sum(int good)
+{
+    shards_sum *mine = cluster_sum.mine;
+    if (!good) return;
+    shards_push(mine, cluster_sum.shard, cluster_sum.total, cluster_sum.count);
+    shards_fold(mine, cluster_sum.count, 1);
+    memcpy(cluster_sum.total, mine->nodes[0].values, cluster_sum.count * sizeof *cluster_sum.total);
 }
 
 #else
 
-static MPI_Request *cluster_requests; /* of one exchange */
+static MPI_Request *cluster_requests; /* of one sum */
+static size_t cluster_others,
+    cluster_request_count; /* nodes of the other ranks; requests of a block */
 
 /* ---- beginning and end --------------------------------------------------------------------------- */
 
@@ -160,9 +202,6 @@ SHARDS_API void cluster_open(int *argc, char ***argv)
     MPI_Comm_rank(MPI_COMM_WORLD, &cluster.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &cluster.ranks);
     atexit(cluster_leave);
-    cluster_requests =
-        (MPI_Request *)malloc(2 * SHARDS_NODES * (size_t)cluster.ranks * sizeof *cluster_requests);
-    if (!cluster_requests) cluster_check(MPI_ERR_NO_MEM);
     cluster.voice = dup(STDERR_FILENO);
     if (!cluster_leads() &&
         (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr)))
@@ -335,7 +374,32 @@ SHARDS_API void cluster_host(lensnet_host *host)
     host->file_close = cluster_file_close;
 }
 
-/* ---- the sum over shards ------------------------------------------------------------------------- */
+/* ---- the sum over shards -------------------------------------------------------------------------
+ * The gradient is cut into blocks, from its end, which is complete first. Of every block each rank adds one
+ * slice: it gets that slice of all nodes of the other ranks, and sends them the sum. */
+
+enum {
+    CLUSTER_BLOCKS = 16,
+    CLUSTER_LEAST = 32768 /* values of a message, unless all is one block */
+};
+
+typedef struct cluster_block {
+    size_t first, count; /* values of the gradient */
+    shards_sum mine;     /* what this rank has of them */
+    float *room;         /* a slice of every node of the other ranks */
+    MPI_Request *requests;
+    int arrived, exchanged,
+        sent; /* requests: of nodes those that are done, and all; all of the block */
+} cluster_block;
+
+static cluster_block cluster_block_list[CLUSTER_BLOCKS];
+
+/* Blocks of a gradient: so few that messages are no smaller than pays. */
+static int cluster_blocks(size_t count)
+{
+    const size_t most = count / ((size_t)CLUSTER_LEAST * (size_t)cluster.ranks);
+    return most < 1 ? 1 : most > CLUSTER_BLOCKS ? CLUSTER_BLOCKS : (int)most;
+}
 
 /* The nodes that a rank comes to. */
 static void cluster_nodes(shards_sum *nodes, size_t shards, int rank)
@@ -345,82 +409,182 @@ static void cluster_nodes(shards_sum *nodes, size_t shards, int rank)
                 shards_first(shards, (size_t)rank + 1, (size_t)cluster.ranks));
 }
 
-/* Values of a slice, at most: every rank adds one slice of the gradient. */
+/* Values of a slice, at most. */
 static size_t cluster_slice(size_t count) { return count / (size_t)cluster.ranks + 1; }
 
-/* Room for cluster_sum(): a slice of every node of the other ranks. NULL: no memory. */
+/* Room to add in. NULL: no memory. */
 SHARDS_API float *cluster_room(size_t shards, size_t count)
 {
+    const size_t ranks = (size_t)cluster.ranks, blocks = (size_t)cluster_blocks(count);
     shards_sum nodes;
-    size_t others = 0;
+    size_t mine = 0;
     int k;
+    cluster_others = 0;
     for (k = 0; k < cluster.ranks; k++) {
         cluster_nodes(&nodes, shards, k);
-        if (k != cluster.rank) others += (size_t)nodes.used;
+        *(k == cluster.rank ? &mine : &cluster_others) += (size_t)nodes.used;
     }
-    return (float *)malloc((others * cluster_slice(count) + 1) * sizeof(float));
+    cluster_request_count = cluster_others + (mine + 2) * ranks;
+    free(cluster_requests);
+    cluster_requests =
+        (MPI_Request *)malloc(blocks * cluster_request_count * sizeof *cluster_requests);
+    if (!cluster_requests) return NULL;
+    return (float *)malloc((cluster_others * (cluster_slice(count) + blocks) + 1) * sizeof(float));
 }
 
-/* One slice of every node, from whoever has it, goes to the rank that adds this slice. Messages between two
- * ranks arrive in the order of their nodes. */
-static void cluster_exchange(shards_sum *mine, float *room, size_t shards, size_t count)
+/* Where the slice of a rank is in a block, and its values. */
+static size_t cluster_slice_of(size_t *count, const cluster_block *b, int rank)
 {
-    MPI_Request *requests = cluster_requests;
-    int rank, n, sent = 0;
-    for (rank = 0; rank < cluster.ranks; rank++) {
-        shards_sum nodes;
-        const int mine_too = rank == cluster.rank;
-        const size_t slice = shards_first(count, (size_t)cluster.rank, (size_t)cluster.ranks);
-        const size_t end = shards_first(count, (size_t)cluster.rank + 1, (size_t)cluster.ranks);
-        cluster_nodes(&nodes, shards, rank);
-        for (n = 0; !mine_too && n < nodes.used; n++, room += cluster_slice(count))
-            cluster_check(MPI_Irecv(room, (int)(end - slice), MPI_FLOAT, rank, 0, MPI_COMM_WORLD,
-                                    &requests[sent++]));
-    }
-    for (rank = 0; rank < cluster.ranks; rank++) {
-        const size_t slice = shards_first(count, (size_t)rank, (size_t)cluster.ranks);
-        const size_t end = shards_first(count, (size_t)rank + 1, (size_t)cluster.ranks);
-        for (n = 0; rank != cluster.rank && n < mine->used; n++)
-            cluster_check(MPI_Isend(mine->nodes[n].values + slice, (int)(end - slice), MPI_FLOAT,
-                                    rank, 0, MPI_COMM_WORLD, &requests[sent++]));
-    }
-    for (n = 0; n < sent; n++) cluster_check(MPI_Wait(&requests[n], MPI_STATUS_IGNORE));
+    const size_t first = shards_first(b->count, (size_t)rank, (size_t)cluster.ranks);
+    *count = shards_first(b->count, (size_t)rank + 1, (size_t)cluster.ranks) - first;
+    return first;
 }
 
-/* Adds the nodes of all ranks, in order, over this rank's slice; the sum's first node holds it then. */
-static void cluster_add(shards_sum *sum, const shards_sum *mine, float *room, size_t shards,
-                        size_t count)
+/* Messages of one kind between two ranks arrive in the order of their nodes and blocks. */
+enum { CLUSTER_NODE, CLUSTER_TOTAL };
+
+static void cluster_receive(cluster_block *b, float *values, size_t count, int rank, int tag)
 {
-    const size_t slice = shards_first(count, (size_t)cluster.rank, (size_t)cluster.ranks);
-    const size_t size =
-        shards_first(count, (size_t)cluster.rank + 1, (size_t)cluster.ranks) - slice;
+    cluster_check(MPI_Irecv(values, (int)count, MPI_FLOAT, rank, tag, MPI_COMM_WORLD,
+                            &b->requests[b->sent++]));
+}
+
+static void cluster_send(cluster_block *b, const float *values, size_t count, int rank, int tag)
+{
+    cluster_check(MPI_Isend(values, (int)count, MPI_FLOAT, rank, tag, MPI_COMM_WORLD,
+                            &b->requests[b->sent++]));
+}
+
+/* One slice of every node, from whoever has it, goes to the rank that adds this slice. */
+static void cluster_exchange(cluster_block *b)
+{
+    float *room = b->room, *total = cluster_sum.total + b->first;
     shards_sum nodes;
+    size_t first, count;
     int rank, n;
-    sum->used = 0;
+    cluster_slice_of(&count, b, cluster.rank);
     for (rank = 0; rank < cluster.ranks; rank++) {
-        cluster_nodes(&nodes, shards, rank);
+        cluster_nodes(&nodes, cluster_sum.shards, rank);
+        for (n = 0; rank != cluster.rank && n < nodes.used; n++, room += cluster_slice(b->count))
+            cluster_receive(b, room, count, rank, CLUSTER_NODE);
+    }
+    for (rank = 0; rank < cluster.ranks; rank++) {
+        first = cluster_slice_of(&count, b, rank);
+        for (n = 0; rank != cluster.rank && n < b->mine.used; n++)
+            cluster_send(b, b->mine.nodes[n].values + first, count, rank, CLUSTER_NODE);
+    }
+    b->exchanged = b->sent;
+    for (rank = 0; rank < cluster.ranks; rank++) {
+        first = cluster_slice_of(&count, b, rank);
+        if (rank != cluster.rank) cluster_receive(b, total + first, count, rank, CLUSTER_TOTAL);
+    }
+}
+
+/* Adds the nodes of all ranks, in order, over this rank's slice, and sends all the sum. */
+static void cluster_add(cluster_block *b)
+{
+    size_t size;
+    const size_t slice = cluster_slice_of(&size, b, cluster.rank);
+    float *room = b->room, *total = cluster_sum.total + b->first + slice;
+    shards_sum sum, nodes;
+    int rank, n;
+    sum.used = 0;
+    for (rank = 0; rank < cluster.ranks; rank++) {
+        cluster_nodes(&nodes, cluster_sum.shards, rank);
         for (n = 0; n < nodes.used; n++) {
-            shards_node *next = &sum->nodes[sum->used++];
+            shards_node *next = &sum.nodes[sum.used++];
             *next = nodes.nodes[n];
-            next->values = rank == cluster.rank ? mine->nodes[n].values + slice : room;
-            if (rank != cluster.rank) room += cluster_slice(count);
-            shards_fold(sum, size, 0);
+            next->values = rank == cluster.rank ? b->mine.nodes[n].values + slice : room;
+            if (rank != cluster.rank) room += cluster_slice(b->count);
+            shards_fold(&sum, size, 0);
         }
     }
-    shards_fold(sum, size, 1);
+    shards_fold(&sum, size, 1);
+    memcpy(total, sum.nodes[0].values, size * sizeof *total);
+    for (rank = 0; rank < cluster.ranks; rank++)
+        if (rank != cluster.rank) cluster_send(b, total, size, rank, CLUSTER_TOTAL);
 }
 
-/* The gradient of the whole batch, from what every rank has of its own shards. `total` has `count` values. */
-SHARDS_API void cluster_sum(float *total, shards_sum *mine, float *room, size_t shards,
-                            size_t count)
+/* The first value of the block that is next. */
+static size_t cluster_next(void)
 {
-    const size_t slice = shards_first(count, (size_t)cluster.rank, (size_t)cluster.ranks);
-    const size_t end = shards_first(count, (size_t)cluster.rank + 1, (size_t)cluster.ranks);
-    shards_sum sum;
-    cluster_exchange(mine, room, shards, count);
-    cluster_add(&sum, mine, room, shards, count);
-    memcpy(total + slice, sum.nodes[0].values, (end - slice) * sizeof *total);
-    cluster_gather(total, sizeof *total, count);
+    return shards_first(cluster_sum.count, (size_t)(cluster_sum.blocks - cluster_sum.begun - 1),
+                        (size_t)cluster_sum.blocks);
+}
+
+/* Sends the next block. A rank that has failed sends what there is: nobody will use it. */
+static void cluster_begin_block(void)
+{
+    cluster_summing *s = &cluster_sum;
+    cluster_block *b = &cluster_block_list[s->begun];
+    memset(b, 0, sizeof *b);
+    b->first = cluster_next();
+    b->count = s->count - b->first;
+    b->room = s->room;
+    b->requests = cluster_requests + (size_t)s->begun * cluster_request_count;
+    if (s->begun) {
+        b->count = b[-1].first - b->first;
+        b->room = b[-1].room + cluster_others * cluster_slice(b[-1].count);
+    }
+    shards_part(&b->mine, s->mine, b->first);
+    if (s->failed) {
+        shards_sum nodes;
+        cluster_nodes(&nodes, s->shards, cluster.rank);
+        b->mine.used = nodes.used;
+    } else {
+        shards_push(&b->mine, s->shard, s->total + b->first, b->count);
+    }
+    cluster_exchange(b);
+    s->begun++;
+}
+
+/* Have the nodes of the other ranks arrived? Where `wait`, they have when it returns. */
+static int cluster_arrived(cluster_block *b, int wait)
+{
+    for (; b->arrived < b->exchanged; b->arrived++) {
+        MPI_Request *request = &b->requests[b->arrived];
+        int done = 1;
+        if (wait)
+            cluster_check(MPI_Wait(request, MPI_STATUS_IGNORE));
+        else
+            cluster_check(MPI_Test(request, &done, MPI_STATUS_IGNORE));
+        if (!done) return 0;
+    }
+    return 1;
+}
+
+/* Adds the blocks that have arrived; where `wait`, all that are under way. */
+static void cluster_progress(int wait)
+{
+    cluster_summing *s = &cluster_sum;
+    while (s->added < s->begun && cluster_arrived(&cluster_block_list[s->added], wait))
+        cluster_add(&cluster_block_list[s->added++]);
+}
+
+/* What lensnet_batch.complete wants: this process's gradient is complete from number `first` on. */
+SHARDS_API void cluster_complete(size_t first, void *user)
+{
+    (void)user;
+    if (cluster.ranks == 1) return;
+    while (cluster_sum.begun < cluster_sum.blocks && cluster_next() >= first) cluster_begin_block();
+    cluster_progress(0);
+}
+
+/* Waits for all of the sum. `good`: this rank's gradient is computed; if not, the sum is nonsense, and
+ * cluster_meet() has to say so. */
+SHARDS_API void cluster_end_sum(int good)
+{
+    cluster_summing *s = &cluster_sum;
+    int k, n;
+    s->failed = !good;
+    while (s->begun < s->blocks) cluster_begin_block();
+    cluster_progress(1);
+    for (k = 0; k < s->blocks; k++) {
+        cluster_block *b = &cluster_block_list[k];
+        for (n = b->exchanged; n < b->sent; n++)
+            cluster_check(MPI_Wait(&b->requests[n], MPI_STATUS_IGNORE));
+    }
+    s->blocks = 0;
 }
 
 /* All is over: every rank says why, if it was no good end. */

@@ -82,6 +82,14 @@ SHARDS_API void shards_push(shards_sum *sum, size_t first, const float *values, 
     shards_fold(sum, count, 0);
 }
 
+/* The same sum of some of its values, from number `first` on. Its memory is the whole sum's. */
+SHARDS_API void shards_part(shards_sum *part, const shards_sum *sum, size_t first)
+{
+    int n;
+    *part = *sum;
+    for (n = 0; n < sum->room; n++) part->nodes[n].values += first;
+}
+
 /* Begins anew. */
 SHARDS_API void shards_clear(shards_sum *sum) { sum->used = 0; }
 

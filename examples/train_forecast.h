@@ -103,8 +103,9 @@ static int forecast_sum(run *r, double *seconds, lensnet_error *error)
     start = system_seconds();
     shards_clear(&r->sum);
     cluster_share(&first, &end, r->settings.shards);
-    for (; first < end; first++) shards_push(&r->sum, first, gradients, count);
-    cluster_sum(gradients, &r->sum, r->room, r->settings.shards, count);
+    for (; first + 1 < end; first++) shards_push(&r->sum, first, gradients, count);
+    cluster_begin_sum(gradients, &r->sum, r->room, r->settings.shards, first, count);
+    cluster_end_sum(1);
     *seconds = system_seconds() - start;
     return 1;
 }

@@ -98,7 +98,7 @@ static double batch_weight(const run *r, size_t first, size_t count)
 }
 
 /* Loss and gradient of one shard of a batch of `count` images. This process's images of the batch begin with
- * number `from`. */
+ * number `from`. Of a sum that has begun, what is complete is sent. */
 static int shard_step(run *r, size_t shard, size_t first, size_t count, size_t from,
                       lensnet_error *error)
 {
@@ -107,7 +107,6 @@ static int shard_step(run *r, size_t shard, size_t first, size_t count, size_t f
     const size_t begin = shards_first(count, shard, shards), skip = begin - from;
     lensnet_parameters *parameters = lensnet_model_parameters(r->model);
     float *gradients = lensnet_parameters_gradients(parameters);
-    const size_t size = lensnet_parameters_size(parameters);
     lensnet_target dense;
     lensnet_batch batch = batch_of(r, shards_first(count, shard + 1, shards) - begin, &dense);
     lensnet_outputs outputs;
@@ -123,15 +122,15 @@ static int shard_step(run *r, size_t shard, size_t first, size_t count, size_t f
             batch.first = begin;
             batch.total = count;
             batch.total_weight = batch_weight(r, first, count);
+            batch.complete = cluster_complete;
         }
         if (!soften(r, &batch, images, r->targets ? r->targets + skip * classes : NULL, error) ||
             lensnet_forward_backward(r->learn, &batch, &outputs, error))
             return 0;
     } else {
-        memset(gradients, 0, size * sizeof *gradients);
+        memset(gradients, 0, lensnet_parameters_size(parameters) * sizeof *gradients);
     }
     memcpy(r->losses + shard * LENSNET_LOSSES, outputs.losses, sizeof outputs.losses);
-    if (shards > 1) shards_push(&r->sum, shard, gradients, size);
     return 1;
 }
 
@@ -144,24 +143,30 @@ static int stop_after(const run *r)
 /* Does this process wish to stop? */
 static int should_stop(void) { return system_interrupted() || system_flush_output() != NULL; }
 
-/* Loss and gradient of a batch: this process's shards, then the sum of all. `losses`: one of each kind. */
+/* Loss and gradient of a batch: this process's shards, then the sum of all. The sum is under way while the last
+ * shard is computed. `losses`: one of each kind. */
 static int batch_step(run *r, double losses[LENSNET_LOSSES], size_t first, size_t count,
                       lensnet_error *error)
 {
     const size_t shards = r->settings.shards;
-    lensnet_parameters *parameters = lensnet_model_parameters(r->model);
+    float *gradients = lensnet_parameters_gradients(lensnet_model_parameters(r->model));
+    const size_t size = lensnet_parameters_size(lensnet_model_parameters(r->model));
     size_t shard, end, from, to, k;
     int good = 1;
     shards_clear(&r->sum);
     cluster_share(&shard, &end, shards);
     run_share(&from, &to, r, count);
-    for (; good && shard < end; shard++) good = shard_step(r, shard, first, count, from, error);
+    for (; good && shard + 1 < end; shard++) {
+        good = shard_step(r, shard, first, count, from, error);
+        if (good) shards_push(&r->sum, shard, gradients, size);
+    }
+    if (!cluster_meet(good, NULL, error)) return 0;
+    if (shards > 1) cluster_begin_sum(gradients, &r->sum, r->room, shards, shard, size);
+    good = shard_step(r, shard, first, count, from, error);
+    if (shards > 1) cluster_end_sum(good);
     r->stop |= should_stop();
     if (!cluster_meet(good, &r->stop, error)) return 0;
     cluster_gather(r->losses, LENSNET_LOSSES * sizeof *r->losses, shards);
-    if (shards > 1)
-        cluster_sum(lensnet_parameters_gradients(parameters), &r->sum, r->room, shards,
-                    lensnet_parameters_size(parameters));
     for (k = 0; k < LENSNET_LOSSES; k++)
         for (losses[k] = r->losses[k], shard = 1; shard < shards; shard++)
             losses[k] += r->losses[shard * LENSNET_LOSSES + k];

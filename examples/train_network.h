@@ -132,6 +132,7 @@ static lensnet_graph_options graph_options_of(const run *r, int training, uint64
     options.height = options.width = (size_t)side;
     options.batch = training ? run_shard_size(r) : r->settings.batch;
     options.memory_limit = r->settings.memory;
+    options.micro_batch = training ? r->settings.at_once : 0;
     options.precision = r->settings.precision;
     options.training = training;
     return options;

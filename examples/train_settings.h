@@ -73,6 +73,7 @@ typedef enum {
     OPTION_THREADS,
     OPTION_CACHE,
     OPTION_MEMORY,
+    OPTION_AT_ONCE,
     OPTION_STOP_AFTER,
     OPTION_COUNT
 } train_option;
@@ -179,6 +180,10 @@ static argument train_options[OPTION_COUNT] = {
     {"--threads", "N", "0", "0: all; changes no bit of the result", 0},
     {"--cache", "MB", "128", "memory for images that stay after they were read", 0},
     {"--memory", "MB", "0", "limit for the network's buffers, a little slower; 0: none", 0},
+    {"--at-once", "IMAGES", "0",
+     "that a pass computes at a time; 0: chosen. More take more memory, and let\n"
+     "more be sent meanwhile where processes share; changes no bit of the result",
+     0},
     {"--stop-after", "STEPS", "0", "stop and save after so many steps, as Ctrl-C does; 0: never",
      0}};
 
@@ -276,6 +281,7 @@ typedef struct train_settings {
     const char *out;
     int resume, folder, threads;
     size_t cache, memory; /* bytes */
+    size_t at_once;       /* images; 0: chosen */
     uint64_t stop_after;  /* steps; 0: never */
 } train_settings;
 
@@ -420,6 +426,7 @@ static void train_read_settings(train_settings *s)
     s->folder = train_value(OPTION_FOLDER)->given;
     s->threads = (int)arguments_whole(train_value(OPTION_THREADS), 0, 4096);
     s->memory = (size_t)arguments_whole(train_value(OPTION_MEMORY), 0, 1000000) * 1000000;
+    s->at_once = (size_t)arguments_whole(train_value(OPTION_AT_ONCE), 0, 65536);
     s->cache = (size_t)arguments_whole(train_value(OPTION_CACHE), 0, 1000000) << 20;
     s->stop_after = (uint64_t)arguments_whole(train_value(OPTION_STOP_AFTER), 0, LONG_MAX);
     train_read_extras(s);

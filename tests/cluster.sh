@@ -83,8 +83,38 @@ test_mpi() {
     ranks 3 data $few --shards 2 --out refused
     [ $? -ne 0 ] && grep -q '3 processes need --shards 3 or more' err.txt && [ ! -e refused ]
     good "$1: more processes than shards are refused"
+    test_sum "$1"
     test_kill "$1"
+    test_broken "$1"
     test_cost "$1"
+}
+
+# Gradients added while they are computed, and a process that fails meanwhile.
+test_sum() {
+    # shellcheck disable=SC2086
+    (cd "$top" && OMPI_CC=$CC MPICH_CC=$CC $1 -DLENSNET_MPI -O1 -Wall -Wextra -Werror -I. $openmp $LIBRARY tests/test_cluster.c \
+        -o $WORK/sum.$1 -lm) >out.txt 2>err.txt
+    good "$1 -DLENSNET_MPI tests/test_cluster.c"
+    for count in 2 3 8; do
+        run $launch -n $count ./sum.$1 || break
+        grep -q '^3 passed, 0 failed' out.txt || break
+    done
+    [ $count -eq 8 ] && grep -q '^3 passed, 0 failed' out.txt
+    good "$1: 2, 3 and 8 processes add as one does, and one that fails is heard of"
+}
+
+# One process cannot read an image of the epoch under way.
+test_broken() {
+    rm -rf data.broken
+    cp -r data data.broken
+    # shellcheck disable=SC2086
+    $launch -n 3 $program data.broken $few --shards 8 --epochs 400 --cache 0 --out "$1.broken" >out.txt 2>err.txt &
+    launcher=$!
+    while [ ! -s "$1.broken/last.safetensors" ] && kill -0 $launcher 2>/dev/null; do sleep 0.1; done
+    : >data.broken/train/vort/000002.npy
+    wait $launcher
+    [ $? -ne 0 ] && grep -q 'rank [12] of 3: .*vort/000002.npy' err.txt && grep -q '^error: .*vort/000002.npy' err.txt
+    good "$1: an image that one process cannot read ends all, each with the sentence"
 }
 
 # The last process of a run that has saved its state is killed. Beforehand the same run is made whole.
@@ -119,7 +149,7 @@ test_cost() {
     good "$1: cluster_cost"
     command -v python3 >/dev/null || return
     run python3 "$top/tools/cluster_cost.py" costs.csv --table && grep -q '^| atto, 32 px | 256 | 10 |' out.txt &&
-        run python3 "$top/tools/cluster_cost.py" costs.csv && grep -q '^atto  *32  *8  *2 ' out.txt
+        run python3 "$top/tools/cluster_cost.py" costs.csv && grep -q '^atto  *32  *8  *8  *2 ' out.txt
     good "cluster_cost.py"
 }
 

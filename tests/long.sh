@@ -308,30 +308,42 @@ survey_rows() {
         'NR > first && NR <= end' "$3"
 }
 
-# SURVEY images in SURVEY_PARTS parts, SURVEY_SIZE pixels wide. Every part is simulated, classified and removed.
+# survey_part I N: simulates, classifies and removes a part, in a folder of its own, unless it is there already
+survey_part() {
+    [ -s "truth-$1-of-$2.csv" ] && tail -n 1 "part-$1.csv" | grep -q '^# part' && return
+    rm -rf "job-$1"
+    mkdir "job-$1" && cd "job-$1" || return
+    # shellcheck disable=SC2086
+    ../$simulate --part "$1/$2" >out.txt && peak ../$classify ../list.txt --part "$1/$2" "$weights" >"../part-$1.csv" &&
+        mv peak.txt "../peak-$1.txt" && mv "truth-$1-of-$2.csv" ..
+    cd .. && rm -rf "job-$1"
+}
+
+# SURVEY images in SURVEY_PARTS parts, SURVEY_JOBS at a time, SURVEY_SIZE pixels wide. One that was stopped goes on.
 # Then all are merged; the first and the last part are made and classified once more without --part.
 part_survey() {
-    each=$(((${SURVEY:-3000} * MORE + 2) / 3)) parts=${SURVEY_PARTS:-7} size=${SURVEY_SIZE:-32}
-    count=$((3 * each)) weights=$PWD/weights/lensnet-atto.safetensors
+    each=$(((${SURVEY:-3000} * MORE + 2) / 3)) parts=${SURVEY_PARTS:-7} jobs=${SURVEY_JOBS:-1} size=${SURVEY_SIZE:-32}
+    count=$((3 * each)) weights=$PWD/weights/lensnet-atto.safetensors plan="$each $parts $size"
     program simulate && program classify || return
-    rm -rf "$WORK/survey"
+    [ "$(cat "$WORK/survey/plan" 2>/dev/null)" = "$plan" ] || rm -rf "$WORK/survey"
     mkdir -p "$WORK/survey"
     cd "$WORK/survey" || return
+    echo "$plan" >plan
     for class in no sphere vort; do seq -f "test/$class/%06.0f.npy" 0 $((each - 1)); done >list.txt
     simulate="../simulate . --test $each --size $size --float32 --threads 1"
     classify="../classify --csv --size $size --threads 1 --batch 64 --list"
-    started=$(date +%s) first="" bad=0
-    for i in $(seq "$parts"); do
-        # shellcheck disable=SC2086
-        $simulate --part "$i/$parts" >out.txt && peak $classify list.txt --part "$i/$parts" "$weights" >"part-$i.csv" ||
-            bad=$((bad + 1))
-        rm -rf test
-        last=$(cat peak.txt) first=${first:-$last}
-        [ $((i * 10 / parts)) -eq $(((i - 1) * 10 / parts)) ] ||
-            echo "  $i of $parts parts after $(($(date +%s) - started)) s, at most $last MB"
+    started=$(date +%s)
+    for job in $(seq "$jobs"); do
+        for i in $(seq "$job" "$jobs" "$parts"); do
+            survey_part "$i" "$parts"
+            [ $((i * 10 / parts)) -eq $(((i - 1) * 10 / parts)) ] ||
+                echo "  part $i of $parts after $(($(date +%s) - started)) s, $(cat "peak-$i.txt") MB"
+        done &
     done
+    wait
+    first=$(cat peak-1.txt) last=$(cat "peak-$parts.txt")
     took=$(($(date +%s) - started))
-    ../simulate . --part "1/$parts" --merge && ../classify --merge part-*.csv >answers.csv && [ $bad -eq 0 ] &&
+    ../simulate . --part "1/$parts" --merge && ../classify --merge part-*.csv >answers.csv &&
         sed 1d answers.csv | cut -d, -f1 | cmp - list.txt && sed 1d truth.csv | cut -d, -f1 | cmp - list.txt
     good "survey: $count images of $size pixels in $parts parts, merged, in $took s"
     for i in 1 "$parts"; do
@@ -344,6 +356,7 @@ part_survey() {
     done
     [ "$first" = "?" ] || [ "$last" -le $((first + 1)) ]
     good "the first part took $first MB, the last $last MB"
+    rm plan
     cd ../../..
 }
 

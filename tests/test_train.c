@@ -358,6 +358,68 @@ static void test_parts(void)
     training_end(&t);
 }
 
+/* ---- gradients as they are complete -------------------------------------------------------------- */
+
+typedef struct taking {
+    float *gradients, *taken;
+    size_t before, calls, falls;
+} taking;
+
+/* Takes what is newly complete and leaves a mark there, which nothing may change. */
+static void take(size_t first, void *user)
+{
+    taking *t = (taking *)user;
+    size_t i;
+    t->calls++;
+    t->falls += first < t->before;
+    CHECK(first <= t->before);
+    for (i = first; i < t->before; i++) {
+        t->taken[i] = t->gradients[i];
+        t->gradients[i] = 12345.0f;
+    }
+    t->before = first;
+}
+
+/* What is called complete is: image by image in micro-batches of one, and with a convolution that turns its
+ * gradient's order in the end. */
+static void test_complete(void)
+{
+    lensnet_model_desc desc = golden_desc("small", 3);
+    lensnet_loss loss = lensnet_loss_defaults();
+    lensnet_graph_options options = lensnet_graph_defaults();
+    size_t count, i;
+    float *whole;
+    taking take_all;
+    training t;
+    training_begin(&t, &desc, 3, 32, &loss);
+    options.height = options.width = 32;
+    options.batch = 3;
+    options.micro_batch = 1;
+    options.training = 1;
+    lensnet_graph_destroy(t.graph);
+    t.graph = golden_graph(t.model, &options, &loss);
+    t.outputs.input_gradients = NULL;
+    memset(&take_all, 0, sizeof take_all);
+    count = take_all.before = lensnet_parameters_size(lensnet_model_parameters(t.model));
+    take_all.gradients = lensnet_parameters_gradients(lensnet_model_parameters(t.model));
+    take_all.taken = (float *)malloc(count * sizeof(float));
+    whole = (float *)malloc(count * sizeof *whole);
+    golden_expect(whole && take_all.taken, "out of memory");
+    training_run(&t);
+    memcpy(whole, take_all.gradients, count * sizeof *whole);
+    t.batch.complete = take;
+    t.batch.user = &take_all;
+    training_run(&t);
+    CHECK(take_all.before == 0 && take_all.falls > BLOCKS && take_all.calls > take_all.falls);
+    CHECK(memcmp(whole, take_all.taken, count * sizeof *whole) == 0);
+    for (i = 0; i < count && take_all.gradients[i] == 12345.0f; i++) {
+    }
+    CHECK(i == count);
+    free(whole);
+    free(take_all.taken);
+    training_end(&t);
+}
+
 /* ---- targets ------------------------------------------------------------------------------------- */
 
 /* One-hot targets mean what labels mean; an ignored label is as if the sample were not there. */
@@ -716,6 +778,7 @@ int main(void)
     test_drop_path();
     test_targets();
     test_parts();
+    test_complete();
     test_adamw_scalar();
     test_clip_epsilon();
     test_adamw_networks();

@@ -8,8 +8,8 @@
  * One process needs no MPI: cc -O2 -fopenmp tools/cluster_cost.c -o cluster_cost -lm
  *
  * A step is that of train.c without the reading of images: forward and backward pass of this process's shards,
- * their sum over all processes by cluster_sum(), the optimiser. Prints a line of comma-separated seconds, each
- * the median of its rounds. */
+ * their sum over all processes, which is under way while the last shard is computed, the optimiser. Prints a
+ * line of comma-separated seconds, each the median of its rounds. */
 #include "../examples/system.h"
 #define LENSNET_IMPLEMENTATION
 #include "../lensnet.h"
@@ -26,16 +26,18 @@ static argument options[] = {
     {"--size", "PIXELS", "224", "side of the input", 0},
     {"--threads", "N", "1", "of each process", 0},
     {"--rounds", "N", "3", "times that each part is timed", 0},
+    {"--at-once", "N", "0", "images that a pass computes at a time; 0: the plan's choice", 0},
     {"--step", NULL, NULL, "time whole steps alone", 0},
     {"--head", NULL, NULL, "print the names of the columns first", 0},
 };
-enum { VARIANT, BATCH, SHARDS, SIZE, THREADS, ROUNDS, STEP, HEAD, OPTIONS };
+enum { VARIANT, BATCH, SHARDS, SIZE, THREADS, ROUNDS, AT_ONCE, STEP, HEAD, OPTIONS };
 
 enum { ROUNDS_MOST = 100 };
 
 typedef struct trial {
     lensnet_model *model;
     lensnet_graph *graph;
+    lensnet_plan plan;
     lensnet_adamw *adamw;
     shards_sum sum;
     float *images, *room;
@@ -82,8 +84,9 @@ static int open_trial(trial *t, const lensnet_host *host, lensnet_error *error)
     graph.height = graph.width = t->side;
     graph.batch = (t->batch + t->shards - 1) / t->shards;
     graph.training = 1;
+    graph.micro_batch = (size_t)arguments_whole(&options[AT_ONCE], 0, 65536);
     if (lensnet_model_graph(&t->graph, t->model, &graph, NULL, error) ||
-        lensnet_graph_plan(t->graph, NULL, error) || lensnet_graph_allocate(t->graph, error) ||
+        lensnet_graph_plan(t->graph, &t->plan, error) || lensnet_graph_allocate(t->graph, error) ||
         lensnet_adamw_create(&t->adamw, lensnet_model_parameters(t->model), NULL, error))
         return 0;
     t->weights = lensnet_parameters_size(lensnet_model_parameters(t->model));
@@ -110,8 +113,10 @@ static void close_trial(trial *t)
     lensnet_model_destroy(t->model);
 }
 
+typedef void (*completion)(size_t first, void *user);
+
 /* Forward and backward pass of `count` images. */
-static int pass(trial *t, size_t count, lensnet_error *error)
+static int pass(trial *t, size_t count, completion complete, lensnet_error *error)
 {
     lensnet_batch batch = lensnet_batch_defaults();
     lensnet_outputs outputs;
@@ -120,6 +125,7 @@ static int pass(trial *t, size_t count, lensnet_error *error)
     batch.channels = 3;
     batch.labels = t->labels;
     batch.count = count;
+    batch.complete = complete;
     return !lensnet_forward_backward(t->graph, &batch, &outputs, error);
 }
 
@@ -128,36 +134,43 @@ static float *gradients(trial *t)
     return lensnet_parameters_gradients(lensnet_model_parameters(t->model));
 }
 
-/* What train.c does with a batch. */
-static int step(trial *t, lensnet_error *error)
+static size_t shard_size(const trial *t, size_t k)
+{
+    return shards_first(t->batch, k + 1, t->shards) - shards_first(t->batch, k, t->shards);
+}
+
+/* What train.c does with a batch. `after`: nothing is sent before the last shard is computed. */
+static int step(trial *t, int after, lensnet_error *error)
 {
     double loss[SHARDS_MOST];
     size_t k;
     int good = 1, stop = 0;
     shards_clear(&t->sum);
     memset(loss, 0, sizeof loss);
-    for (k = t->first; good && k < t->end; k++) {
-        good =
-            pass(t, shards_first(t->batch, k + 1, t->shards) - shards_first(t->batch, k, t->shards),
-                 error);
-        if (t->shards > 1) shards_push(&t->sum, k, gradients(t), t->weights);
+    for (k = t->first; good && k + 1 < t->end; k++) {
+        good = pass(t, shard_size(t, k), NULL, error);
+        if (good) shards_push(&t->sum, k, gradients(t), t->weights);
     }
+    if (!cluster_meet(good, NULL, error)) return 0;
+    if (t->shards > 1) cluster_begin_sum(gradients(t), &t->sum, t->room, t->shards, k, t->weights);
+    good = pass(t, shard_size(t, k), after ? NULL : cluster_complete, error);
+    if (t->shards > 1) cluster_end_sum(good);
     if (!cluster_meet(good, &stop, error)) return 0;
     cluster_gather(loss, sizeof *loss, t->shards);
-    if (t->shards > 1) cluster_sum(gradients(t), &t->sum, t->room, t->shards, t->weights);
     return !lensnet_adamw_step(t->adamw, 1e-9, NULL, error);
 }
 
 /* One round of a part. */
-typedef enum { PART_STEP, PART_SHARD, PART_IMAGE, PART_ADD, PART_ADAMW, PARTS } part;
-static const char *const part_names[PARTS] = {"step", "shard", "image", "add", "adamw"};
+typedef enum { PART_STEP, PART_AFTER, PART_SHARD, PART_IMAGE, PART_ADD, PART_ADAMW, PARTS } part;
+static const char *const part_names[PARTS] = {"step", "after", "shard", "image", "add", "adamw"};
 
 static int round_of(trial *t, part which, lensnet_error *error)
 {
     switch (which) {
-    case PART_STEP: return step(t, error);
-    case PART_SHARD: return pass(t, t->batch / t->shards, error);
-    case PART_IMAGE: return pass(t, 1, error);
+    case PART_STEP: return step(t, 0, error);
+    case PART_AFTER: return step(t, 1, error);
+    case PART_SHARD: return pass(t, t->batch / t->shards, NULL, error);
+    case PART_IMAGE: return pass(t, 1, NULL, error);
     case PART_ADD: shards_add(t->sum.nodes[0].values, gradients(t), t->weights); return 1;
     case PART_ADAMW: return !lensnet_adamw_step(t->adamw, 1e-9, NULL, error);
     case PARTS: break;
@@ -165,20 +178,22 @@ static int round_of(trial *t, part which, lensnet_error *error)
     return 0;
 }
 
-/* The median time of a part, in which all processes are busy; the first round is for the caches. */
-static int measure(double *seconds, trial *t, part which, int count, lensnet_error *error)
+/* The median times of the first parts, which take turns and in which all processes are busy; the first round is
+ * for the caches. */
+static int measure(double seconds[PARTS], trial *t, int parts, int count, lensnet_error *error)
 {
-    rounds r;
-    int good = 1, i;
-    r.count = count;
+    static rounds of[PARTS];
+    int good = 1, i, k;
     for (i = -1; good && i < count; i++) {
-        double start;
-        together();
-        start = system_seconds();
-        good = round_of(t, which, error);
-        if (i >= 0) r.seconds[i] = system_seconds() - start;
+        for (k = 0; good && k < parts; k++) {
+            double start;
+            together();
+            start = system_seconds();
+            good = round_of(t, (part)k, error);
+            if (i >= 0) of[k].seconds[of[k].count++] = system_seconds() - start;
+        }
     }
-    *seconds = good ? median(&r) : 0;
+    for (k = 0; good && k < parts; k++) seconds[k] = median(&of[k]);
     return cluster_meet(good, NULL, error);
 }
 
@@ -211,19 +226,20 @@ static int run(trial *t, const lensnet_host *host, lensnet_error *error)
 {
     const int count = (int)arguments_whole(&options[ROUNDS], 1, ROUNDS_MOST);
     double seconds[PARTS] = {0}, small = 0, large = 0;
-    int which, good = cluster_meet(open_trial(t, host, error), NULL, error);
-    for (which = 0; good && which < (options[STEP].given ? 1 : PARTS); which++)
-        good = measure(&seconds[which], t, (part)which, count, error);
-    if (!good) return 0;
+    const int parts = options[STEP].given ? 1 : PARTS;
+    int which;
+    if (!cluster_meet(open_trial(t, host, error), NULL, error) ||
+        !measure(seconds, t, parts, count, error))
+        return 0;
     if (!options[STEP].given) small = exchange(t, 1, ROUNDS_MOST);
     if (!options[STEP].given) large = exchange(t, t->weights / 2, count);
     if (cluster_leads() && options[HEAD].given) {
-        printf("variant,size,weights,batch,shards,ranks,threads");
+        printf("variant,size,weights,batch,shards,ranks,threads,at_once");
         for (which = 0; which < PARTS; which++) printf(",%s", part_names[which]);
         printf(",latency,byte\n");
     }
-    printf("%s,%zu,%zu,%zu,%zu,%d,%d", options[VARIANT].value, t->side, t->weights, t->batch,
-           t->shards, cluster.ranks, host->threads);
+    printf("%s,%zu,%zu,%zu,%zu,%d,%d,%zu", options[VARIANT].value, t->side, t->weights, t->batch,
+           t->shards, cluster.ranks, host->threads, t->plan.micro_batch);
     for (which = 0; which < PARTS; which++) printf(",%.6g", seconds[which]);
     printf(",%.6g,%.6g\n", small, large / (4 * (double)(t->weights / 2)));
     return 1;
