@@ -4,10 +4,10 @@
  *
  * Foreign images are told by the Mahalanobis distance of the mean over the second stage's map to that of
  * known images (Lee et al. 2018, with one Gaussian for all classes). The last stage has learned to overlook
- * what tells no classes apart, and knows few round galaxies for foreign (tools/check_foreign.py). No
- * foreign image is needed. The Gaussian's correlations are shrunk
- * towards none. Which distance 1 in 100 known images exceeds is measured on either half of them with the
- * Gaussian of the other half; the one that is kept is that of all.
+ * what tells no classes apart, and knows few round galaxies for foreign; weights/README.md has the figures
+ * of both, and of five other scores (tools/compare_foreign.py). No foreign image is needed. The Gaussian's
+ * correlations are shrunk towards none. Which distance 1 in 100 known images exceeds is measured on either
+ * half of them with the Gaussian of the other half; the one that is kept is that of all.
  * All are turned to one of their eight views first, for which way up a lens lies is no sign. */
 #ifndef CALIBRATE_H
 #define CALIBRATE_H

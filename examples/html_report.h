@@ -54,7 +54,7 @@ static const char html_head[] =
     ":root{--ink:#1b1f24;--faint:#5b6570;--line:#d5dae0;--page:#fff}"
     ".plots svg{filter:none}.scroll{overflow:visible}table{font-size:8pt}td,th{padding-right:.5rem}"
     "small{white-space:normal}tr,p{break-inside:avoid}"
-    "figure{break-inside:avoid}h2{break-after:avoid}}\n"
+    "figure{break-inside:avoid}h2,h2+p{break-after:avoid}}\n"
     "</style>\n</head>\n<body>\n";
 
 static void html_section(sheet *s, const char *title, const char *words)
