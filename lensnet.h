@@ -359,10 +359,12 @@ LENSNET_API size_t lensnet_classifier_features(const lensnet_classifier *classif
 LENSNET_API size_t lensnet_classifier_pooled(const lensnet_classifier *classifier);
 /* What the file says of its network, and this classifier believes. */
 typedef struct lensnet_reliability {
-    double temperature; /* probabilities are softmax(logits / temperature); 1: not calibrated */
-    int sets;           /* 1: predictions have conformal sets */
-    int foreign;        /* 1: predictions say how foreign an image is */
-    double coverage;    /* that the sets were asked for: lensnet_classifier_options.coverage */
+    double temperature; /* T: probabilities are softmax(logits / T); 1: not calibrated */
+    double power; /* P: where it is not 1, they are as exp(-(d / T)^P), where d is how far a class's
+                           logit is below the greatest */
+    int sets;     /* 1: predictions have conformal sets */
+    int foreign;  /* 1: predictions say how foreign an image is */
+    double coverage; /* that the sets were asked for: lensnet_classifier_options.coverage */
 } lensnet_reliability;
 LENSNET_API lensnet_reliability
 lensnet_classifier_reliability(const lensnet_classifier *classifier);
@@ -21382,7 +21384,7 @@ lensnet_result lensnet_state_load(lensnet_model *model, lensnet_adamw *adamw, co
 #define LNP_SET_CLASSES 64 /* lensnet_prediction.set has a bit for each */
 
 /* Tensors beside the weights, written by examples/calibrate.h; V is the number of views:
- *   lensnet.calibration.V.temperature  ()
+ *   lensnet.calibration.V.temperature  () or (2)     the temperature, or that and the power: lensnet_reliability
  *   lensnet.calibration.V.sets         (K, 99)       class k is in the set of coverage j percent where its
  *                                                    probability is at least sets[k][j - 1]
  *   lensnet.foreign.2.mean             (C)           of the mean over the second stage's map, known images
@@ -21393,8 +21395,8 @@ lensnet_result lensnet_state_load(lensnet_model *model, lensnet_adamw *adamw, co
  * tell the classes apart, and takes a round galaxy for a lens. Older files, the shipped atto among them, have the last stage's:
  * lensnet.foreign.mean and so on. */
 typedef struct lnp_belief {
-    double temperature; /* 1: nothing is known */
-    size_t stage;       /* 0 ... 3: whose mean tells foreign images */
+    double temperature, power; /* 1: nothing is known */
+    size_t stage;              /* 0 ... 3: whose mean tells foreign images */
     float threshold;
     float *sets, *mean, *whitening; /* inside `block`; NULL where the file has none */
     float *block;
@@ -21425,18 +21427,25 @@ static lensnet_result lnp_belief_read_probabilities(lnp_belief *b, const lensnet
                                                     int views, size_t classes, lensnet_error *error)
 {
     char name[64];
-    float temperature = 1.0f;
+    float curve[2] = {1.0f, 1.0f}; /* temperature and power */
+    const lensnet_archive_entry *entry;
     int known, sets = 0;
     lensnet_result result;
     snprintf(name, sizeof name, "lensnet.calibration.%d.temperature", views);
-    result = lnp_belief_read(&temperature, &known, archive, name, 1, error);
-    if (!result && !(temperature >= 0.001f && temperature <= 1000.0f))
+    entry = lensnet_archive_find(archive, name);
+    result =
+        lnp_belief_read(curve, &known, archive, name, entry && entry->count == 2 ? 2 : 1, error);
+    if (!result && !(curve[0] >= 0.001f && curve[0] <= 1000.0f))
         result = lnp_fail(error, LENSNET_ERROR_FORMAT, "%s: %g is outside 0.001 ... 1000", name,
-                          (double)temperature);
+                          (double)curve[0]);
+    if (!result && !(curve[1] >= 0.1f && curve[1] <= 10.0f))
+        result = lnp_fail(error, LENSNET_ERROR_FORMAT, "%s: a power of %g is outside 0.1 ... 10",
+                          name, (double)curve[1]);
     if (result || !known) return result;
     snprintf(name, sizeof name, "lensnet.calibration.%d.sets", views);
     result = lnp_belief_read(b->sets, &sets, archive, name, classes * LNP_LEVELS, error);
-    b->temperature = (double)temperature;
+    b->temperature = (double)curve[0];
+    b->power = (double)curve[1];
     if (!sets) b->sets = NULL;
     return result;
 }
@@ -21465,7 +21474,7 @@ static void lnp_belief_release(lnp_belief *b, const lensnet_host *host)
 {
     lnp_release(host, b->block, b->bytes);
     memset(b, 0, sizeof *b);
-    b->temperature = 1.0;
+    b->temperature = b->power = 1.0;
     b->stage = LNP_SEEN;
 }
 
@@ -21508,19 +21517,26 @@ static lensnet_result lnp_belief_open(lnp_belief *b, const lensnet_archive *arch
     return result;
 }
 
-/* Probabilities of one image, p^(1/T) to sum 1: softmax(logits / T), and the same map on a mean over views. */
-static void lnp_belief_temper(float *p, size_t classes, double temperature)
+/* Of a class with probability p beside the greatest, of which `top` is the logarithm. */
+static double lnp_belief_weight(double p, double top, const lnp_belief *b)
+{
+    const double below = p > 0.0 ? (lensnet_log(p) - top) / b->temperature : 0.0;
+    if (!(p > 0.0)) return 0.0;
+    if (b->power == 1.0 || !(below < 0.0)) return lensnet_exp(below);
+    return lensnet_exp(-lensnet_exp(b->power * lensnet_log(-below)));
+}
+
+/* Probabilities of one image, to sum 1: softmax(logits / T) where the power is 1, and the same map on a mean over
+ * views. */
+static void lnp_belief_temper(float *p, size_t classes, const lnp_belief *b)
 {
     double top = 0.0, sum = 0.0;
     size_t k;
-    if (temperature == 1.0) return;
+    if (b->temperature == 1.0 && b->power == 1.0) return;
     for (k = 0; k < classes; k++) top = (double)p[k] > top ? (double)p[k] : top;
     top = lensnet_log(top);
-    for (k = 0; k < classes; k++)
-        sum += p[k] > 0.0f ? lensnet_exp((lensnet_log((double)p[k]) - top) / temperature) : 0.0;
-    for (k = 0; k < classes; k++)
-        if (p[k] > 0.0f)
-            p[k] = (float)(lensnet_exp((lensnet_log((double)p[k]) - top) / temperature) / sum);
+    for (k = 0; k < classes; k++) sum += lnp_belief_weight((double)p[k], top, b);
+    for (k = 0; k < classes; k++) p[k] = (float)(lnp_belief_weight((double)p[k], top, b) / sum);
 }
 
 /* The distance of pooled features over the threshold; `y` is room for as many floats. */
@@ -21622,7 +21638,7 @@ lensnet_result lensnet_classifier_load_archive(lensnet_classifier **classifier,
     c->options.told = NULL;
     c->model = NULL;
     memset(&c->belief, 0, sizeof c->belief);
-    c->belief.temperature = 1.0;
+    c->belief.temperature = c->belief.power = 1.0;
     c->belief.stage = LNP_SEEN;
     result = lnp_model_freeze(&c->model, archive, options, &host, error);
     if (!result && c->options.views > c->model->desc.views) c->options.views = c->model->desc.views;
@@ -21707,10 +21723,11 @@ const lensnet_preprocess *lensnet_classifier_preprocess(const lensnet_classifier
 
 lensnet_reliability lensnet_classifier_reliability(const lensnet_classifier *c)
 {
-    lensnet_reliability reliability = {1.0, 0, 0, 0.0};
+    lensnet_reliability reliability = {1.0, 1.0, 0, 0, 0.0};
     if (!c) return reliability;
     reliability.coverage = c->options.coverage;
     reliability.temperature = c->belief.temperature;
+    reliability.power = c->belief.power;
     reliability.sets = c->belief.sets && c->model->desc.classes <= LNP_SET_CLASSES;
     reliability.foreign = c->belief.mean != NULL;
     return reliability;
@@ -21951,7 +21968,7 @@ static lensnet_result lnp_session_average(lensnet_session *s, size_t first, size
                 first + i / s->classes + 1);
     for (i = 0; i < count * s->classes; i++) s->sums[i] /= views;
     for (i = 0; i < count; i++)
-        lnp_belief_temper(s->sums + i * s->classes, s->classes, s->classifier->belief.temperature);
+        lnp_belief_temper(s->sums + i * s->classes, s->classes, &s->classifier->belief);
     return LENSNET_OK;
 }
 

@@ -2,6 +2,10 @@
  * temperature, thresholds of conformal sets for 1 ... 99 percent, and what known images look like, so
  * that others are told from them. Include system.h, then lensnet.h first.
  *
+ * A temperature alone makes a network less sure of everything alike. Trained on lenses, one is too sure of what it
+ * hardly knows and not sure enough of the rest, so the distance of the logits has a power as well (lensnet.h,
+ * lensnet_reliability), where that gains more than chance. Either leaves the order of the classes.
+ *
  * Foreign images are told by the Mahalanobis distance of the mean over the second stage's map to that of
  * known images (Lee et al. 2018, with one Gaussian for all classes). The last stage has learned to overlook
  * what tells no classes apart, and knows few round galaxies for foreign; weights/README.md has the figures
@@ -18,13 +22,15 @@
 enum { CALIBRATE_LEVELS = 99 };
 #define CALIBRATE_SHRINKAGE   0.1
 #define CALIBRATE_FALSE_ALARM 0.01
-#define CALIBRATE_CHI2        3.841 /* less gain in 2 log likelihood may be chance (5 %): then T stays 1 */
+#define CALIBRATE_CHI2        3.841 /* less gain in 2 log likelihood may be chance (5 %) */
+#define CALIBRATE_LEAST_POWER 0.5
+#define CALIBRATE_MOST_POWER  3.0
 
 /* What was found; zero it before use. */
 typedef struct calibration {
     size_t images, classes, features;
-    int views[2]; /* 1 and 8; 0: not asked for */
-    float temperature[2];
+    int views[2];      /* 1 and 8; 0: not asked for */
+    float curve[2][2]; /* temperature and power */
     float *sets[2];    /* (K, 99) */
     double loss[2][2]; /* mean cross-entropy before and after */
     float *mean, *whitening, threshold;
@@ -101,31 +107,98 @@ static void calibrate_class(float *sets, double *sorted, const double *logits, c
         sets[j] = (float)statistics_conformal(sorted, n, (double)(j + 1) / 100);
 }
 
+/* What a curve is fitted to. */
+typedef struct calibrate_curve {
+    const double *logits;
+    double *bent; /* (N, K), of the last power: -(how far below the greatest)^power */
+    const int *labels;
+    size_t count, classes;
+    double temperature; /* of the last power, for the bent logits */
+} calibrate_curve;
+
+/* The least mean cross-entropy with a power, over all temperatures. */
+static double calibrate_bend(calibrate_curve *f, double power)
+{
+    size_t i, k;
+    for (i = 0; i < f->count; i++) {
+        const double *row = f->logits + i * f->classes;
+        double top = row[0];
+        for (k = 1; k < f->classes; k++) top = row[k] > top ? row[k] : top;
+        for (k = 0; k < f->classes; k++)
+            f->bent[i * f->classes + k] =
+                row[k] < top ? -lensnet_exp(power * lensnet_log(top - row[k])) : 0;
+    }
+    lensnet_temperature_fit(&f->temperature, f->bent, f->labels, f->count, f->classes, NULL);
+    return lensnet_temperature_loss(f->bent, f->labels, f->count, f->classes, f->temperature);
+}
+
+/* The power of the least loss, by golden sections. */
+static double calibrate_power(calibrate_curve *f)
+{
+    const double golden = 0.61803398874989485;
+    double low = CALIBRATE_LEAST_POWER, high = CALIBRATE_MOST_POWER;
+    double a = high - golden * (high - low), b = low + golden * (high - low);
+    double at_a = calibrate_bend(f, a), at_b = calibrate_bend(f, b);
+    while (high - low > 1e-4) {
+        if (at_a < at_b) {
+            high = b;
+            b = a;
+            at_b = at_a;
+            a = high - golden * (high - low);
+            at_a = calibrate_bend(f, a);
+        } else {
+            low = a;
+            a = b;
+            at_a = at_b;
+            b = low + golden * (high - low);
+            at_b = calibrate_bend(f, b);
+        }
+    }
+    return (low + high) / 2;
+}
+
+/* Is the gain in mean cross-entropy more than chance makes? */
+static int calibrate_gains(const calibrate_curve *f, double before, double after)
+{
+    return 2 * (double)f->count * (before - after) >= CALIBRATE_CHI2;
+}
+
+/* Temperature and power, each 1 where another is no better; `f` has the bent logits and their temperature. */
+static void calibrate_fit_curve(float curve[2], double loss[2], calibrate_curve *f)
+{
+    const double plain = calibrate_bend(f, 1), power = calibrate_power(f);
+    loss[0] = lensnet_temperature_loss(f->logits, f->labels, f->count, f->classes, 1);
+    curve[1] = (float)power;
+    if (!calibrate_gains(f, plain, calibrate_bend(f, power))) curve[1] = 1;
+    loss[1] = calibrate_bend(f, (double)curve[1]);
+    if (curve[1] == 1 && !calibrate_gains(f, loss[0], loss[1])) f->temperature = 1;
+    curve[0] = (float)lensnet_exp(lensnet_log(f->temperature) / (double)curve[1]);
+    f->temperature = lensnet_exp((double)curve[1] * lensnet_log((double)curve[0]));
+    loss[1] = lensnet_temperature_loss(f->bent, f->labels, f->count, f->classes, f->temperature);
+}
+
 static int calibrate_probabilities(calibration *c, int which, const double *logits,
                                    const int *labels, lensnet_error *error)
 {
-    double temperature, *sorted = (double *)malloc(c->images * sizeof *sorted);
+    double *sorted = (double *)malloc(c->images * sizeof *sorted);
+    calibrate_curve f;
     size_t k;
     int good;
+    f.logits = logits;
+    f.bent = (double *)malloc(c->images * c->classes * sizeof *f.bent);
+    f.labels = labels;
+    f.count = c->images;
+    f.classes = c->classes;
     c->sets[which] = (float *)malloc(c->classes * CALIBRATE_LEVELS * sizeof(float));
-    good = (sorted && c->sets[which]) || dataset_no_memory(error);
-    good = good &&
-           !lensnet_temperature_fit(&temperature, logits, labels, c->images, c->classes, error);
-    if (good) {
-        c->loss[which][0] = lensnet_temperature_loss(logits, labels, c->images, c->classes, 1);
-        c->loss[which][1] =
-            lensnet_temperature_loss(logits, labels, c->images, c->classes, temperature);
-        if (2 * (double)c->images * (c->loss[which][0] - c->loss[which][1]) < CALIBRATE_CHI2) {
-            temperature = 1;
-            c->loss[which][1] = c->loss[which][0];
-        }
-        c->temperature[which] = (float)temperature;
-        temperature = (double)c->temperature[which];
-    }
+    good = (sorted && f.bent && c->sets[which]) || dataset_no_memory(error);
+    good =
+        good && !lensnet_temperature_fit(&f.temperature, logits, labels, f.count, f.classes, error);
+    if (good) calibrate_fit_curve(c->curve[which], c->loss[which], &f);
     for (k = 0; good && k < c->classes; k++)
-        calibrate_class(c->sets[which] + k * CALIBRATE_LEVELS, sorted, logits, labels, c->images,
-                        c->classes, k, temperature);
+        calibrate_class(c->sets[which] + k * CALIBRATE_LEVELS, sorted, f.bent, labels, f.count,
+                        f.classes, k, f.temperature);
     free(sorted);
+    free(f.bent);
     return good;
 }
 
@@ -377,7 +450,8 @@ static size_t calibrate_tensors(lensnet_archive_tensor *t, const calibration *c)
     int which;
     for (which = 0; which < 2; which++) {
         if (!c->views[which]) continue;
-        calibrate_tensor(&t[n++], temperatures[which], &c->temperature[which], 0, 0);
+        calibrate_tensor(&t[n++], temperatures[which], c->curve[which],
+                         c->curve[which][1] == 1 ? 0 : 2, 0);
         calibrate_tensor(&t[n++], sets[which], c->sets[which], c->classes, CALIBRATE_LEVELS);
     }
     calibrate_tensor(&t[n++], "lensnet.foreign.2.mean", c->mean, c->features, 0);

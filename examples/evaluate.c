@@ -120,9 +120,9 @@ static int calibrate(const char *path, dataset_split *split,
     int which;
     for (which = 0; good && which < 2; which++)
         if (c.views[which])
-            printf("%d view%s: temperature %.4f, log loss %.4f -> %.4f\n", c.views[which],
-                   which ? "s" : "", (double)c.temperature[which], c.loss[which][0],
-                   c.loss[which][1]);
+            printf("%d view%s: temperature %.4f, power %.4f, log loss %.4f -> %.4f\n",
+                   c.views[which], which ? "s" : "", (double)c.curve[which][0],
+                   (double)c.curve[which][1], c.loss[which][0], c.loss[which][1]);
     if (good)
         printf("foreign images: beyond a distance of %.4f, as 1 in 100 of the known ones\n"
                "written into %s, from %zu images in %s\n",

@@ -69,7 +69,7 @@ static void test_foreign(void)
 static void test_probabilities(void)
 {
     enum { N = 180 };
-    static double logits[N * K], levels[CALIBRATE_LEVELS], losses[2];
+    static double logits[N * K], said[N], levels[CALIBRATE_LEVELS], losses[2];
     static int classes[N];
     const uint64_t base = lngen_base("logits");
     calibration c;
@@ -77,12 +77,12 @@ static void test_probabilities(void)
     memset(&c, 0, sizeof c);
     c.images = N;
     c.classes = K;
-    for (i = 0; i < N; i++) {
-        classes[i] = (int)(i % K);
-        for (k = 0; k < K; k++) logits[i * K + k] = 4 * lngen_value(base, i * K + k) + (i % K == k);
-    }
+    CHECK(fixture_numbers(fixture, "labels", said, N) == N);
+    for (i = 0; i < N; i++) classes[i] = (int)said[i];
+    for (i = 0; i < N * K; i++) logits[i] = 4 * lngen_value(base, i);
     CHECK(calibrate_probabilities(&c, 0, logits, classes, &error));
-    CHECK_CLOSE(c.temperature[0], fixture_number(fixture, "temperature"), 1e-5, "temperature");
+    CHECK_CLOSE(c.curve[0][0], fixture_number(fixture, "temperature"), 1e-5, "temperature");
+    CHECK(c.curve[0][1] == 1); /* another power gains no more than chance */
     fixture_numbers(fixture, "loss", losses, 2);
     CHECK_CLOSE(c.loss[0][0], losses[0], 1e-9, "log loss before");
     CHECK_CLOSE(c.loss[0][1], losses[1], 1e-9, "log loss after");
@@ -94,15 +94,38 @@ static void test_probabilities(void)
             CHECK_CLOSE(c.sets[0][k * CALIBRATE_LEVELS + i], levels[i], 1e-5, "threshold of a set");
     }
     calibration_free(&c);
-    c.images =
-        30; /* of 10 images of a class no set holds 95 of 100; and T is left at 1 by chance's gain */
+    c.images = 30; /* of 10 images of a class no set holds 95 of 100 */
     c.classes = K;
+    for (i = 0; i < c.images; i++) classes[i] = (int)(i % K);
     CHECK(calibrate_probabilities(&c, 1, logits, classes, &error));
     CHECK(c.sets[1][94] == 0 && c.sets[1][LEVEL_90] > 0);
     calibration_free(&c);
 }
 
 /* What sha256sum says, where the padding goes into the next block and where it does not. */
+/* Where the network is too sure of what it hardly knows, and not sure enough of the rest. */
+static void test_power(void)
+{
+    enum { N = 300 };
+    static double logits[N * K], said[N], curve[2];
+    static int classes[N];
+    const uint64_t base = lngen_base("curve");
+    calibration c;
+    size_t i;
+    memset(&c, 0, sizeof c);
+    c.images = N;
+    c.classes = K;
+    CHECK(fixture_numbers(fixture, "curve/labels", said, N) == N);
+    for (i = 0; i < N; i++) classes[i] = (int)said[i];
+    for (i = 0; i < N * K; i++) logits[i] = 5 * lngen_value(base, i);
+    CHECK(calibrate_probabilities(&c, 0, logits, classes, &error));
+    CHECK(fixture_numbers(fixture, "curve", curve, 2) == 2);
+    CHECK_CLOSE(c.curve[0][0], curve[0], 1e-4, "temperature beside a power");
+    CHECK_CLOSE(c.curve[0][1], curve[1], 2e-4, "power");
+    CHECK_CLOSE(c.loss[0][1], fixture_number(fixture, "curve/loss"), 1e-8, "log loss with a power");
+    calibration_free(&c);
+}
+
 static void test_sha256(void)
 {
     static const struct {
@@ -534,6 +557,7 @@ int main(void)
     golden_expect(system_make_folder("build"), "a folder");
     test_foreign();
     test_probabilities();
+    test_power();
     test_sha256();
     test_png();
     save_network();

@@ -708,16 +708,19 @@ static double distance_of(const float *x, const float *mean, size_t features)
 }
 
 static void check_calibrated(const lensnet_prediction *prediction, const float *calibrated,
-                             const float *plain, const float *sets, double temperature,
+                             const float *plain, const float *sets, const float curve[2],
                              size_t level)
 {
-    double sum = 0;
+    double sum = 0, top = 0, weights[3];
     int k, size = 0;
-    for (k = 0; k < 3; k++) sum += pow((double)plain[k], 1 / temperature);
+    for (k = 0; k < 3; k++) top = (double)plain[k] > top ? (double)plain[k] : top;
+    for (k = 0; k < 3; k++) {
+        weights[k] = exp(-pow(log(top / (double)plain[k]) / (double)curve[0], (double)curve[1]));
+        sum += weights[k];
+    }
     for (k = 0; k < 3; k++) {
         const int member = calibrated[k] >= sets[(size_t)k * LEVELS + level];
-        CHECK_CLOSE(calibrated[k], pow((double)plain[k], 1 / temperature) / sum, 1e-6,
-                    "tempered probability");
+        CHECK_CLOSE(calibrated[k], weights[k] / sum, 1e-6, "tempered probability");
         size += member;
         CHECK((int)(prediction->set >> k & 1) == member);
     }
@@ -748,11 +751,13 @@ static void check_belief_everywhere(const lensnet_prediction *expected, const fl
     }
 }
 
-static void test_belief(void)
+/* With a power of 1 the file says nothing of it. */
+static void test_belief(float power)
 {
+    const float curve[2] = {1.7f, power};
     static float mean[FEATURES], whitening[FEATURES * (FEATURES + 1) / 2], sets[3 * LEVELS];
     static float pooled[FILES * FEATURES], again[FILES * FEATURES];
-    float plain[FILES * 3], calibrated[FILES * 3], temperature = 1.7f, threshold;
+    float plain[FILES * 3], calibrated[FILES * 3], threshold;
     lensnet_model *model = saved_model(LENSNET_DTYPE_F32);
     const size_t features = lensnet_model_description(model)->widths[1];
     float *pixels = test_pixels(FILES, SIDE, SIDE);
@@ -768,8 +773,8 @@ static void test_belief(void)
         sets[i] = (float)(0.9 - 0.9 * (double)(i % LEVELS) / LEVELS) * (i < LEVELS ? 0.3f : 1.0f);
     for (i = 0; i < features; i++) mean[i] = pooled[features + i]; /* the second image is at home */
     threshold = (float)(distance_of(pooled, mean, features) / 1.5);
-    added[0].name = "lensnet.calibration.1.temperature", added[0].count = 1;
-    added[0].values = &temperature;
+    added[0].name = "lensnet.calibration.1.temperature", added[0].count = power == 1 ? 1 : 2;
+    added[0].values = curve;
     added[1].name = "lensnet.calibration.1.sets", added[1].count = 3 * LEVELS;
     added[1].values = sets;
     added[2].name = "lensnet.foreign.2.mean", added[2].count = features, added[2].values = mean;
@@ -784,8 +789,7 @@ static void test_belief(void)
     CHECK(memcmp(pooled, again, FILES * features * sizeof(float)) == 0);
     for (i = 0; i < FILES; i++) {
         double foreign = distance_of(pooled + i * features, mean, features) / (double)threshold;
-        check_calibrated(predictions + i, calibrated + 3 * i, plain + 3 * i, sets,
-                         (double)temperature, 79);
+        check_calibrated(predictions + i, calibrated + 3 * i, plain + 3 * i, sets, curve, 79);
         CHECK_CLOSE(predictions[i].foreign, foreign, 1e-4 * (1 + foreign), "foreign score");
         CHECK(predictions[i].unknown == (predictions[i].foreign > 1));
     }
@@ -798,7 +802,8 @@ static void test_belief(void)
     CHECK(lensnet_classifier_reliability(classifier).sets == 1 &&
           lensnet_classifier_reliability(classifier).foreign == 1 &&
           lensnet_classifier_reliability(classifier).coverage == 0.8 &&
-          lensnet_classifier_reliability(classifier).temperature == (double)temperature);
+          lensnet_classifier_reliability(classifier).temperature == (double)curve[0] &&
+          lensnet_classifier_reliability(classifier).power == (double)power);
     lensnet_classifier_destroy(classifier);
     options.calibrated = 0; /* plain softmax, to the bit */
     predict_all(predictions, calibrated, NULL, &options, pixels);
@@ -885,12 +890,14 @@ static void test_belief_of_old_files(void)
 /* Wrong sizes and numbers of each tensor. */
 static void test_belief_refused(void)
 {
-    static const float wrong[2] = {INFINITY, -1};
+    static const float wrong[3] = {INFINITY, -1, 1}, power[2] = {2, 11};
     static const struct {
         const char *name;
         size_t count;
         const float *values;
-    } files[] = {{"lensnet.calibration.1.temperature", 2, wrong},
+    } files[] = {{"lensnet.calibration.1.temperature", 3, wrong},
+                 {"lensnet.calibration.1.temperature", 2, wrong + 1},
+                 {"lensnet.calibration.1.temperature", 2, power},
                  {"lensnet.calibration.1.temperature", 1, wrong},
                  {"lensnet.calibration.1.temperature", 1, wrong + 1},
                  {"lensnet.foreign.mean", 2, wrong},
@@ -924,7 +931,8 @@ int main(void)
     test_refused_files();
     test_weights_without_numbers();
     test_refused_images();
-    test_belief();
+    test_belief(1);
+    test_belief(1.6f);
     test_sets_of_many_classes();
     test_belief_of_old_files();
     test_belief_refused();

@@ -64,12 +64,13 @@ put('foreign/mean', features.mean(axis=0))
 put('foreign/distances', distances(features, features))
 put('foreign/threshold', np.sort(crossed)[int(np.ceil((N + 1) * 0.99)) - 1])
 
-# ---- temperature and sets: 180 images of 3 classes ----------------------------------------------------
+# ---- temperature and sets: 180 images of 3 classes, labels drawn with T = 1.5 -------------------------
 
 N, K = 180, 3
-labels = np.arange(N) % K
 logits = 4 * generate('logits', N * K).reshape(N, K)
-logits[np.arange(N), labels] += 1.0
+chances = special.softmax(logits / 1.5, axis=1).cumsum(axis=1)
+labels = (chances < (generate('labels', N)[:, None] + 1) / 2).sum(axis=1)
+put('labels', labels)
 
 
 def loss(temperature):
@@ -86,6 +87,24 @@ for k in range(K):
         wanted = -(-(len(own) + 1) * percent // 100)  # of as many images the class must be in the set
         levels.append(np.sort(own)[-wanted] if wanted <= len(own) else 0)
     put('sets/%d' % k, levels)
+
+# ---- temperature and power: 300 images whose labels are drawn with T = 1.5, P = 2 ---------------------
+
+N = 300
+logits = 5 * generate('curve', N * K).reshape(N, K)
+below = logits.max(axis=1, keepdims=True) - logits
+chances = special.softmax(-(below / 1.5) ** 2, axis=1).cumsum(axis=1)
+labels = (chances < (generate('curve/labels', N)[:, None] + 1) / 2).sum(axis=1)
+
+
+def curve_loss(logarithms):
+    return metrics.log_loss(labels, special.softmax(-(below / np.exp(logarithms[0])) ** np.exp(logarithms[1]), axis=1))
+
+
+curve = optimize.minimize(curve_loss, (0, 0), method='Nelder-Mead', options={'xatol': 1e-9, 'fatol': 1e-15})
+put('curve/labels', labels)
+put('curve', np.exp(curve.x))
+put('curve/loss', curve.fun)
 
 # ---- a picture ----------------------------------------------------------------------------------------
 
