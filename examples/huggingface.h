@@ -1,7 +1,10 @@
 /* huggingface.h - writes a model as a folder that transformers' from_pretrained(folder) loads, or, where it is a
  * network of backbones.h, timm's create_model('local-dir:folder').
  *
- *   huggingface_save(model, "folder", &error);    the folder exists
+ *   huggingface_save(model, 1.0, "folder", &error);    the folder exists
+ *
+ * transformers and timm know no temperature: where probabilities are softmax(logits / temperature), the last layer is
+ * divided by it, so that theirs are the same.
  *
  * leaves in it
  *   model.safetensors            the weights, complete with lensnet's metadata
@@ -361,12 +364,42 @@ HUGGINGFACE_API lensnet_result huggingface_describe(const lensnet_model_desc *de
     return huggingface_put(&s, folder, "README.md", error);
 }
 
-/* The whole folder, which exists. */
-HUGGINGFACE_API lensnet_result huggingface_save(const lensnet_model *model, const char *folder,
-                                                lensnet_error *error)
+/* Is it a name of the last layer, as transformers, timm or torchvision have it? */
+HUGGINGFACE_API int huggingface_is_head(const char *name)
 {
+    static const char *const layers[] = {"classifier.", "head.fc.", "head.", "fc."};
+    size_t i;
+    for (i = 0; i < sizeof layers / sizeof *layers; i++)
+        if (!strncmp(name, layers[i], strlen(layers[i])) &&
+            (!strcmp(name + strlen(layers[i]), "weight") ||
+             !strcmp(name + strlen(layers[i]), "bias")))
+            return 1;
+    return 0;
+}
+
+/* Divides the values of a tensor of the last layer by the temperature, and leaves others. */
+HUGGINGFACE_API void huggingface_temper(float *values, size_t count, const char *name,
+                                        double temperature)
+{
+    size_t i;
+    if (temperature == 1.0 || !huggingface_is_head(name)) return;
+    for (i = 0; i < count; i++) values[i] = (float)((double)values[i] / temperature);
+}
+
+/* The whole folder, which exists. Divides the model's last layer by `temperature`. */
+HUGGINGFACE_API lensnet_result huggingface_save(lensnet_model *model, double temperature,
+                                                const char *folder, lensnet_error *error)
+{
+    lensnet_parameters *p = lensnet_model_parameters(model);
     char *path = system_path(folder, "model.safetensors");
-    lensnet_result result =
+    lensnet_result result;
+    size_t i;
+    for (i = 0; i < lensnet_parameters_count(p); i++) {
+        const lensnet_parameter_info info = lensnet_parameters_info(p, i);
+        huggingface_temper(lensnet_parameters_values(p) + info.offset, info.size, info.name,
+                           temperature);
+    }
+    result =
         path ? lensnet_model_save(model, path, LENSNET_DTYPE_F32, error)
              : failure(error, LENSNET_ERROR_MEMORY, "%.300s: no memory for a path in it", folder);
     free(path);

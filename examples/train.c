@@ -41,7 +41,7 @@
 
 /* ---- the end ---- */
 
-static int save_folder(const run *r, lensnet_error *error)
+static int save_folder(const run *r, double temperature, lensnet_error *error)
 {
     lensnet_load_options load = backbone_load_defaults();
     lensnet_model *model;
@@ -51,7 +51,7 @@ static int save_folder(const run *r, lensnet_error *error)
     if (cluster_leads() && !system_make_folder(r->folder))
         return dataset_fail(error, "%s: the folder cannot be made: %s", r->folder, strerror(errno));
     if (lensnet_model_load(&model, r->best, &load, NULL, error)) return 0;
-    good = !huggingface_save(model, r->folder, error);
+    good = !huggingface_save(model, temperature, r->folder, error);
     lensnet_model_destroy(model);
     return good;
 }
@@ -67,9 +67,9 @@ static int save_report(const run *r, const evaluation *e, lensnet_error *error)
 }
 
 /* Figures, tables and the folder of the best epoch. */
-static int save_results(const run *r, const evaluation *e, lensnet_error *error)
+static int save_results(const run *r, const evaluation *e, double temperature, lensnet_error *error)
 {
-    return (!r->settings.folder || save_folder(r, error)) &&
+    return (!r->settings.folder || save_folder(r, temperature, error)) &&
            (!cluster_leads() || save_report(r, e, error));
 }
 
@@ -170,7 +170,8 @@ static int finish(run *r, lensnet_error *error)
            evaluation_text(&text, &e, error);
     e.weights = r->best;
     e.views = 1;
-    good = good && save_results(r, &e, error);
+    good =
+        good && save_results(r, &e, lensnet_classifier_reliability(classifier).temperature, error);
     if (good) repeats_take(&r->tested, &e.metrics);
     if (good && !text.failed)
         printf("\nbest epoch on the test split, %zu images:\n\n%s", e.count, text.text);

@@ -168,8 +168,13 @@ good "convert --folder keeps labels and size"
 shipped=../../weights/lensnet-atto.safetensors # calibrated
 run ./convert $shipped again.safetensors && answers $shipped >wanted.txt && answers again.safetensors | cmp - wanted.txt
 good "convert keeps the calibration"
-run ./convert $shipped copied --folder && grep -q 'the calibration stays behind' out.txt
-good "convert --folder says that the calibration stays behind"
+# transformers knows no temperature
+rm -rf copied && run ./convert $shipped copied --folder && grep -q 'divided by the temperature' out.txt &&
+    cut -d, -f2- wanted.txt >one.txt && answers copied | cut -d, -f2- | tr ',\n' '  ' | awk -v "wanted=$(tr ',\n' '  ' <one.txt)" '
+        { n = split(wanted, w, " "); bad = n != NF || n < 4
+          for (i = 1; i <= n; i++) if (w[i] - $i > 1e-5 || $i - w[i] > 1e-5) bad = 1
+          exit bad }'
+good "convert --folder makes the folder, and its last layer has the temperature in it"
 
 # ---- files -------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ static int save(char **arguments)
     desc.classes = (size_t)atol(arguments[2]);
     must(lensnet_model_create(&model, &desc, &error));
     lngen_parameters(lensnet_model_parameters(model));
-    must(huggingface_save(model, arguments[0], &error));
+    must(huggingface_save(model, 1.0, arguments[0], &error));
     lensnet_model_destroy(model);
     return 0;
 }

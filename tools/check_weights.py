@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Weights there and back: the newest transformers and timm, their image processors, and lensnet.
 
-usage:  python3 tools/check_weights.py CLASSIFY CONVERT [IMAGES]
+usage:  python3 tools/check_weights.py CLASSIFY CONVERT [IMAGES [WEIGHTS [FOLDER]]]
 
-CLASSIFY and CONVERT are the built programs, IMAGES how many images (300). Needs numpy, torch,
-transformers, timm and safetensors. Each case makes a network from the shipped weights, with the classes
-in another order and the head turned with them, writes it as its library does, classifies the images
+CLASSIFY and CONVERT are the built programs, IMAGES how many images (300), WEIGHTS a file of a ConvNeXt V2 that
+knows no, sphere and vort (weights/lensnet-atto.safetensors), FOLDER one with .npy images inside, of 150 pixels
+(none: rings). Needs numpy, torch, transformers, timm and safetensors. The first case is the file as it is,
+calibration included. Each other makes a network from the weights, with the classes in another order and the head turned with them, writes it as its library does, classifies the images
 there and with lensnet, and prints the largest difference of a probability and how many classes differ.
 Ends with 1 if a difference is above 1e-3 or a class differs.
 """
+import glob
 import json
 import os
 import subprocess
@@ -24,22 +26,36 @@ from timm.models import convnext
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), '../weights/lensnet-atto.safetensors')
+SHIPPED = os.path.abspath(sys.argv[4]) if len(sys.argv) > 4 else os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '../weights/lensnet-atto.safetensors')
+FOLDER = sys.argv[5] if len(sys.argv) > 5 else None
 ORDER = [2, 0, 1]
 NAMES = ['vort', 'no', 'sphere']
 
 
-def images(count, side, low, high):
-    """Rings with clumps on noise; pixels from `low` to `high`."""
+def own_images(count):
+    """Evenly from all of FOLDER."""
+    paths = sorted(glob.glob(FOLDER + '/**/*.npy', recursive=True))
+    for i in range(count):
+        yield numpy.load(paths[i * len(paths) // count]).squeeze().astype('float64')
+
+
+def rings(count, side):
+    """With clumps, on noise."""
     generator = numpy.random.default_rng(side)
     y, x = numpy.mgrid[-1:1:side * 1j, -1:1:side * 1j]
     for _ in range(count):
         radius, width, angle = generator.uniform([0.3, 0.05, 0], [0.6, 0.15, 6.3])
         r = numpy.hypot(x * generator.uniform(0.8, 1.2), y)
         ring = numpy.exp(-((r - radius) / width) ** 2) * (1 + numpy.cos(numpy.arctan2(y, x) - angle))
-        ring += generator.normal(0, generator.uniform(0.02, 0.3), ring.shape)
-        ring = (ring - ring.min()) / (ring.max() - ring.min())
-        yield (low + (high - low) * ring).astype('float32')
+        yield ring + generator.normal(0, generator.uniform(0.02, 0.3), ring.shape)
+
+
+def images(count, side, low, high):
+    """Pixels from `low` to `high`."""
+    for image in own_images(count) if FOLDER else rings(count, side):
+        image = (image - image.min()) / (image.max() - image.min())
+        yield (low + (high - low) * image).astype('float32')
 
 
 def save_images(folder, count, side, low=0.0, high=1.0):
@@ -73,9 +89,17 @@ def turned():
     return weights
 
 
+def sizes():
+    """Blocks and widths of the four stages."""
+    names = [name for name in shipped() if name.endswith('.dwconv.bias')]
+    stages = [[shipped()[name] for name in names if '.stages.%d.' % stage in name] for stage in range(4)]
+    return [len(stage) for stage in stages], [len(stage[0]) for stage in stages]
+
+
 def hf_model(size):
-    config = transformers.ConvNextV2Config(depths=[2, 2, 6, 2], hidden_sizes=[40, 80, 160, 320],
-                                           image_size=size, id2label=dict(enumerate(NAMES)),
+    depths, widths = sizes()
+    config = transformers.ConvNextV2Config(depths=depths, hidden_sizes=widths, image_size=size,
+                                           id2label=dict(enumerate(NAMES)),
                                            label2id={name: i for i, name in enumerate(NAMES)},
                                            layer_norm_eps=1e-6)
     model = transformers.ConvNextV2ForImageClassification(config)
@@ -104,8 +128,8 @@ def timm_names(weights):
 
 
 def timm_model():
-    model = convnext.ConvNeXt(depths=(2, 2, 6, 2), dims=(40, 80, 160, 320), num_classes=3,
-                              use_grn=True, ls_init_value=None, norm_eps=1e-6)
+    depths, widths = sizes()
+    model = convnext.ConvNeXt(depths=depths, dims=widths, num_classes=3, use_grn=True, ls_init_value=None, norm_eps=1e-6)
     model.load_state_dict(timm_names(turned()))
     return model.eval()
 
@@ -118,6 +142,18 @@ def run(model, inputs):
 
 
 # ---- cases: each yields (what, there, here) ----
+
+def as_it_is(classify, convert, place, count):
+    """The file with its calibration, as a folder: the folder's own processor, the file's own answers."""
+    pictures, folder = save_images(place + '/file', count, 150), place + '/folder'
+    subprocess.run([convert, SHIPPED, folder, '--folder'], check=True, capture_output=True)
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+    there = run(model, processor(pictures, return_tensors='pt')['pixel_values'])
+    there = there[:, [model.config.label2id[name] for name in NAMES]]
+    yield 'to transformers: the calibrated file', there, lensnet(classify, SHIPPED, place + '/file')
+    yield 'to transformers: its folder', there, lensnet(classify, folder, place + '/file')
+
 
 def out_to_transformers(classify, convert, place, count):
     """A lensnet file, told a size, a crop and a normalisation, as a folder: the folder's own processor."""
@@ -223,7 +259,7 @@ def main():
                                                              timm.__version__, count))
     bad = 0
     with tempfile.TemporaryDirectory() as place:
-        for case in (out_to_transformers, in_from_transformers, in_from_timm, out_to_timm):
+        for case in (as_it_is, out_to_transformers, in_from_transformers, in_from_timm, out_to_timm):
             for what, there, here in case(classify, convert, place, count):
                 difference = float(numpy.abs(there - here).max())
                 other = int((there.argmax(-1) != here.argmax(-1)).sum())

@@ -206,6 +206,30 @@ static lensnet_result weights_load(weights *w, const source *in, lensnet_dtype d
     return weights_read(w, in, error);
 }
 
+/* That of one view; 1 where there is none. */
+static double weights_temperature(const weights *w)
+{
+    size_t i;
+    for (i = w->count; i < w->count + w->calibrated; i++)
+        if (!strcmp(w->tensors[i].name, "lensnet.calibration.1.temperature"))
+            return (double)*(const float *)w->tensors[i].values;
+    return 1.0;
+}
+
+/* Divides the last layer by it, see huggingface.h. */
+static void weights_temper(weights *w)
+{
+    const double temperature = weights_temperature(w);
+    float *values = w->values;
+    size_t i, k;
+    for (i = 0; i < w->count; i++) {
+        size_t count = 1;
+        for (k = 0; k < (size_t)w->tensors[i].rank; k++) count *= (size_t)w->tensors[i].shape[k];
+        huggingface_temper(values, count, w->tensors[i].name, temperature);
+        values += count;
+    }
+}
+
 /* --- writing ---------------------------------------------------------------------------------- */
 
 /* Adds a line unless there is one. */
@@ -258,7 +282,7 @@ static lensnet_result number_labels(lensnet_model_desc *desc, const char ***labe
     return LENSNET_OK;
 }
 
-static lensnet_result save_folder(const weights *w, const source *in, const settings *s,
+static lensnet_result save_folder(weights *w, const source *in, const settings *s,
                                   lensnet_error *error)
 {
     lensnet_model_desc desc = in->desc;
@@ -271,6 +295,9 @@ static lensnet_result save_folder(const weights *w, const source *in, const sett
             error, LENSNET_ERROR_UNSUPPORTED,
             "'%.200s' has no last layer, so it is no classifier; convert it to a .safetensors file",
             s->in);
+    if (!system_make_folder(s->out))
+        return lnp_fail(error, LENSNET_ERROR_FILE, "%.300s: the folder cannot be made: %s", s->out,
+                        strerror(errno));
     path = system_path(s->out, "model.safetensors");
     result = number_labels(&desc, &labels, &text);
     if (result || !path)
@@ -278,6 +305,7 @@ static lensnet_result save_folder(const weights *w, const source *in, const sett
     if (!result)
         result = huggingface_describe(&desc, s->half ? LENSNET_DTYPE_F16 : LENSNET_DTYPE_F32,
                                       s->out, error);
+    weights_temper(w);
     if (!result) result = save_weights(path, w, in, 0, error);
     free(path);
     free(labels);
@@ -307,8 +335,11 @@ static void summarise(char summary[SUMMARY], const source *in, const weights *w,
                          "\nof several sets of weights '%.*s' was read (--key names another)",
                          (int)(in->file.torch.set.length % 100), in->file.torch.set.text);
     if (s->folder && w->calibrated)
-        used += snprintf(summary + used, SUMMARY - (size_t)used,
-                         "\nthe calibration stays behind: transformers does not apply it");
+        used +=
+            snprintf(summary + used, SUMMARY - (size_t)used,
+                     "\nthe last layer is divided by the temperature, %.4g; sets and the foreign "
+                     "score stay behind: transformers does not know them",
+                     weights_temperature(w));
     if (in->sources.notes.length)
         snprintf(summary + used, SUMMARY - (size_t)used, "\n%s", in->sources.notes_text);
 }
@@ -370,7 +401,7 @@ static argument options[OPTIONS] = {
     {"--half", NULL, NULL, "store half precision (F16) instead of F32", 0},
     {"--folder", NULL, NULL,
      "write model.safetensors, config.json and preprocessor_config.json\n"
-     "into FOLDER, which exists, for transformers' from_pretrained(FOLDER),\n"
+     "into FOLDER, for transformers' from_pretrained(FOLDER),\n"
      "or timm's create_model('local-dir:FOLDER')",
      0},
     {"--verify", NULL, NULL, "check every tensor of FILE against its checksum", 0},
