@@ -1,8 +1,8 @@
 /* bench.c - how fast lensnet is on this machine, measured against what the machine can do.
- * cc -O2 -fopenmp tools/bench.c -o build/bench -lm
- * build/bench                                   everything for Tiny at 224
- * build/bench --what forward --variant atto,tiny --size 64,224 --batch 1,32 --threads 1,2 --seconds 5
- * build/bench --help                            all options
+ * cc -O2 -fopenmp tools/bench.c -o bench -lm
+ * ./bench                                   everything for Tiny at 224
+ * ./bench --what forward --variant atto,tiny --size 64,224 --batch 1,32 --threads 1,2 --seconds 5
+ * ./bench --help                            all options
  *
  * The limit is the best of a loop of fused multiply-adds on registers alone, written in assembly, so that
  * the compiler can neither spill nor drop one. A kernel that seems faster than 98 % of it ends the program
@@ -37,29 +37,32 @@
 #define LENSNET_IMPLEMENTATION
 #include "../lensnet.h"
 
+#include "../examples/arguments.h"
+
 #include <time.h>
 
 #define LIST    16   /* entries of an option */
 #define REPEATS 4096 /* of one measurement, at most */
 
-static const char usage[] =
-    "usage: bench [options]\n"
-    "  --variant LIST  atto femto pico nano tiny base large huge, with commas [tiny]\n"
-    "  --size LIST     pixels of the square images [224]\n"
-    "  --batch LIST    images at a time [1,32 forward, 32 training]\n"
-    "  --threads LIST  [1 and as many as there are]\n"
-    "  --isa NAME      best, avx512, avx2, portable or reference [best]\n"
-    "  --precision LIST  fp32, bf16 [fp32]\n"
-    "  --what LIST     forward, train, gemm, depthwise, gelu, optimiser, load, limit, or all "
-    "[all]\n"
-    "  --seconds X     that each measurement takes at least [2]\n"
-    "  --json          one JSON object instead of the table\n";
+enum { VARIANT, SIZE, BATCH, THREADS, ISA, PRECISION, WHAT, SECONDS, JSON, OPTIONS };
+
+static argument table[OPTIONS] = {
+    {"--variant", "LIST", "tiny", "atto femto pico nano tiny base large huge, with commas", 0},
+    {"--size", "LIST", "224", "pixels of the square images", 0},
+    {"--batch", "LIST", NULL, "images at a time [1,32 forward, 32 training]", 0},
+    {"--threads", "LIST", NULL, "[1 and as many as there are]", 0},
+    {"--isa", "NAME", "best", "best, avx512, avx2, portable or reference", 0},
+    {"--precision", "LIST", "fp32", "fp32, bf16", 0},
+    {"--what", "LIST", "all",
+     "forward, train, gemm, depthwise, gelu, optimiser, load,\nlimit, or all", 0},
+    {"--seconds", "X", "2", "that each measurement takes at least", 0},
+    {"--json", NULL, NULL, "one JSON object instead of the table", 0}};
 
 static lensnet_error error;
 
 static void fail(const char *what)
 {
-    fprintf(stderr, "bench: %s\n", what);
+    fprintf(stderr, "error: %s\n", what);
     exit(1);
 }
 
@@ -94,74 +97,71 @@ typedef struct options {
 
 static options chosen;
 
-static size_t numbers(size_t *list, const char *text)
+static size_t numbers(size_t *list, const argument *a)
 {
+    const char *text = a->value;
     size_t count = 0;
     char *end;
-    for (;;) {
-        unsigned long value = strtoul(text, &end, 10);
-        if (end == text || value == 0 || count == LIST)
-            fail("expected numbers above 0, with commas");
+    for (;; text = end + 1) {
+        const long value = strtol(text, &end, 10);
+        if (end == text || value < 1 || count == LIST || (*end && *end != ','))
+            arguments_fail("%s takes at most %d numbers above 0, with commas, not '%s'", a->name,
+                           LIST, a->value);
         list[count++] = (size_t)value;
-        if (*end != ',') break;
-        text = end + 1;
+        if (!*end) return count;
     }
-    if (*end) fail("expected numbers above 0, with commas");
-    return count;
 }
 
-static size_t words(const char **list, char *text)
+/* The copy lives as long as the program. */
+static size_t words(const char **list, const argument *a)
 {
+    char *copy = (char *)malloc(strlen(a->value) + 1), *word;
     size_t count = 0;
-    for (text = strtok(text, ","); text && count < LIST; text = strtok(NULL, ","))
-        list[count++] = text;
+    if (!copy) fail("out of memory");
+    strcpy(copy, a->value);
+    for (word = strtok(copy, ","); word && count < LIST; word = strtok(NULL, ","))
+        list[count++] = word;
+    if (!count) arguments_fail("%s takes words with commas, not '%s'", a->name, a->value);
     return count;
 }
 
-static size_t precisions(lensnet_precision *list, char *text)
+static size_t precisions(lensnet_precision *list, const argument *a)
 {
     const char *names[LIST];
-    const size_t count = words(names, text);
+    const size_t count = words(names, a);
     size_t i;
-    for (i = 0; i < count; i++) must(lensnet_precision_parse(&list[i], names[i], &error));
-    if (!count) fail("--precision takes fp32 and bf16, with a comma");
+    for (i = 0; i < count; i++)
+        if (lensnet_precision_parse(&list[i], names[i], &error))
+            arguments_fail("%s: %s", a->name, error.text);
     return count;
 }
 
-static lensnet_isa isa_named(const char *name)
+static lensnet_isa isa_named(const argument *a)
 {
-    if (strcmp(name, "best") == 0) return lensnet_isa_in_use(NULL);
-    if (strcmp(name, "avx512") == 0) return LENSNET_ISA_AVX512;
-    if (strcmp(name, "avx2") == 0) return LENSNET_ISA_AVX2;
-    if (strcmp(name, "portable") == 0) return LENSNET_ISA_PORTABLE;
-    if (strcmp(name, "reference") == 0) return LENSNET_ISA_REFERENCE;
-    fail("--isa is best, avx512, avx2, portable or reference");
-    return LENSNET_ISA_BEST;
+    static const char *const names[] = {"best", "avx512", "avx2", "portable", "reference"};
+    static const lensnet_isa isas[] = {LENSNET_ISA_BEST, LENSNET_ISA_AVX512, LENSNET_ISA_AVX2,
+                                       LENSNET_ISA_PORTABLE, LENSNET_ISA_REFERENCE};
+    const int which = arguments_choice(a, names, 5);
+    return which ? isas[which] : lensnet_isa_in_use(NULL);
 }
 
 /* Refuses what is not in the list of --what. */
-static const char *measurements(const char *list)
+static const char *measurements(const argument *a)
 {
     static const char known[] = ",forward,train,gemm,depthwise,gelu,optimiser,load,limit,all,";
-    const char *word = list;
+    const char *word = a->value;
     while (*word) {
         size_t length = strcspn(word, ",");
         char framed[32];
         snprintf(framed, sizeof framed, ",%.*s,", (int)lnp_min(length, 20), word);
         if (!length || !strstr(known, framed))
-            fail("--what is forward, train, gemm, depthwise, gelu, optimiser, load, limit or all");
+            arguments_fail(
+                "--what is forward, train, gemm, depthwise, gelu, optimiser, load, limit "
+                "or all, not '%s'",
+                a->value);
         word += length + (word[length] == ',');
     }
-    return list;
-}
-
-static double seconds_of(const char *text)
-{
-    char *end;
-    double seconds = strtod(text, &end);
-    if (end == text || *end || !(seconds >= 0 && seconds < 1e6))
-        fail("--seconds takes a number of seconds");
-    return seconds;
+    return a->value;
 }
 
 /* A team that is not open: each phase opens it for itself. */
@@ -183,57 +183,23 @@ static lensnet_host host_with(size_t threads)
 static void read_options(int argc, char **argv)
 {
     lensnet_host host;
-    int i;
-    chosen.variants[0] = "tiny";
-    chosen.variant_count = 1;
-    chosen.sizes[0] = 224;
-    chosen.size_count = 1;
+    if (arguments_parse(table, OPTIONS, "usage: bench [options]", argc, argv))
+        arguments_fail("bench takes no file, but is given '%s'", argv[1]);
+    chosen.variant_count = words(chosen.variants, &table[VARIANT]);
+    chosen.size_count = numbers(chosen.sizes, &table[SIZE]);
+    if (table[BATCH].given) chosen.batch_count = numbers(chosen.batches, &table[BATCH]);
     chosen.threads[0] = 1;
     chosen.thread_count = 1;
 #ifdef _OPENMP
     chosen.threads[1] = (size_t)omp_get_max_threads();
     chosen.thread_count = chosen.threads[1] > 1 ? 2 : 1;
 #endif
-    chosen.isa = lensnet_isa_in_use(NULL);
-    chosen.precision_count = 1;
-    chosen.what = "all";
-    chosen.seconds = 2;
-    for (i = 1; i < argc; i++) {
-        const char *name = argv[i];
-        if (strcmp(name, "--version") == 0) {
-            printf("lensnet %d.%d.%d\n", LENSNET_VERSION_MAJOR, LENSNET_VERSION_MINOR,
-                   LENSNET_VERSION_PATCH);
-            exit(0);
-        }
-        if (strcmp(name, "--help") == 0) {
-            fputs(usage, stdout);
-            exit(0);
-        }
-        if (strcmp(name, "--json") == 0) {
-            chosen.json = 1;
-            continue;
-        }
-        if (i + 1 == argc) fail("an option without its value, or unknown; --help lists them");
-        i++;
-        if (strcmp(name, "--variant") == 0)
-            chosen.variant_count = words(chosen.variants, argv[i]);
-        else if (strcmp(name, "--size") == 0)
-            chosen.size_count = numbers(chosen.sizes, argv[i]);
-        else if (strcmp(name, "--batch") == 0)
-            chosen.batch_count = numbers(chosen.batches, argv[i]);
-        else if (strcmp(name, "--threads") == 0)
-            chosen.thread_count = numbers(chosen.threads, argv[i]);
-        else if (strcmp(name, "--isa") == 0)
-            chosen.isa = isa_named(argv[i]);
-        else if (strcmp(name, "--precision") == 0)
-            chosen.precision_count = precisions(chosen.precisions, argv[i]);
-        else if (strcmp(name, "--what") == 0)
-            chosen.what = measurements(argv[i]);
-        else if (strcmp(name, "--seconds") == 0)
-            chosen.seconds = seconds_of(argv[i]);
-        else
-            fail("unknown option; --help lists them");
-    }
+    if (table[THREADS].given) chosen.thread_count = numbers(chosen.threads, &table[THREADS]);
+    chosen.isa = isa_named(&table[ISA]);
+    chosen.precision_count = precisions(chosen.precisions, &table[PRECISION]);
+    chosen.what = measurements(&table[WHAT]);
+    chosen.seconds = arguments_number(&table[SECONDS], 0, 1e6);
+    chosen.json = table[JSON].given;
     host = host_with(1);
     if (lensnet_isa_in_use(&host) != chosen.isa)
         fail("this processor or build has not that instruction set");
@@ -1165,5 +1131,5 @@ int main(int argc, char **argv)
     if (chosen.json) print_json();
     if (beyond_limit)
         fail("a kernel seems faster than 98 % of the limit: the limit was measured wrongly");
-    return 0;
+    return arguments_flush() ? 0 : 1;
 }

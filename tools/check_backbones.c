@@ -1,6 +1,6 @@
 /* check_backbones.c - lensnet's side of check_backbones.py: one network of examples/backbones.h, beside
  * timm and torchvision.
- * cc -O2 -fopenmp -I. tools/check_backbones.c -o check_backbones -lm
+ * cc -O2 -fopenmp tools/check_backbones.c -o check_backbones -lm
  *
  * check_backbones NAME WEIGHTS IMAGES COUNT SIDE CLASSES RATE STEPS OUT [silu]
  *
@@ -9,11 +9,11 @@
  * AdamW in all, prints the loss of each, and saves the weights (OUT.safetensors). Labels are 0 1 2 ...
  * With `silu` every ReLU becomes a SiLU: a network without kinks. */
 #define LENSNET_IMPLEMENTATION
-#include "lensnet.h"
+#include "../lensnet.h"
 
 static int smooth;
 #define lensnet_relu(graph, x) (smooth ? lensnet_silu(graph, x) : lensnet_relu(graph, x))
-#include "examples/backbones.h"
+#include "../examples/backbones.h"
 
 static lensnet_error error;
 

@@ -1,5 +1,5 @@
 /* check_pytorch.c - lensnet's half of tools/check_pytorch.py, which builds and drives it.
- * cc -O2 -fopenmp tools/check_pytorch.c -o build/check_pytorch -lm
+ * cc -O2 -fopenmp tools/check_pytorch.c -o check_pytorch -lm
  *
  *   check_pytorch save FOLDER VARIANT CLASSES      a model with test weights (none zero), as a folder that
  *                                                  transformers loads

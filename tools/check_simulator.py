@@ -2,9 +2,9 @@
 """Compares tools/simulate.c with lenstronomy, image by image, and with an independent program, set by
 set.
 
-    cc -O2 -fopenmp tools/simulate.c -o build/simulate -lm
+    cc -O2 -fopenmp tools/simulate.c -o simulate -lm
     pip install lenstronomy scipy
-    python3 tools/check_simulator.py build/simulate [images|statistics|speed|thin FOLDER] ...
+    python3 tools/check_simulator.py ./simulate [images|statistics|speed|thin FOLDER] ...
 
 images      noiseless images of both presets, all classes (also ellipses, 3 x 3 rays, truncated NFW
             subhalos), from the drawn parameters in truth.csv: largest relative difference to

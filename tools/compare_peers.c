@@ -1,6 +1,6 @@
 /* compare_peers.c - lensnet's half of tools/compare_peers.py, which builds and drives it: waits for a line
  * on standard input, does the work once, answers with the seconds it took.
- * cc -O2 -fopenmp tools/compare_peers.c -o build/compare_peers -lm
+ * cc -O2 -fopenmp tools/compare_peers.c -o compare_peers -lm
  *
  *   compare_peers forward|train VARIANT SIZE BATCH THREADS fp32|bf16
  *   compare_peers macs VARIANT SIZE            multiply-accumulates of one image, forward

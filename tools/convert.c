@@ -1,5 +1,5 @@
 /* convert.c - weights of ConvNeXt V2 in anybody's form to a safetensors file with Hugging Face
- * names, of the networks of backbones.h to one with timm's. cc -O2 -fopenmp tools/convert.c -o build/convert -lm
+ * names, of the networks of backbones.h to one with timm's. cc -O2 -fopenmp tools/convert.c -o convert -lm
  *
  * Reads PyTorch's .pth, .pt, .ckpt and pytorch_model.bin, safetensors, whole or in shards, and Hugging
  * Face folders, in the names of the authors, of transformers and of timm. Executes nothing that is in

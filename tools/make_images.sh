@@ -2,9 +2,9 @@
 # make_images.sh - makes examples/images: nine lenses in an order that gives no class away, and
 # truth.csv, which does.
 #
-#   cc -O2 -fopenmp tools/simulate.c -o build/simulate -lm && sh tools/make_images.sh build/simulate
+#   cc -O2 -fopenmp tools/simulate.c -o simulate -lm && sh tools/make_images.sh
 set -e
-program=${1:-build/simulate}
+program=${1:-./simulate}
 target=$(dirname "$0")/../examples/images
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
