@@ -15067,8 +15067,11 @@ static lensnet_result lnp_archive_check_entry(lensnet_archive_entry *entry, cons
     *end = last;
     entry->bytes = last - entry->offset;
     if (last > part->size - header)
-        return lnp_archive_entry_error(archive, entry->name, "ends behind the end of the file",
-                                       error);
+        return lnp_archive_entry_error(
+            archive, entry->name,
+            "ends behind the end of the file; is it cut off? Download or copy it "
+            "again",
+            error);
     entry->offset += part->base + header;
     return LENSNET_OK;
 }
@@ -15184,7 +15187,14 @@ static const char *lnp_wrong_file(const unsigned char *bytes, size_t count)
         {"\x1f\x8b", 2, "it is packed with gzip; unpack it first (gunzip)"},
         {"BZh", 3, "it is packed with bzip2; unpack it first (bunzip2)"},
         {"\xfd\x37zXZ", 5, "it is packed with xz; unpack it first (unxz)"},
+        {"\x28\xb5\x2f\xfd", 4, "it is packed with zstd; unpack it first (unzstd)"},
+        {"7z\xbc\xaf", 4, "it is packed with 7z; unpack it first (7z x)"},
+        {"Rar!", 4, "it is packed with rar; unpack it first (unrar x)"},
         {"%PDF", 4, "it is a PDF document, not weights"},
+        {"SQLite format 3", 15, "it is an SQLite data base, not weights"},
+        {"\x7f"
+         "ELF",
+         4, "it is a program or library, not weights"},
         {"{", 1,
          "it is JSON text (a configuration?), not weights; give the folder it lies in, or the "
          ".safetensors file"},
@@ -15193,16 +15203,22 @@ static const char *lnp_wrong_file(const unsigned char *bytes, size_t count)
     for (i = 0; i < sizeof known / sizeof *known; i++)
         if (count >= known[i].length && !memcmp(bytes, known[i].begin, known[i].length))
             return known[i].what;
+    if (count >= 262 && !memcmp(bytes + 257, "ustar", 5))
+        return "it is a tar archive; unpack it first (tar -xf)";
     if (count >= 8 && !memcmp(bytes + 4, "TFL3", 4)) return "it is a TensorFlow Lite model";
     if (count >= 4 && bytes[0] == 8 && bytes[1] < 32 && bytes[2] == 0x12)
         return "it is an ONNX model; save the weights from PyTorch as safetensors";
-    return NULL;
+    for (i = 0; i < 8; i++)
+        if (count < 8 || !(bytes[i] == '\n' || bytes[i] == '\r' || bytes[i] == '\t' ||
+                           (bytes[i] >= ' ' && bytes[i] < 127)))
+            return NULL;
+    return "it is text, not weights";
 }
 
 static lensnet_result lnp_not_safetensors(lensnet_archive *archive, const lnp_part *part,
                                           const char *otherwise, lensnet_error *error)
 {
-    unsigned char bytes[24];
+    unsigned char bytes[264];
     size_t count = (size_t)(part->size < sizeof bytes ? part->size : sizeof bytes);
     const char *what;
     lensnet_result result = lnp_archive_read(bytes, archive, part->base, count, error);
@@ -16466,6 +16482,26 @@ static lensnet_result lnp_checkpoint_shape_error(const lnp_checkpoint *checkpoin
         checkpoint->archive->path, lnp_quote(&quoted, entry->name), found.text, expected.text);
 }
 
+/* Whole numbers are those of a quantised network, whose scales are elsewhere: as they stand they say nothing. */
+static lensnet_result lnp_checkpoint_check_numbers(const lnp_checkpoint *checkpoint,
+                                                   const lensnet_archive_entry *entry,
+                                                   lensnet_error *error)
+{
+    lnp_quoted quoted;
+    switch (entry->dtype) {
+    case LENSNET_DTYPE_F64:
+    case LENSNET_DTYPE_F32:
+    case LENSNET_DTYPE_F16:
+    case LENSNET_DTYPE_BF16: return LENSNET_OK;
+    default:
+        return lnp_fail(error, LENSNET_ERROR_UNSUPPORTED,
+                        "'%.160s': tensor '%.100s' is of type %s, as a quantised network has them; "
+                        "take its weights in F32, F16 or BF16",
+                        checkpoint->archive->path, lnp_quote(&quoted, entry->name),
+                        lensnet_dtype_text(entry->dtype));
+    }
+}
+
 static int lnp_checkpoint_has(const lnp_checkpoint *checkpoint, lnp_role role)
 {
     if (lnp_role_is_head(role)) return checkpoint->has_head;
@@ -16494,7 +16530,7 @@ static lensnet_result lnp_checkpoint_check_slot(const lnp_checkpoint *checkpoint
     }
     if (!lnp_shape_fits(entry, shape, rank))
         return lnp_checkpoint_shape_error(checkpoint, entry, shape, rank, error);
-    return LENSNET_OK;
+    return lnp_checkpoint_check_numbers(checkpoint, entry, error);
 }
 
 static const char *lnp_digits(const char *text, size_t *number)
@@ -20664,7 +20700,7 @@ static lensnet_result lnp_other_entry(const lensnet_archive_entry **entry,
                         "'%.160s' is said to be a %.60s, but it has no tensor '%.100s'",
                         file->archive->path, file->architecture->name, w->name);
     return lnp_shape_fits(*entry, w->shape, w->rank)
-               ? LENSNET_OK
+               ? lnp_checkpoint_check_numbers(file, *entry, error)
                : lnp_checkpoint_shape_error(file, *entry, w->shape, w->rank, error);
 }
 

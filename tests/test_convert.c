@@ -561,7 +561,50 @@ static void test_unusual_sets(void)
     add(&root, "u", 1);
     bytes = legacy_file(&root, 4, &size);
     CHECK(torch_file_open_memory(&file, bytes, size, NULL, &error) == LENSNET_ERROR_ARGUMENT);
-    CHECK(strstr(error.text, "(--key): 'student', 'teacher'") != NULL);
+    CHECK(strstr(error.text, "(--key)? 'student', 'teacher'") != NULL);
+}
+
+/* {"epoch": 1, "checkpoint": {"model": {"module": {"w": ...}}}} and two ways down. */
+static void test_sets_in_sets(void)
+{
+    static const char *const names[3] = {"checkpoint", "model", "module"};
+    static const uint32_t shape[1] = {2};
+    static writer root;
+    torch_file file;
+    lensnet_error error;
+    unsigned char *bytes;
+    size_t size, i, two;
+    for (two = 0; two < 2; two++) {
+        root.length = 0;
+        for (i = 0; i < 3; i++) {
+            add(&root, "}", 1);
+            add_string(&root, names[i]);
+        }
+        add(&root, "}", 1);
+        add_string(&root, two ? "a" : "w");
+        if (two) add(&root, "}", 1), add_string(&root, "w");
+        add_tensor(&root, 2, shape, 1, 4);
+        add(&root, "s", 1);
+        if (two) {
+            add(&root, "s", 1);
+            add_string(&root, "b");
+            add(&root, "}", 1);
+            add_string(&root, "w");
+            add_tensor(&root, 0, shape, 1, 4);
+            add(&root, "ss", 2);
+        }
+        add(&root, "sss", 3);
+        bytes = legacy_file(&root, 4, &size);
+        if (two) {
+            CHECK(torch_file_open_memory(&file, bytes, size, NULL, &error) ==
+                  LENSNET_ERROR_ARGUMENT);
+            CHECK(strstr(error.text, "(--key)? 'a', 'b'") != NULL);
+            continue;
+        }
+        CHECK(torch_file_open_memory(&file, bytes, size, NULL, &error) == LENSNET_OK);
+        CHECK(file.count == 1 && ((const float *)(const void *)file.tensors[0].data)[0] == 2.0f);
+        torch_file_close(&file);
+    }
 }
 
 /* Case 9: kernels of MinkowskiEngine, as the authors' remap_checkpoint_keys lays them out. */
@@ -629,6 +672,7 @@ int main(void)
     test_sets();
     test_mmengine_sets();
     test_unusual_sets();
+    test_sets_in_sets();
     test_sparse();
     remove(SCRATCH);
     return test_end();

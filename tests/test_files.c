@@ -638,10 +638,23 @@ static void test_wrong_files(void)
         WRONG("\x93NUMPY", "exchanged"),
         WRONG("SIMPLE  =", "exchanged"),
         WRONG("\x1f\x8b\x08", "gunzip"),
+        WRONG("SQLite format 3", "SQLite"),
+        WRONG("7z\xbc\xaf\x27\x1c", "7z"),
+        WRONG("Rar!\x1a\x07", "unrar"),
+        WRONG("\x28\xb5\x2f\xfd", "unzstd"),
+        WRONG("\x7f"
+              "ELF\2\1\1",
+              "program"),
+        WRONG("model: convnextv2\n", "text"),
         WRONG("\x89PNG\r\n", "PNG")};
     lensnet_archive *archive;
     lensnet_error error;
+    char tar[512] = "model.safetensors";
     size_t i;
+    memcpy(tar + 257, "ustar", 5);
+    put(SCRATCH, tar, sizeof tar);
+    CHECK(lensnet_archive_open(&archive, SCRATCH, NULL, &error) == LENSNET_ERROR_FORMAT);
+    CHECK(strstr(error.text, "tar -xf"));
     for (i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         put(SCRATCH, wrong[i][0], strlen(wrong[i][0]));
         CHECK(lensnet_archive_open(&archive, SCRATCH, NULL, &error) == LENSNET_ERROR_FORMAT);
@@ -1424,6 +1437,32 @@ static void test_prefixes(const small_net *net)
     CHECK(contains(error.text, "ConvNeXt V1"));
 }
 
+/* A quantised network's integers are no weights without their scales. */
+static void test_whole_numbers(const small_net *net)
+{
+    static const unsigned char bytes[1 << 16] = {0};
+    lensnet_archive_tensor tensors[NAMES];
+    lensnet_classifier *classifier;
+    lensnet_model *model;
+    lensnet_error error;
+    size_t i;
+    memset(tensors, 0, sizeof tensors);
+    for (i = 0; i < NAMES; i++) {
+        tensors[i].name = net->names[i][AUTHORS];
+        tensors[i].dtype = i == 1 ? LENSNET_DTYPE_I8 : LENSNET_DTYPE_F32;
+        tensors[i].rank = net->rank[i];
+        memcpy(tensors[i].shape, net->shape[i], sizeof net->shape[i]);
+        if (i == 1)
+            tensors[i].bytes = bytes;
+        else
+            tensors[i].values = net->values[i];
+    }
+    CHECK(!lensnet_archive_save(SCRATCH, tensors, NAMES, NULL, 0, NULL, NULL));
+    CHECK(lensnet_classifier_load(&classifier, SCRATCH, NULL, &error) == LENSNET_ERROR_UNSUPPORTED);
+    CHECK(contains(error.text, "I8") && contains(error.text, "quantised"));
+    CHECK(lensnet_model_load(&model, SCRATCH, NULL, NULL, &error) == LENSNET_ERROR_UNSUPPORTED);
+}
+
 int main(void)
 {
     static small_net net;
@@ -1453,6 +1492,7 @@ int main(void)
     test_config(&net);
     test_bad_configs();
     test_prefixes(&net);
+    test_whole_numbers(&net);
     small_release(&net);
     remove(SCRATCH);
     return test_end();

@@ -647,6 +647,22 @@ static const pickle_value *torch_choose_set(torch_file *file, const pickle_list 
     return chosen;
 }
 
+/* Dictionaries may lie in one another, as {"ema": {"module": weights}}: down to where tensors are, as long
+ * as there is one way. */
+static const pickle_list *torch_descend(torch_file *file, const pickle_list *list)
+{
+    int depth;
+    for (depth = 0; depth < 4; depth++) {
+        const pickle_value *chosen = torch_choose_set(file, list);
+        if (!chosen && list->count == 2 && list->items[0].kind == PICKLE_STRING &&
+            list->items[1].kind == PICKLE_DICT)
+            chosen = list->items;
+        if (!chosen) break;
+        list = chosen[1].list;
+    }
+    return list;
+}
+
 /* The dictionary of tensors: the root, or what the root has under `wanted`, or (NULL) the set of
  * torch_choose_set. */
 static int torch_find_weights(torch_file *file, const pickle_value *root, const char *wanted,
@@ -670,11 +686,12 @@ static int torch_find_weights(torch_file *file, const pickle_value *root, const 
         return torch_fail(file, LENSNET_ERROR_ARGUMENT,
                           "it has no dictionary named '%.80s'; there are: %s", wanted,
                           torch_dict_names(names, sizeof names, root->list));
-    if (!chosen && root->list->count > 1 && root->list->items[1].kind == PICKLE_DICT)
+    *weights = torch_descend(file, chosen ? chosen[1].list : root->list);
+    if ((*weights)->count > 1 && (*weights)->items[1].kind == PICKLE_DICT)
         return torch_fail(file, LENSNET_ERROR_ARGUMENT,
-                          "it has several sets of weights; say which is wanted (--key): %s",
-                          torch_dict_names(names, sizeof names, root->list));
-    *weights = chosen ? chosen[1].list : root->list;
+                          "it has dictionaries of names that say nothing; which has the weights "
+                          "(--key)? %s",
+                          torch_dict_names(names, sizeof names, *weights));
     return 1;
 }
 
@@ -689,7 +706,8 @@ static int torch_read_zip(torch_file *file, pickle_value *root)
     order = torch_zip_find_word(file, "byteorder");
     if (!pickle) {
         return torch_fail(file, LENSNET_ERROR_FORMAT,
-                          "it is a zip but has no data.pkl, so torch.save did not write it");
+                          "it is a zip but has no data.pkl, so torch.save did not write it; if "
+                          "weights lie in it, unpack it first");
     }
     if (torch_zip_find_word(file, "constants.pkl")) {
         return torch_fail(
