@@ -2,7 +2,8 @@
  *
  * Understood: primary images and image extensions of every BITPIX (8, 16, 32, 64, -32, -64), BSCALE,
  * BZERO and BLANK; of the sky RA, DEC, OBJECT and a linear or gnomonic (TAN) coordinate system. Where
- * nothing else is asked for, the first unit that holds an image is taken. Refused, by name: tables,
+ * nothing else is asked for, the first unit that holds an image is taken, unless its EXTNAME is that of errors,
+ * weights or a mask. Refused, by name: tables,
  * tile-compressed images, random groups. A file is taken for hostile: every size is checked against
  * the file before it is used.
  *
@@ -125,7 +126,7 @@ typedef struct fits_header {
     fits_image image;
     int64_t naxis, pcount, gcount, axis[FITS_RANK + 1]; /* axis[1] is NAXIS1 */
     int is_image, is_primary, compressed, groups;
-    char kind[FITS_WORD]; /* of an extension */
+    char kind[FITS_WORD], name[FITS_WORD]; /* of an extension: XTENSION, EXTNAME */
     char type[2][FITS_WORD];
     double value[2], pixel[2], delta[2], matrix[2][2]; /* CRVAL, CRPIX, CDELT, CD or PC */
     int has_matrix, has_delta, has_cd, has_value;      /* bits: 1 first axis, 2 second */
@@ -194,6 +195,8 @@ static int fits_card(fits_header *h, const char *card, char *text)
         good = fits_real(&h->image.zero, card);
     } else if (fits_is(card, "BLANK")) {
         good = h->image.has_blank = fits_whole(&h->image.blank, card);
+    } else if (fits_is(card, "EXTNAME")) {
+        fits_value(h->name, card);
     } else if (fits_is(card, "ZIMAGE") || fits_is(card, "GROUPS")) {
         fits_value(value, card);
         *(card[0] == 'Z' ? &h->compressed : &h->groups) = value[0] == 'T';
@@ -364,19 +367,37 @@ static int fits_is_picture(const fits_header *h)
     return h->is_image && !h->compressed && !h->groups && h->image.rank >= 2 && h->bytes > 0;
 }
 
+/* Does the name of the unit, up to a '_' as in VAR_POISSON, say that it goes with an image and is none? */
+static int fits_is_beside(const fits_header *h)
+{
+    static const char words[] =
+        " err error dq wht weight wgt var variance ivar invvar mask msk rms flag "
+        "flags psf noise sigma ctx con ";
+    char word[FITS_WORD + 2];
+    size_t i;
+    word[0] = ' ';
+    for (i = 0; h->name[i] && h->name[i] != '_'; i++)
+        word[i + 1] =
+            (char)(h->name[i] >= 'A' && h->name[i] <= 'Z' ? h->name[i] - 'A' + 'a' : h->name[i]);
+    word[i + 1] = ' ';
+    word[i + 2] = 0;
+    return i > 0 && strstr(words, word) != NULL;
+}
+
 /* Finds the image: in unit `wanted` (0: the primary one), or (-1) in the first that has one. */
 ZIP_API int fits_find(fits_image *image, const zip_source *source, int wanted, char *text)
 {
     fits_header h, odd; /* odd: the first unit that looks like an image but cannot be read */
     fits_image primary;
     uint64_t offset = 0, padded;
-    int unit, odd_unit = -1;
+    int unit, odd_unit = -1, beside = -1;
     memset(&primary, 0, sizeof primary);
     for (unit = 0; unit < FITS_UNITS_MAX && (unit == 0 || offset < source->size); unit++) {
         if (!fits_header_read(&h, source, &offset, text)) return 0;
         fits_sky(&h);
         if (unit == 0) primary = h.image;
-        if (unit == wanted || (wanted < 0 && fits_is_picture(&h))) {
+        if (beside < 0 && fits_is_picture(&h) && fits_is_beside(&h)) beside = unit;
+        if (unit == wanted || (wanted < 0 && fits_is_picture(&h) && !fits_is_beside(&h))) {
             if (!fits_is_picture(&h)) return fits_refuse_unit(&h, unit, text);
             if (h.bytes > source->size - offset)
                 return zip_fail(text,
@@ -400,6 +421,12 @@ ZIP_API int fits_find(fits_image *image, const zip_source *source, int wanted, c
     }
     if (wanted >= 0) return zip_fail(text, "it has no unit %d.", wanted);
     if (odd_unit >= 0) return fits_refuse_unit(&odd, odd_unit, text);
+    if (beside >= 0)
+        return zip_fail(
+            text,
+            "its images are errors, weights or masks by their names (EXTNAME); if one is "
+            "meant, ask for it by its number, as in FILE[%d].",
+            beside);
     return zip_fail(text, "it is a FITS file without an image (%d unit%s looked at).", unit,
                     unit == 1 ? "" : "s");
 }

@@ -78,6 +78,66 @@ static void check_zip(void)
     check_refused(FOLDER "bzip2.npz", 1, "packed by method 12");
 }
 
+/* A file as surveys make them: a primary unit without data, and one image for each name, unit n full of n and
+ * a first pixel of 100 n. */
+static const char *fits_with(const char *const *names)
+{
+    static const char path[] = "build/units.fits";
+    static const char *const primary[] = {"SIMPLE  =                    T",
+                                          "BITPIX  =                    8",
+                                          "NAXIS   =                    0"};
+    static const char *const image[] = {
+        "XTENSION= 'IMAGE   '",           "BITPIX  =                    8",
+        "NAXIS   =                    2", "NAXIS1  =                    2",
+        "NAXIS2  =                    2", "PCOUNT  =                    0",
+        "GCOUNT  =                    1"};
+    FILE *file = fopen(path, "wb");
+    int unit, i;
+    for (unit = 0; file && (!unit || names[unit - 1]); unit++) {
+        char block[2880];
+        memset(block, ' ', sizeof block);
+        for (i = 0; i < (unit ? 7 : 3); i++) {
+            const char *card = unit ? image[i] : primary[i];
+            memcpy(block + 80 * i, card, strlen(card));
+        }
+        if (unit) {
+            char card[81];
+            snprintf(card, sizeof card, "EXTNAME = '%s'", names[unit - 1]);
+            memcpy(block + 80 * i++, card, strlen(card));
+        }
+        memcpy(block + 80 * i, "END", 3);
+        fwrite(block, 1, sizeof block, file);
+        memset(block, 0, sizeof block);
+        memset(block, unit, 4);
+        block[0] = (char)(10 * unit);
+        if (unit) fwrite(block, 1, sizeof block, file);
+    }
+    if (file) fclose(file);
+    return path;
+}
+
+/* Errors, weights and masks are no pictures of the sky, wherever they stand. */
+static void check_fits_names(void)
+{
+    static const char *const sets[][4] = {{"ERR", "SCI", NULL},
+                                          {"VAR_POISSON", "DQ", "SCI", NULL},
+                                          {"wht", "anything", NULL},
+                                          {"ERROR", "MASK", "", NULL}};
+    static const char *const only[] = {"ERR", "MASK", NULL};
+    picture p;
+    size_t i, unit;
+    for (i = 0; i < 4; i++) {
+        for (unit = 1; sets[i][unit]; unit++) {
+        }
+        CHECK(picture_read(&p, fits_with(sets[i]), 1, text));
+        CHECK(p.pixels[0] == (float)(10 * unit) && p.pixels[1] == (float)unit);
+        picture_free(&p);
+    }
+    check_refused(fits_with(only), 1, "FILE[1]");
+    CHECK(picture_read(&p, "build/units.fits[1]", 1, text) && p.pixels[1] == 1);
+    picture_free(&p);
+}
+
 static void check_fits(void)
 {
     picture p;
@@ -255,6 +315,7 @@ int main(void)
     check_objects();
     check_zip();
     check_fits();
+    check_fits_names();
     check_sky();
     check_layouts();
     check_pedestal();
