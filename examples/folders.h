@@ -465,7 +465,7 @@ static void dataset_other_spelling(char *name, size_t room, const char *data, da
         }
         if (!strcmp(found.items[i], dataset_kind_names[kind])) continue;
         if (!strncmp(lower, dataset_kind_names[kind], strlen(dataset_kind_names[kind])) ||
-            (kind == DATASET_VAL && !strncmp(lower, "dev", 3)))
+            (kind == DATASET_VAL && (!strncmp(lower, "dev", 3) || !strncmp(lower, "eval", 4))))
             snprintf(name, room, "%s", found.items[i]);
     }
     system_names_free(&found);
@@ -486,6 +486,16 @@ static int dataset_refuse_layout(const char *data, dataset_kind kind, lensnet_er
         "%s: there is no folder '%s' in it; expected %s/%s/CLASS/NAME.npy, or let --split "
         "80/10/10 share out what is there",
         data, name, data, name);
+}
+
+/* Are the folders of a flat set not classes but splits spelled otherwise, as Train and Test? Then 0. */
+static int dataset_refuse_spelling(const char *data, dataset_kind wanted, lensnet_error *error)
+{
+    char train[64], val[64], test[64];
+    dataset_other_spelling(train, sizeof train, data, DATASET_TRAIN);
+    dataset_other_spelling(val, sizeof val, data, DATASET_VAL);
+    dataset_other_spelling(test, sizeof test, data, DATASET_TEST);
+    return !train[0] || !(val[0] || test[0]) || dataset_refuse_layout(data, wanted, error);
 }
 
 static int dataset_has(const char *data, dataset_kind kind)
@@ -690,6 +700,13 @@ static int dataset_open_shared(dataset *d, const char *data, lensnet_error *erro
         missing += !dataset_has(data, (dataset_kind)kind);
     }
     if (good && !has_train && missing < 2) good = dataset_refuse_layout(data, DATASET_TRAIN, error);
+    if (good && !has_train) good = dataset_refuse_spelling(data, DATASET_TRAIN, error);
+    for (kind = DATASET_VAL; good && has_train && kind <= DATASET_TEST; kind++) {
+        char other[64] = "";
+        if (!dataset_has(data, (dataset_kind)kind))
+            dataset_other_spelling(other, sizeof other, data, (dataset_kind)kind);
+        if (other[0]) good = dataset_refuse_layout(data, (dataset_kind)kind, error);
+    }
     if (good && !missing)
         good =
             dataset_fail(error, "%s: it has folders train, val and test; leave --split out", data);
@@ -775,7 +792,9 @@ NPY_API int dataset_open_split(dataset *d, dataset_split **split, const char *da
     }
     for (k = 0; good && k < count; k++)
         good = system_names_add(&d->classes, system_copy(labels[k])) || dataset_no_memory(error);
-    if (good && !any) {
+    if (good && !any && !dataset_refuse_spelling(data, kind, error)) {
+        good = 0;
+    } else if (good && !any) {
         good = dataset_list_split(*split, data, &d->classes, 0, error);
         snprintf(d->note, sizeof d->note,
                  "%s has no folders train, val, test: all %zu images in it are measured", data,

@@ -35,15 +35,28 @@ SYSTEM_API double progress_rate(const progress_bar *bar, size_t done)
 }
 
 /* Columns that a line may have: the terminal's, as they are now. */
-static int progress_columns(void)
+static int progress_columns(FILE *file)
 {
     const char *said = getenv("COLUMNS");
     int columns = said ? atoi(said) : 0;
 #ifdef TIOCGWINSZ
     struct winsize size;
-    if (ioctl(fileno(stderr), TIOCGWINSZ, &size) == 0 && size.ws_col) columns = size.ws_col;
+    if (ioctl(fileno(file), TIOCGWINSZ, &size) == 0 && size.ws_col) columns = size.ws_col;
+#else
+    (void)file;
 #endif
     return columns > 0 ? columns : 80;
+}
+
+/* Prints the first of the forms of a line, long to short, that the terminal has room for, else the last; the
+ * first where stdout is no terminal. */
+SYSTEM_API void progress_print_fitting(const char *const *forms, int count)
+{
+    int i = 0;
+    while (i + 1 < count && system_is_terminal(stdout) &&
+           (int)strlen(forms[i]) >= progress_columns(stdout))
+        i++;
+    puts(forms[i]);
 }
 
 /* Leaves out a part that there is no room for. */
@@ -98,7 +111,7 @@ SYSTEM_API void progress_show(progress_bar *bar, const char *title, size_t done,
     char line[256];
     if (now - bar->shown < (bar->terminal ? 0.1 : 30.0)) return;
     bar->shown = now;
-    columns = bar->terminal ? progress_columns() : (int)sizeof line;
+    columns = bar->terminal ? progress_columns(stderr) : (int)sizeof line;
     length = progress_line(line, sizeof line, columns, title, done, total, progress_rate(bar, done),
                            note);
     if (bar->terminal) {
@@ -115,7 +128,7 @@ SYSTEM_API void progress_show(progress_bar *bar, const char *title, size_t done,
 /* Wipes the bar, so that other lines can be printed. */
 SYSTEM_API void progress_end(progress_bar *bar)
 {
-    int columns = bar->terminal ? progress_columns() : 0;
+    int columns = bar->terminal ? progress_columns(stderr) : 0;
     if (bar->terminal && bar->width)
         fprintf(stderr, "\r%*s\r", bar->width < columns ? bar->width : columns - 1, "");
     bar->width = 0;

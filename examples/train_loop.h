@@ -322,15 +322,24 @@ static int history_save(run *r, lensnet_error *error)
 
 static void print_epoch(const run *r, const report_epoch *e, double seconds)
 {
-    char text[24];
+    char text[24], line[3][200];
+    const char *const forms[3] = {line[0], line[1], line[2]}, *best = e->best ? "  best" : "";
+    const int digits = r->settings.epochs > 99 ? 3 : 2;
+    const unsigned long long epochs = (unsigned long long)r->settings.epochs;
     double busy = r->clock.fetching + r->clock.stepping;
-    printf(
-        "epoch %*d/%llu  loss %.4f  validation: loss %.4f  AUC %.4f  accuracy %.4f  rate %.3g  %s  "
-        "loading %.1f %%%s\n",
-        r->settings.epochs > 99 ? 3 : 2, e->epoch, (unsigned long long)r->settings.epochs,
-        e->train_loss, e->val_loss, e->val_auc, e->val_accuracy, e->rate,
-        system_duration(text, seconds), busy > 0 ? 100 * r->clock.fetching / busy : 0,
-        e->best ? "  best" : "");
+    system_duration(text, seconds);
+    snprintf(
+        line[0], sizeof line[0],
+        "epoch %*d/%llu  loss %.4f  validation: loss %.4f  AUC %.4f  accuracy %.4f  rate %.3g  "
+        "%s  loading %.1f %%%s",
+        digits, e->epoch, epochs, e->train_loss, e->val_loss, e->val_auc, e->val_accuracy, e->rate,
+        text, busy > 0 ? 100 * r->clock.fetching / busy : 0, best);
+    snprintf(line[1], sizeof line[1], "epoch %*d/%llu  loss %.4f, %.4f  AUC %.4f  acc. %.4f  %s%s",
+             digits, e->epoch, epochs, e->train_loss, e->val_loss, e->val_auc, e->val_accuracy,
+             text, best);
+    snprintf(line[2], sizeof line[2], "%*d/%llu  AUC %.4f  %s%s", digits, e->epoch, epochs,
+             e->val_auc, text, best);
+    progress_print_fitting(forms, 3);
     system_flush_output();
 }
 

@@ -67,6 +67,13 @@ if script -qec 'stty cols 40' /dev/null >/dev/null 2>&1 </dev/null; then
     script -qec 'stty cols 40; ./simulate drawn --train 30 --size 20' /dev/null </dev/null 2>&1 | tr '\r' '\n' >out.txt
     grep -q '^images \[[# ]*\] [0-9]*/90' out.txt && ! grep -E '^images .{33}' out.txt
     good "a progress bar fits 40 columns"
+    for columns in 80 40; do
+        rm -rf narrow
+        script -qec "stty cols $columns; ./train data --weights none --size 32 --epochs 1 --limit 8 --batch 8 --out narrow" \
+            /dev/null </dev/null 2>&1 | tr '\r' '\n' >out.txt
+        grep -E '^(epoch )? *1/1  .*AUC [01]' out.txt >line.txt && ! grep -qE "^.{$columns}" line.txt
+        good "the line of an epoch fits $columns columns"
+    done
 fi
 run ./simulate undrawn --train 30 --size 20 && ! grep -q "$(printf '\r')" err.txt
 good "no carriage returns into a file"
@@ -122,6 +129,11 @@ run ./train flat --weights none --size 32 --epochs 1 --batch 8 --out shared --sp
 good "train --split"
 refused "begun with --split 50/25/25, not 80/10/10" ./train flat --resume --out shared --split 80/10/10
 refused "not one of the classes" ./evaluate whole/best.safetensors flat --out refused
+rm -rf spelled && mkdir spelled && cp -r data/train spelled/Train && cp -r data/val spelled/Validation
+refused "one named 'Train'; rename it to train" ./train spelled --weights none --split 80/10/10 --out refused
+mkdir spelled/testing && refused "one named 'testing'; rename it to test" ./evaluate whole/best.safetensors spelled
+mv spelled/Train spelled/train
+refused "one named 'Validation'; rename it to val" ./train spelled --weights none --split 80/10/10 --out refused
 run ./evaluate whole/best.safetensors flat --classes axion=vort && grep -q 'accuracy  *[0-9.]*  *48' out.txt &&
     grep -q 'all 48 images in it are measured' err.txt
 good "evaluate on a flat set"
