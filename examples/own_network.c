@@ -178,5 +178,5 @@ int main(int argc, char **argv)
     lensnet_parameters_destroy(net.parameters);
     dataset_close(&data);
     if (!good) fprintf(stderr, "error: %s\n", error.text);
-    return good ? 0 : 1;
+    return good && arguments_flush() ? 0 : 1;
 }

@@ -9,6 +9,8 @@
 #define LENSNET_IMPLEMENTATION
 #include "../lensnet.h"
 
+#include "arguments.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -176,12 +178,14 @@ static double worst(trial *t, float *values, const float *gradients, size_t coun
     return most;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    static const char usage[] = "usage: own_operator";
     static trial t;
     lensnet_error error;
     double of_images, of_weight;
     int i, good;
+    if (arguments_parse(NULL, 0, usage, argc, argv)) arguments_fail("%s", usage);
     if (build(&t, &error)) return fprintf(stderr, "error: %s\n", error.text), 1;
     for (i = 0; i < VALUES; i++) { /* away from 0, where PReLU has a kink */
         const double x = 2 * lensnet_random_uniform(1, 0, (uint64_t)i) - 1;
@@ -201,5 +205,5 @@ int main(void)
            of_weight, good ? "they agree" : "THEY DIFFER");
     lensnet_graph_destroy(t.graph);
     lensnet_parameters_destroy(t.parameters);
-    return good ? 0 : 1;
+    return good && arguments_flush() ? 0 : 1;
 }

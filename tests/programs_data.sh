@@ -14,13 +14,13 @@ complained() {
 
 # ---- command lines -----------------------------------------------------------------------------------
 
-for program in train hello finetune own_network simulate evaluate classify check_data convert; do
+for program in train hello finetune own_network own_operator simulate evaluate classify check_data convert; do
     run ./$program --help && [ -s out.txt ] && [ ! -s err.txt ]
     good "$program --help: on stdout, status 0"
     run ./$program --version && grep -q '^lensnet [0-9]' out.txt
     good "$program --version"
     run ./$program --no-such-option
-    [ $? -eq 2 ] && [ ! -s out.txt ] && [ -s err.txt ]
+    [ $? -eq 2 ] && [ ! -s out.txt ] && grep -q 'there is no option --no-such-option' err.txt
     good "$program --no-such-option: status 2"
 done
 for program in train hello finetune own_network simulate evaluate classify check_data convert; do
@@ -55,7 +55,7 @@ good "--option=value, and no other answer in batches of 3"
 if [ -w /dev/full ]; then
     for command in "./classify whole/best.safetensors data/val" "./classify --help" "./check_data data" \
         "./evaluate whole/best.safetensors data" "./convert whole/best.safetensors --verify" \
-        "./simulate full_disk --val 1" "./hello whole/best.safetensors mixed.npy"; do
+        "./own_network data" "./own_operator" "./simulate full_disk --val 1" "./hello whole/best.safetensors mixed.npy"; do
         OMP_NUM_THREADS=1 $command >/dev/full 2>err.txt
         [ $? -eq 1 ] && grep -q '^error: .*output' err.txt
         good "a full disk on stdout is an error: $command"

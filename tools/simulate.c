@@ -282,8 +282,8 @@ static int parse_switch(job *j, const char *text)
     return 0;
 }
 
-/* Ends the program, and names the option that may be meant. */
-static void refuse_option(const char *name)
+/* Ends the program unless there is such an option, and names the one that may be meant. */
+static void refuse_unknown(const char *name)
 {
     static const char *const others[] = {"--train", "--val",       "--test",    "--preset",
                                          "--seed",  "--size",      "--threads", "--gallery",
@@ -299,7 +299,8 @@ static void refuse_option(const char *name)
         table[i].name = names[i];
     }
     for (i = 0; i < OTHERS; i++) table[OPTIONS + i].name = others[i];
-    arguments_unknown(table, OPTIONS + OTHERS, name);
+    if (!arguments_find(table, OPTIONS + OTHERS, name))
+        arguments_unknown(table, OPTIONS + OTHERS, name);
 }
 
 static int parse_value(job *j, const char *name, const char *text, lensnet_error *error)
@@ -332,8 +333,8 @@ static int parse_value(job *j, const char *name, const char *text, lensnet_error
         j->threads = (int)whole;
         return 1;
     }
-    refuse_option(name);
-    return 0;
+    refuse_unknown(name);
+    return fail(error, "%s takes no value", name);
 }
 
 /* The kernel keeps its preset's width until the blur or the pixels change. */
@@ -378,6 +379,7 @@ static int parse_arguments(job *j, int count, char **arguments, lensnet_error *e
             continue;
         }
         value = equals ? equals + 1 : i + 1 < count ? arguments[++i] : NULL;
+        if (!value) refuse_unknown(text);
         if (!value) return fail(error, "%s: expected a value after it", text);
         if (!parse_value(j, text, value, error)) return 0;
         blur_changed |= !strcmp(text, "--psf-sigma") || !strcmp(text, "--pixel-scale");
