@@ -508,6 +508,25 @@ static size_t calibrate_lines(lensnet_archive_pair *pairs, const lensnet_archive
     return count;
 }
 
+/* The whole file, to be freed; NULL where it cannot be read. */
+static unsigned char *calibrate_bytes(size_t *size, const char *path, const lensnet_host *host,
+                                      lensnet_error *error)
+{
+    const lensnet_host h = host ? *host : lensnet_host_defaults();
+    void *file = h.file_open(path, 0, h.user);
+    unsigned char *bytes = NULL;
+    int good = file != NULL;
+    *size = 0;
+    if (good) *size = (size_t)h.file_size(file, h.user);
+    if (good) bytes = (unsigned char *)malloc(*size + 1);
+    good = good && bytes && h.file_read(file, 0, bytes, *size, h.user) == 0;
+    if (file) h.file_close(file, 0, h.user);
+    if (good) return bytes;
+    free(bytes);
+    dataset_fail(error, "%s: it cannot be read, or there is no memory for it", path);
+    return NULL;
+}
+
 /* Writes the file anew with `c` (NULL: as it stands) and with lines of metadata, which replace those of
  * the same keys. All else stays as it is, to the byte. `host` has the files; NULL: the default one. */
 NPY_API int calibrate_write(const char *path, const calibration *c,
@@ -519,9 +538,14 @@ NPY_API int calibrate_write(const char *path, const calibration *c,
     lensnet_archive_pair *pairs;
     const lensnet_archive_pair *old;
     void **blocks;
-    size_t i, old_count, room, count = 0, copied;
+    size_t i, old_count, room, count = 0, copied, size;
     int good;
-    if (lensnet_archive_open(&archive, path, host, error)) return 0;
+    /* not from the file: what is open cannot be replaced on Windows */
+    unsigned char *bytes = calibrate_bytes(&size, path, host, error);
+    if (!bytes || lensnet_archive_open_memory(&archive, bytes, size, host, error)) {
+        free(bytes);
+        return 0;
+    }
     room = lensnet_archive_count(archive) + CALIBRATE_ADDED;
     old = lensnet_archive_pairs(archive, &old_count);
     tensors = (lensnet_archive_tensor *)malloc(room * sizeof *tensors);
@@ -540,6 +564,7 @@ NPY_API int calibrate_write(const char *path, const calibration *c,
     free(tensors);
     free(pairs);
     lensnet_archive_close(archive);
+    free(bytes);
     return good;
 }
 
