@@ -1681,7 +1681,10 @@ LENSNET_API uint64_t lensnet_random_stream(const char *text);
 
 /* gcc contracts a * b + c to an FMA where the target has one; the law of same bits forbids it. */
 #if defined(__clang__)
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wignored-pragmas" /* 32-bit ARM and wasm cannot restore it */
 #pragma float_control(push)
+#pragma clang diagnostic pop
 #pragma STDC FP_CONTRACT OFF
 #pragma clang diagnostic push
 #pragma clang diagnostic ignored "-Wunused-function"
@@ -22106,8 +22109,9 @@ lensnet_result lensnet_classify(const lensnet_classifier *classifier, const floa
 #endif
 
 #if defined(__clang__)
-#pragma clang diagnostic pop
+#pragma clang diagnostic ignored "-Wignored-pragmas"
 #pragma float_control(pop)
+#pragma clang diagnostic pop
 #elif defined(__GNUC__)
 #pragma GCC diagnostic pop
 #pragma GCC pop_options
