@@ -82,25 +82,19 @@ SVG_API void svg_dot(sheet *s, double x, double y, double radius, const char *fi
               x, y, radius, fill, stroke);
 }
 
-/* Text for XML: escaped, without control characters, cut to `most` characters (UTF-8). */
+/* Text made safe for XML, cut to `most` characters. */
 static void svg_escape(sheet *s, const char *text, int most)
 {
-    int characters = 0;
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if ((c & 0xC0) != 0x80 && characters++ == most) {
-            sheet_add(s, "\xE2\x80\xA6"); /* an ellipsis */
-            return;
-        }
-        if (c == '&')
-            sheet_add(s, "&amp;");
-        else if (c == '<')
-            sheet_add(s, "&lt;");
-        else if (c == '>')
-            sheet_add(s, "&gt;");
-        else if (c >= ' ')
-            sheet_add(s, "%c", c);
+    char character[8];
+    long number;
+    while (*text && most-- > 0) {
+        const size_t length = text_decode(&number, text);
+        memcpy(character, text, length);
+        character[length] = 0;
+        sheet_quote(s, character, TEXT_XML);
+        text += length;
     }
+    if (*text) sheet_add(s, "\xE2\x80\xA6"); /* an ellipsis */
 }
 
 /* The same for lines of text, uncut. */

@@ -354,9 +354,11 @@ if command -v python3 >/dev/null 2>&1; then
     python3 -c "import json; a = json.load(open('out.txt')); assert len(a) == 36, len(a)
 assert all(abs(sum(x['probabilities'].values()) - 1) < 1e-5 for x in a)"
     good "classify --json is JSON, and probabilities add up to 1"
-    python3 -c "import glob, xml.dom.minidom as x
-for f in glob.glob('whole/*.svg'): x.parse(f)"
-    good "figures are XML"
+    odd=$(printf 'odd\377name&.safetensors') && cp whole/best.safetensors "$odd" &&
+        run ./evaluate "$odd" data --split val --out odd && grep -q 'odd.xffname&amp;.safetensors' odd/roc.svg &&
+        python3 -c "import glob, xml.dom.minidom as x
+for f in glob.glob('whole/*.svg') + glob.glob('odd/*.svg'): x.parse(f)"
+    good "figures are XML, also of weights whose name is not UTF-8"
 fi
 cp data/val/no/000000.npy mixed.npy
 echo 'no image' >foreign.npy
